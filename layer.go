@@ -1,0 +1,118 @@
+package grouphub
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Errors that callers are meant to tell apart, with errors.Is. What is returned
+// wraps them and names the operation and the value.
+var (
+	// ErrClosed means that the hub, the layer or the connection has ended.
+	ErrClosed = errors.New("grouphub: closed")
+	// ErrInvalidName means that a group, channel or event name is not 1 to 255
+	// bytes of UTF-8 without control characters, or is reserved. Nothing was done.
+	ErrInvalidName = errors.New("grouphub: invalid name")
+	// ErrTooLarge means that an event's JSON is larger than Options.MaxEventSize.
+	// Nothing went out.
+	ErrTooLarge = errors.New("grouphub: event too large")
+	// ErrQueueFull means that a named channel holds as many messages as it may.
+	// The message was not added.
+	ErrQueueFull = errors.New("grouphub: queue full")
+	// ErrUnavailable means that the layer is down: nothing went out, and sending
+	// again is safe.
+	ErrUnavailable = errors.New("grouphub: layer unavailable")
+	// ErrUncertain means that the layer broke before it answered: the event may
+	// or may not have gone out.
+	ErrUncertain = errors.New("grouphub: layer broke before it answered")
+)
+
+// layerTimeout is how long a call through a layer may take when its context
+// allows more.
+const layerTimeout = 5 * time.Second
+
+// A Layer carries publications between hubs, in one process or in many, and keeps
+// the named channels. [NewMemoryLayer] and [NewRedisLayer] make one; hubtest.TestLayer
+// checks another.
+//
+// Topics and queue names are opaque strings of 1 to 300 bytes. Except for Attach and
+// Close, every method but Take ends when its context does, or after five seconds,
+// whichever is first. No method repeats what may already have taken effect: an error
+// that is [ErrUnavailable] says that nothing happened, one that is [ErrUncertain] that
+// it may have, and the caller decides. All methods may be called concurrently. A layer
+// keeps no slice it is given after the call has returned, unless it copied it, and
+// changes none. After Close every method returns [ErrClosed], and nothing is
+// delivered any more.
+type Layer interface {
+	// Attach makes a hub known under a name that no other hub has, and subscribes
+	// it to the topic of that name. It does not wait for a server: while there is
+	// none, the layer goes on trying. The receiver is called until the
+	// subscription is closed.
+	Attach(hub string, r Receiver) (Subscription, error)
+
+	// Publish hands the publication to every hub that is subscribed to its topic,
+	// the sender's own included, and returns once it can no longer be lost on the
+	// sender's side. Publications of one goroutine to one topic, each after the
+	// last returned nil, arrive in that order; subscribers of one topic on one
+	// layer all see the same order of what they see.
+	Publish(ctx context.Context, p Publication) error
+
+	// Append adds a message to a queue, or returns ErrQueueFull.
+	Append(ctx context.Context, queue string, message []byte) error
+
+	// Take waits for a message and removes it from the queue: each message goes to
+	// one caller. It ends only with a message, its context, or Close; while the
+	// layer is down it waits. The slice is the caller's.
+	Take(ctx context.Context, queue string) ([]byte, error)
+
+	// Close ends every subscription and lets go of every connection and goroutine
+	// before it returns. It is called once by whoever made the layer.
+	Close() error
+}
+
+// A Publication is a message for the subscribers of a topic.
+type Publication struct {
+	Topic   string
+	Payload []byte
+}
+
+// A Receiver is a hub's side of its subscription. A layer never calls Ready or
+// Deliver of one topic concurrently; calls for different topics may be concurrent.
+type Receiver interface {
+	// Ready waits until there is room for another publication of the topic, or
+	// until ctx ends, whose error it then returns. Only a layer whose publisher
+	// can wait asks; the others just deliver.
+	Ready(ctx context.Context, topic string) error
+
+	// Deliver hands a publication over. It never blocks, and keeps the payload,
+	// which nobody may change afterwards. Where there is no room the publication
+	// is dropped, and the hub treats the topic as it does after Lost.
+	Deliver(p Publication)
+
+	// Lost says that publications of these topics may have been lost since they
+	// were subscribed to. It is called once the subscription is in force again,
+	// so that whoever now asks for the present state misses nothing. It never
+	// blocks. The slice is the receiver's.
+	Lost(topics []string)
+}
+
+// A Subscription is what a hub hears of its layer. Its methods may be called
+// concurrently.
+type Subscription interface {
+	// Add subscribes to topics and returns once every publication that is sent
+	// from now on will be delivered. Adding a topic twice is the same as once. On
+	// an error the topics that were not subscribed to before are not afterwards.
+	Add(ctx context.Context, topics ...string) error
+
+	// Remove ends the subscription to topics. It never blocks: the layer forgets
+	// them now or a little later, and until then may still deliver. An Add that
+	// is called after Remove has returned wins.
+	Remove(topics ...string)
+
+	// Up reports whether publications arrive at present.
+	Up() bool
+
+	// Close detaches the hub. After it has returned, the receiver is not called.
+	Close() error
+}

@@ -1,0 +1,221 @@
+package grouphub
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// A User is whoever [Authenticate] found behind a request. Without an ID it is
+// anonymous: it connects, and has no group of its own.
+type User struct {
+	ID      string
+	Data    any       // the application's own, shared by all who read it
+	Expires time.Time // when its connections are closed with 4401; zero: never
+}
+
+// Context keys of this package.
+type (
+	userKey    struct{}
+	originsKey struct{}
+)
+
+// Authenticate returns middleware that asks fn who sends a request, and passes the
+// request on with that [User] in its context. An error of fn ends the request with
+// 401, and its text stays on the server; a [*Reject] chooses the status and the
+// text. A User that has expired already gets 401 too. Of two nested calls the inner
+// one, which runs last, decides who the user is.
+//
+// Authenticate works for any handler, not only for a hub.
+func Authenticate(fn func(r *http.Request) (User, error)) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			user, err := fn(r)
+			if err == nil && !user.Expires.IsZero() && !user.Expires.After(time.Now()) {
+				err = errors.New("grouphub: authenticate: user has expired")
+			}
+			if err != nil {
+				refuse(w, err, http.StatusUnauthorized)
+				return
+			}
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), userKey{}, user)))
+		})
+	}
+}
+
+// UserFrom returns the user that [Authenticate] put into a request's context, and
+// whether it did. An anonymous user was put there too: look at its ID.
+func UserFrom(ctx context.Context) (User, bool) {
+	user, ok := ctx.Value(userKey{}).(User)
+	return user, ok
+}
+
+// UserGroup returns the name of the group that every connection of a user is a
+// member of, for GroupSend and GroupClose. Any two IDs have different groups, whatever
+// bytes they are made of. The empty ID has none: its name is empty, and sending to it
+// is [ErrInvalidName].
+func UserGroup(userID string) string {
+	if userID == "" {
+		return ""
+	}
+	if most := maxName - len(userPrefix); len(userID) <= most {
+		if escaped := escape(userID); len(escaped) <= most {
+			return userPrefix + escaped
+		}
+	}
+	// No escaped ID has "%s" in it: after a percent sign come two hex digits.
+	sum := sha256.Sum256([]byte(userID))
+	return userPrefix + "%sha256-" + hex.EncodeToString(sum[:])
+}
+
+// escape writes what may not stand in a name, and the percent sign, as percent
+// signs and two hex digits for each byte, so that it can be undone.
+func escape(s string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		r, size := utf8.DecodeRuneInString(s)
+		if invalid := r == utf8.RuneError && size == 1; invalid || r == '%' || unicode.IsControl(r) {
+			for _, c := range []byte(s[:size]) {
+				fmt.Fprintf(&b, "%%%02X", c)
+			}
+		} else {
+			b.WriteString(s[:size])
+		}
+		s = s[size:]
+	}
+	return b.String()
+}
+
+// AllowOrigins returns middleware that lets browsers connect from pages of other
+// origins than the server's own. A pattern is one of
+//
+//   - "https://example.com" or "https://example.com:8443": this scheme, host and port,
+//   - "https://*.example.com": the subdomains of any depth, not example.com itself,
+//   - "*": any page of anyone, with the user's cookies. Use it only where cookies
+//     mean nothing.
+//
+// Scheme and host are compared without regard to case, and :80 of http and :443 of
+// https may be left out. Patterns of nested calls add up. AllowOrigins panics if a
+// pattern is none of the above.
+func AllowOrigins(patterns ...string) func(http.Handler) http.Handler {
+	allowed := make([]originPattern, len(patterns))
+	for i, p := range patterns {
+		var ok bool
+		if allowed[i], ok = parsePattern(p); !ok {
+			panic(fmt.Sprintf("grouphub: AllowOrigins: %s is not an origin, such as https://example.com, "+
+				"https://*.example.com, or *", quoted(p)))
+		}
+	}
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			outer, _ := r.Context().Value(originsKey{}).([]originPattern)
+			all := slices.Concat(outer, allowed)
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), originsKey{}, all)))
+		})
+	}
+}
+
+// checkOrigin returns the *Reject for a request that a browser sent from a page of
+// another origin, unless AllowOrigins names it. What has no Origin is no browser's.
+func checkOrigin(r *http.Request) error {
+	header := r.Header["Origin"]
+	if len(header) == 0 {
+		return nil
+	}
+	if len(header) > 1 {
+		return &Reject{http.StatusForbidden, fmt.Sprintf("%d Origin headers, want one", len(header))}
+	}
+	from, ok := parseOrigin(header[0])
+	// Behind a proxy that ends TLS nobody here knows the page's scheme, so the
+	// host and port have to do. Taking the origin's scheme for both drops the
+	// same default port from both.
+	if own, valid := parseOrigin(from.scheme + "://" + r.Host); ok && valid && from == own {
+		return nil
+	}
+	allowed, _ := r.Context().Value(originsKey{}).([]originPattern)
+	if slices.ContainsFunc(allowed, func(p originPattern) bool { return p.any || ok && p.match(from) }) {
+		return nil
+	}
+	return &Reject{http.StatusForbidden, "origin " + quoted(header[0]) + " is not allowed"}
+}
+
+// An origin is in lower case, and its port is empty if it is the scheme's own.
+type origin struct{ scheme, host, port string }
+
+// hostLetters are what a host name is made of. ToLower would make ASCII of some
+// other letters, so the host is checked as it came.
+const hostLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+
+// parseOrigin is strict: what a browser would not send is no origin.
+func parseOrigin(s string) (origin, bool) {
+	u, err := url.Parse(s)
+	// Whatever else a URL may have, user, path, query or escapes, shows here.
+	if err != nil || !strings.EqualFold(u.Scheme+"://"+u.Host, s) {
+		return origin{}, false
+	}
+	o := origin{u.Scheme, strings.ToLower(u.Hostname()), u.Port()}
+	if strings.HasPrefix(u.Host, "[") {
+		address, err := netip.ParseAddr(o.host)
+		if err != nil || !address.Is6() {
+			return origin{}, false
+		}
+		o.host = "[" + address.String() + "]"
+	} else if o.host == "" || strings.Trim(u.Hostname(), hostLetters) != "" {
+		return origin{}, false
+	}
+	if n, err := strconv.ParseUint(o.port, 10, 16); o.port == "" {
+		if strings.HasSuffix(u.Host, ":") {
+			return origin{}, false
+		}
+	} else if err != nil || strconv.FormatUint(n, 10) != o.port {
+		return origin{}, false
+	}
+	if o.scheme == "http" && o.port == "80" || o.scheme == "https" && o.port == "443" {
+		o.port = ""
+	}
+	return o, true
+}
+
+// An originPattern is a parsed argument of AllowOrigins.
+type originPattern struct {
+	origin
+	subdomains bool // those of host, and not host itself
+	any        bool
+}
+
+func parsePattern(s string) (originPattern, bool) {
+	if s == "*" {
+		return originPattern{any: true}, true
+	}
+	scheme, host, _ := strings.Cut(s, "://")
+	host, subdomains := strings.CutPrefix(host, "*.")
+	o, ok := parseOrigin(scheme + "://" + host)
+	_, err := netip.ParseAddr(strings.Trim(o.host, "[]"))
+	switch {
+	case subdomains && err == nil: // an address has no subdomains,
+		ok = false
+	case o.scheme == "ws" || o.scheme == "wss": // and no page is at ws:
+		ok = false
+	}
+	return originPattern{origin: o, subdomains: subdomains}, ok
+}
+
+func (p originPattern) match(o origin) bool {
+	if p.subdomains && len(o.host) > len(p.host)+1 && strings.HasSuffix(o.host, "."+p.host) {
+		o.host = p.host
+	} else if p.subdomains {
+		return false
+	}
+	return o == p.origin
+}

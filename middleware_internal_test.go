@@ -1,0 +1,213 @@
+package grouphub
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// checkedBehind runs checkOrigin as it runs behind one AllowOrigins for each of patterns.
+func checkedBehind(host string, origins []string, patterns ...string) (err error) {
+	var h http.Handler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { err = checkOrigin(r) })
+	for _, p := range patterns {
+		h = AllowOrigins(p)(h)
+	}
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Host = host
+	for _, o := range origins {
+		r.Header.Add("Origin", o)
+	}
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	return err
+}
+
+func TestSameOriginByDefault(t *testing.T) {
+	for _, test := range []struct {
+		host, origin string
+		allowed      bool
+	}{
+		{"example.com", "https://example.com", true},
+		{"example.com", "http://example.com", true},
+		{"example.com", "HTTPS://EXAMPLE.com", true},
+		{"EXAMPLE.com", "https://example.com", true},
+		{"example.com:443", "https://example.com", true},
+		{"example.com", "https://example.com:443", true},
+		{"example.com", "http://example.com:80", true},
+		{"example.com:8080", "http://example.com:8080", true},
+		{"[::1]:8080", "http://[::1]:8080", true},
+		{"[::1]", "http://[0:0::1]:80", true},
+		{"example.com:80", "https://example.com", false},
+		{"example.com", "https://example.com:80", false},
+		{"example.com", "https://example.com:8443", false},
+		{"example.com:8080", "http://example.com", false},
+		{"[::1]:8080", "http://[::2]:8080", false},
+		{"example.com", "https://evil.example", false},
+		{"example.com", "https://example.com.evil.example", false},
+		{"example.com", "https://www.example.com", false},
+		{"example.com", "https://evil.example@example.com", false},
+		{"example.com", "https://example.com/", false},
+		{"example.com", "https://example.com:", false},
+		{"example.com", "//example.com", false},
+		{"example.com", "example.com", false},
+		{"example.com", "null", false},
+		{"example.com", "", false},
+		{"", "null", false},
+		{"", "", false},
+		{"", "https://", false},
+		{"kiss.example", "https://\u212aiss.example", false}, // a letter that is k in lower case
+		{"\u212aiss.example", "https://kiss.example", false},
+	} {
+		if err := checkedBehind(test.host, []string{test.origin}); (err == nil) != test.allowed {
+			t.Errorf("origin %q at host %q: %v", test.origin, test.host, err)
+		}
+	}
+}
+
+func TestAllowOriginsAllowsWhatItNames(t *testing.T) {
+	for _, test := range []struct {
+		pattern, origin string
+		allowed         bool
+	}{
+		{"https://example.com", "https://example.com", true},
+		{"HTTPS://Example.COM", "https://example.com", true},
+		{"https://example.com:443", "https://example.com", true},
+		{"https://example.com", "https://example.com:443", true},
+		{"http://example.com:80", "http://example.com", true},
+		{"https://example.com:8443", "https://example.com:8443", true},
+		{"http://127.0.0.1:3000", "http://127.0.0.1:3000", true},
+		{"http://[::1]:3000", "http://[::1]:3000", true},
+		{"http://[0::1]", "http://[::1]", true},
+		{"capacitor://localhost", "capacitor://localhost", true},
+		{"https://example.com", "http://example.com", false},
+		{"https://example.com:8443", "https://example.com", false},
+		{"https://example.com", "https://example.com:8443", false},
+		{"https://example.com", "https://a.example.com", false},
+		{"https://example.com", "https://example.com/path", false},
+		{"https://*.example.com", "https://a.example.com", true},
+		{"https://*.example.com", "https://a.b.Example.com", true},
+		{"https://*.example.com:8443", "https://a.example.com:8443", true},
+		{"https://*.example.com", "https://example.com", false},
+		{"https://*.example.com", "https://.example.com", false},
+		{"https://*.example.com", "https://evilexample.com", false},
+		{"https://*.example.com", "https://a.example.com.evil.example", false},
+		{"https://*.example.com", "http://a.example.com", false},
+		{"https://*.example.com", "https://a.example.com:8443", false},
+		{"https://*.example.com", "null", false},
+		{"*", "https://evil.example", true},
+		{"*", "null", true},
+		{"*", "\x00garbage", true},
+	} {
+		if err := checkedBehind("own.example", []string{test.origin}, test.pattern); (err == nil) != test.allowed {
+			t.Errorf("origin %q with AllowOrigins(%q): %v", test.origin, test.pattern, err)
+		}
+	}
+}
+
+func TestPatternsOfNestedAllowOriginsAddUp(t *testing.T) {
+	for _, o := range []string{"https://a.example", "https://b.example", "https://own.example"} {
+		if err := checkedBehind("own.example", []string{o}, "https://a.example", "https://b.example"); err != nil {
+			t.Error(err)
+		}
+	}
+	if checkedBehind("own.example", []string{"https://c.example"}, "https://a.example", "https://b.example") == nil {
+		t.Error("an origin that neither names was allowed")
+	}
+}
+
+func TestRequestsWithoutOriginPass(t *testing.T) {
+	if err := checkedBehind("example.com", nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTwoOriginHeadersAreRefused(t *testing.T) {
+	err := checkedBehind("example.com", []string{"https://example.com", "https://example.com"}, "*")
+	if err == nil {
+		t.Error("two Origin headers passed")
+	}
+}
+
+func TestARefusedOriginIsNamedInOneShortLine(t *testing.T) {
+	answer := httptest.NewRecorder()
+	refuse(answer, checkedBehind("own.example", []string{"https://evil.example\n" + strings.Repeat("x", 10_000)}), 500)
+	line := answer.Body.String()
+	if answer.Code != 403 || len(line) > 200 || strings.Count(line, "\n") != 1 ||
+		!strings.HasPrefix(line, `origin "https://evil.example\nxxx`) {
+		t.Errorf("answer = %d %q", answer.Code, line)
+	}
+}
+
+func TestNamesAreChecked(t *testing.T) {
+	for _, name := range []string{"a", "room:lobby", "日本", " ", "!user", "\u2028", strings.Repeat("é", 127)} {
+		if err := checkGroup("join", name); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"":                       `grouphub: invalid name: join: "" is empty`,
+		strings.Repeat("a", 256): `grouphub: invalid name: join: "` + strings.Repeat("a", 80) + `"… has 256 bytes, more than 255`,
+		"a\xff":                  `grouphub: invalid name: join: "a\xff" is not valid UTF-8`,
+		"a\n":                    `grouphub: invalid name: join: "a\n" has a control character`,
+		"\u0085":                 `grouphub: invalid name: join: "\u0085" has a control character`,
+		"!user/7":                `grouphub: invalid name: join: "!user/7" is reserved for a user's group`,
+	} {
+		err := checkGroup("join", name)
+		if !errors.Is(err, ErrInvalidName) || err.Error() != want {
+			t.Errorf("checkGroup(%.20q) = %v, want %s", name, err, want)
+		}
+	}
+	if err := checkName("send", "!user/7"); err != nil {
+		t.Errorf("a user's group can be sent to: %v", err)
+	}
+}
+
+func FuzzUserGroup(f *testing.F) {
+	for _, s := range []string{"7", "%", "%s", "a\x00", "\xff", "%FF", "\u0085", "%sha256-", strings.Repeat("%", 83)} {
+		f.Add(s, s+"x")
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		for _, id := range []string{a, b, a + strings.Repeat("%", 83)} {
+			if id == "" {
+				continue
+			}
+			group := UserGroup(id)
+			if err := checkName("user group", group); err != nil || !strings.HasPrefix(group, userPrefix) {
+				t.Errorf("UserGroup(%q) = %q: %v", id, group, err)
+			}
+			// Whoever takes the name for an ID must not end up in the group.
+			if UserGroup(group) == group || UserGroup(strings.TrimPrefix(group, userPrefix)) == group && escape(id) != id {
+				t.Errorf("UserGroup(%q) = %q is the group of its own name", id, group)
+			}
+		}
+		if a != b && UserGroup(a) == UserGroup(b) {
+			t.Errorf("%q and %q have the same group %q", a, b, UserGroup(a))
+		}
+	})
+}
+
+func FuzzCheckOrigin(f *testing.F) {
+	for _, o := range []string{"https://example.com", "http://[::1]:80", "null", "", "https://a.b.example", "//x", "a://%41", "https://x:0"} {
+		f.Add(o, "example.com", "https://*.example")
+	}
+	f.Fuzz(func(t *testing.T, from, host, pattern string) {
+		err := checkedBehind(host, []string{from})
+		if o, ok := parseOrigin(from); err == nil && !ok {
+			t.Errorf("%q passed at %q and is no origin", from, host)
+		} else if again, _ := parseOrigin(o.scheme + "://" + o.host + ":" + o.port); ok && o.port != "" && again != o {
+			t.Errorf("%q is %+v, and that is %+v", from, o, again)
+		}
+		if err != nil && (strings.ContainsAny(err.Error(), "\r\n") || len(err.Error()) > 500) {
+			t.Errorf("error %q", err)
+		}
+		if p, ok := parsePattern(pattern); ok {
+			before := err
+			if err := checkedBehind(host, []string{from}, pattern); err != nil && before == nil {
+				t.Errorf("AllowOrigins(%q) took %q at %q away: %v", pattern, from, host, err)
+			} else if err == nil && before != nil && !p.any && !strings.HasPrefix(strings.ToLower(from), p.scheme+"://") {
+				t.Errorf("AllowOrigins(%q) let %q in", pattern, from)
+			}
+		}
+	})
+}

@@ -1,0 +1,42 @@
+package grouphub
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"unicode"
+)
+
+// A *Reject is an error by which [Authenticate] and a Consumer's Accept choose the
+// HTTP answer. Status is 400 to 599; anything else counts as the status that an
+// ordinary error gets. Reason is sent to the client as one line of plain text;
+// empty, it is the status's own text.
+type Reject struct {
+	Status int
+	Reason string
+}
+
+func (r *Reject) Error() string {
+	return fmt.Sprintf("grouphub: rejected with %d: %s", r.Status, r.Reason)
+}
+
+// refuse answers a request with what err says if it is a *Reject. The text of any
+// other error is not the client's business: it gets the fallback status alone.
+func refuse(w http.ResponseWriter, err error, fallback int) {
+	status, reason := fallback, ""
+	if r, ok := errors.AsType[*Reject](err); ok && r != nil {
+		reason = r.Reason
+		if r.Status >= 400 && r.Status <= 599 {
+			status = r.Status
+		}
+	}
+	line := strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) {
+			return ' '
+		}
+		return c
+	}, reason)
+	http.Error(w, cmp.Or(strings.TrimSpace(line), http.StatusText(status), "refused"), status)
+}

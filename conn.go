@@ -1,0 +1,523 @@
+package grouphub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+	"github.com/olahol/melody"
+	"golang.org/x/time/rate"
+
+	"github.com/seed-29c60982/grouphub/internal/outbox"
+
+	"github.com/seed-29c60982/grouphub/internal/strand"
+)
+
+// Close codes that this package sends by itself.
+const (
+	closeNormal        = 1000
+	closeGoingAway     = 1001 // Shutdown
+	closeNoStatus      = 1005 // never sent: a close frame without a code
+	closeAbnormal      = 1006 // never sent: no close frame at all
+	closeInvalidData   = 1007 // not UTF-8, or not what ReceiveAs decodes
+	closePolicy        = 1008 // more messages than ReceiveRate allows
+	closeTooBig        = 1009 // a message larger than MaxMessageSize
+	closeInternalError = 1011 // a callback failed
+	closeTryAgainLater = 1013 // too slow, or the layer is down
+	closeUnauthorized  = 4401 // User.Expires has passed
+)
+
+const (
+	// disconnectTimeout is how long a Disconnect's context lives.
+	disconnectTimeout = 5 * time.Second
+	// lastWords is how long the messages that a client sent before it closed may
+	// keep the connection's context alive.
+	lastWords = time.Second
+)
+
+// A Consumer says what an endpoint does with its connections. Every function may be
+// nil. Connect, Receive, the Handle handlers among Events, Resync and Disconnect of
+// one connection never run at the same time, so what is kept with [Conn.Set] needs
+// no lock; what the functions capture is shared by all connections, and does. They
+// may block: only that connection waits. They may call anything on the Hub and on
+// their Conn; Shutdown, which waits for them, only in a goroutine of its own.
+//
+// A callback that returns an error ends its connection: a [*CloseError] with its
+// code, ErrUnavailable and ErrUncertain with 1013, any other error, which is logged,
+// with 1011. So does a panic, which is logged with its stack.
+type Consumer struct {
+	// Accept runs before the upgrade, concurrently with itself. A *Reject picks the
+	// HTTP status of the refusal; any other error means 403.
+	Accept func(r *http.Request) error
+
+	// Connect runs after the upgrade and before the first Receive, while the
+	// request is still being served: what routers and middleware keep with it is
+	// there. Afterwards only its URL, path values, headers and context values are.
+	Connect func(c *Conn) error
+
+	// Receive gets a client's messages in order. Those that came before the client's
+	// close frame are still handled.
+	Receive func(c *Conn, m Message) error
+
+	// Disconnect runs exactly once if Connect was called, whatever came of it, with
+	// the code of the first close frame, 1005 if that had none, 1006 if there was no
+	// frame. The connection has left its groups by then; Groups says which they
+	// were. The context has the request's values, is not cancelled, and ends after
+	// five seconds.
+	Disconnect func(ctx context.Context, c *Conn, code int)
+
+	// Resync is called when events of these groups may have been lost for good. If
+	// it is nil the client gets {"type":"resync","group":…} for each.
+	Resync func(c *Conn, groups []string)
+
+	// Events says what happens to the events of the connection's groups and channel.
+	Events Events
+
+	// Subprotocols are offered in this order of preference. Empty, none is chosen.
+	Subprotocols []string
+}
+
+// A Message is what a client has sent. The callback owns Data.
+type Message struct {
+	Data   []byte // UTF-8 unless Binary
+	Binary bool
+}
+
+// Decode parses the message's JSON into v.
+func (m Message) Decode(v any) error {
+	if err := json.Unmarshal(m.Data, v); err != nil {
+		return fmt.Errorf("grouphub: decode message: %w", err)
+	}
+	return nil
+}
+
+// ReceiveAs makes a Receive of a function that takes decoded JSON. A message that
+// does not decode into a T closes its connection with 1007.
+func ReceiveAs[T any](fn func(c *Conn, v T) error) func(*Conn, Message) error {
+	if fn == nil {
+		panic("grouphub: ReceiveAs of a nil function")
+	}
+	return func(c *Conn, m Message) error {
+		var v T
+		if err := m.Decode(&v); err != nil {
+			return &CloseError{Code: closeInvalidData, Reason: "message does not decode"}
+		}
+		return fn(c, v)
+	}
+}
+
+// A *CloseError is an error by which a callback closes its connection with a code,
+// as by [Conn.Close].
+type CloseError struct {
+	Code   int
+	Reason string
+}
+
+func (e *CloseError) Error() string {
+	return fmt.Sprintf("grouphub: close with %d: %s", e.Code, e.Reason)
+}
+
+// A Conn is one client's connection. Its methods may be called from anywhere, also
+// concurrently and after the connection has ended.
+type Conn struct {
+	// Static once Connect is called.
+	hub      *Hub
+	endpoint *endpoint
+	channel  string
+	worker   int // which of the hub's workers pushes to it
+	request  *http.Request
+	ctx      context.Context
+	cancel   context.CancelFunc
+	user     User
+	session  *melody.Session
+	outbox   *outbox.Outbox
+	strand   *strand.Strand
+	limiter  *rate.Limiter // nil: no limit
+	upgraded chan struct{} // closed once session and outbox are set
+	expiry   *time.Timer   // nil if the user does not expire
+
+	connected bool         // Connect was called; owned by the strand
+	peerCode  atomic.Int32 // of the peer's close frame, 0 if there was none
+	finished  atomic.Bool
+
+	mu     sync.Mutex // may be held while a shard's is taken, never the reverse
+	groups map[string]*membership
+	left   []string // what Groups answers once ended
+	ended  bool
+}
+
+// Channel returns the connection's name, for [Hub.Send], GroupAdd and [Except]. It is
+// unique among all hubs and contains a "!".
+func (c *Conn) Channel() string { return c.channel }
+
+// Hub returns the hub that the connection belongs to.
+func (c *Conn) Hub() *Hub { return c.hub }
+
+// Request returns the request that was upgraded. Its context is c.Context(), its body
+// is empty, and it must not be changed.
+func (c *Conn) Request() *http.Request { return c.request }
+
+// PathValue returns the request's value for a wildcard of the route's pattern.
+func (c *Conn) PathValue(name string) string { return c.request.PathValue(name) }
+
+// Context returns a context with the request's values. It is cancelled when the
+// connection ends; when the client has closed it properly, only after the messages
+// before that have been handled, for which there is a second.
+func (c *Conn) Context() context.Context { return c.ctx }
+
+// User returns what [Authenticate] found, the zero User without it.
+func (c *Conn) User() User { return c.user }
+
+// Set keeps a value with the connection.
+func (c *Conn) Set(key string, value any) { c.session.Set(key, value) }
+
+// Get returns what was kept under a key, and whether something was.
+func (c *Conn) Get(key string) (any, bool) { return c.session.Get(key) }
+
+// Subprotocol returns the negotiated one, "" if there is none.
+func (c *Conn) Subprotocol() string { return c.session.WebsocketConnection().Subprotocol() }
+
+// Send sends a text message, which must be UTF-8. Like SendBinary and SendJSON it
+// copies the data, never waits for the client, and returns nil when the message has
+// been given to the kernel or queued; ErrClosed means that it was not, because the
+// connection is closing or was too slow.
+func (c *Conn) Send(data []byte) error {
+	if !utf8.Valid(data) {
+		return errors.New("grouphub: send to connection: text is not valid UTF-8")
+	}
+	return c.send(outbox.Text, data)
+}
+
+// SendBinary sends a binary message, as Send does.
+func (c *Conn) SendBinary(data []byte) error { return c.send(outbox.Binary, data) }
+
+// SendJSON sends v's JSON as a text message, as Send does.
+func (c *Conn) SendJSON(v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("grouphub: send to connection: %w", err)
+	}
+	return c.send(outbox.Text, data)
+}
+
+func (c *Conn) send(opcode byte, data []byte) error {
+	if err := c.outbox.Push(outbox.NewFrame(opcode, data, c.outbox.Deflated())); err != nil {
+		return fmt.Errorf("%w: send to connection: %w", ErrClosed, err)
+	}
+	c.hub.count.delivered.Add(1)
+	return nil
+}
+
+// Join makes the connection a member of a group. When it returns nil, no event sent
+// afterwards by anyone is missed. Joining twice is the same as once. It ends with the
+// connection's context or after five seconds.
+func (c *Conn) Join(group string, opts ...JoinOption) error {
+	if err := checkGroup("join", group); err != nil {
+		return err
+	}
+	if err := c.hub.join(c.ctx, c, group); err != nil {
+		return fmt.Errorf("grouphub: join %s: %w", quoted(group), err)
+	}
+	return nil
+}
+
+// A JoinOption changes what Join does.
+type JoinOption struct{}
+
+// Leave ends the membership of a group: events sent after it has returned are not
+// pushed, though bytes already queued may still arrive. Leaving a group that the
+// connection is not in does nothing.
+func (c *Conn) Leave(group string) error {
+	if err := checkGroup("leave", group); err != nil {
+		return err
+	}
+	c.hub.leave(c, group)
+	return nil
+}
+
+// Groups returns the names of the groups the connection is in, sorted, without its
+// user's group; in Disconnect, and afterwards, those it was in at its end.
+func (c *Conn) Groups() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return slices.Clone(c.left)
+	}
+	return c.groupNamesLocked()
+}
+
+// Close sends what waits, then a close frame, and does not wait for either. The code
+// is 1000, 1001, 1003, 1007 to 1014 or 3000 to 4999, and the reason UTF-8 of at most
+// 123 bytes. No callback but Disconnect begins afterwards. The client has
+// Options.CloseTimeout to answer. Closing twice is ErrClosed.
+func (c *Conn) Close(code int, reason string) error {
+	if err := checkClose(code, reason); err != nil {
+		return fmt.Errorf("grouphub: close connection: %w", err)
+	}
+	if err := c.outbox.CloseWith(code, reason); err != nil {
+		return fmt.Errorf("%w: close connection: %w", ErrClosed, err)
+	}
+	return nil
+}
+
+// checkClose returns an error unless a close frame may say this.
+func checkClose(code int, reason string) error {
+	switch {
+	case code == 1000 || code == 1001 || code == 1003 || code >= 1007 && code <= 1014 || code >= 3000 && code <= 4999:
+	default:
+		return fmt.Errorf("%d is no close code, such as 1000 or 3000 to 4999", code)
+	}
+	if len(reason) > 123 {
+		return fmt.Errorf("reason of %d bytes, at most 123 fit", len(reason))
+	}
+	if !utf8.ValidString(reason) {
+		return fmt.Errorf("reason %q is not valid UTF-8", reason)
+	}
+	return nil
+}
+
+// What follows is a connection's life: connect, receive, handle, end, finish.
+
+// connect runs Connect on the handler's goroutine. When it returns, the strand runs
+// what has come meanwhile.
+func (c *Conn) connect() {
+	defer c.strand.Release()
+	if c.user.ID != "" {
+		if err := c.hub.join(c.ctx, c, UserGroup(c.user.ID)); err != nil {
+			c.fail("join the user's group", err)
+			return
+		}
+	}
+	if !c.user.Expires.IsZero() {
+		// The strand is ours until release, so finish has not looked at it yet.
+		c.expiry = time.AfterFunc(time.Until(c.user.Expires), func() {
+			c.outbox.CloseWith(closeUnauthorized, "session expired")
+		})
+	}
+	c.connected = true
+	if c.endpoint.consumer.Connect != nil {
+		c.call("connect", func() error { return c.endpoint.consumer.Connect(c) })
+	}
+}
+
+// receive takes a message from the reader, and waits while another one waits.
+func (c *Conn) receive(data []byte, binary bool) {
+	if !binary && !utf8.Valid(data) { // gorilla does not look
+		c.outbox.CloseWith(closeInvalidData, "text is not valid UTF-8")
+		return
+	}
+	if c.limiter != nil && !c.limiter.Allow() {
+		c.outbox.CloseWith(closePolicy, "too many messages")
+		return
+	}
+	c.hub.count.received.Add(1)
+	if receive := c.endpoint.consumer.Receive; receive != nil {
+		c.strand.Message(func() {
+			c.call("receive", func() error { return receive(c, Message{Data: data, Binary: binary}) })
+		})
+	}
+}
+
+// handle queues an event's callback. It never waits.
+func (c *Conn) handle(fn func(*Conn, Event) error, e Event) {
+	c.queueEvent(len(e.Data)+len(e.Type)+len(e.Group), func() {
+		c.call("handle "+quoted(e.Type), func() error { return fn(c, e) })
+	})
+}
+
+// resync says that events of these groups may be lost.
+func (c *Conn) resync(groups []string) {
+	c.hub.count.resyncs.Add(1)
+	if fn := c.endpoint.consumer.Resync; fn != nil {
+		c.queueEvent(len(groups), func() {
+			c.call("resync", func() error { fn(c, groups); return nil })
+		})
+		return
+	}
+	for _, group := range groups {
+		// What ends here is a connection that is ending anyway.
+		_ = c.SendJSON(Event{Type: "resync", Group: group})
+	}
+}
+
+func (c *Conn) queueEvent(size int, run func()) {
+	ok, full := c.strand.Event(size, run)
+	if full {
+		c.outbox.CloseWith(closeTryAgainLater, "too slow")
+		c.hub.count.slowClosed.Add(1)
+	}
+	if !ok {
+		c.hub.count.dropped.Add(1)
+	}
+}
+
+// call runs a callback and closes the connection as its end demands.
+func (c *Conn) call(name string, fn func() error) {
+	returned := false
+	defer func() {
+		if p := recover(); p != nil {
+			c.hub.logger().Error("grouphub: callback panicked", "callback", name, "channel", c.channel,
+				"panic", p, "stack", string(debug.Stack()))
+			c.outbox.CloseWith(closeInternalError, "internal error")
+		} else if !returned { // runtime.Goexit, as by a test's FailNow
+			c.outbox.CloseWith(closeInternalError, "internal error")
+		}
+	}()
+	err := fn()
+	returned = true
+	if err != nil {
+		c.fail(name, err)
+	}
+}
+
+// fail closes the connection as a callback's error says.
+func (c *Conn) fail(name string, err error) {
+	var closing *CloseError
+	var bad *badEventError
+	switch {
+	case errors.As(err, &closing):
+		if invalid := checkClose(closing.Code, ""); invalid != nil {
+			c.hub.logger().Error("grouphub: callback returned a bad CloseError", "callback", name, "error", invalid)
+			c.outbox.CloseWith(closeInternalError, closing.Reason)
+			return
+		}
+		c.outbox.CloseWith(closing.Code, closing.Reason)
+	case errors.As(err, &bad):
+		c.hub.count.dropped.Add(1)
+		c.hub.logger().Error("grouphub: event dropped", "callback", name, "error", err)
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrUncertain):
+		c.outbox.CloseWith(closeTryAgainLater, "try again later")
+	default:
+		if c.ctx.Err() == nil {
+			c.hub.logger().Error("grouphub: callback failed", "callback", name, "channel", c.channel, "error", err)
+		}
+		c.outbox.CloseWith(closeInternalError, "internal error")
+	}
+}
+
+// ending is called by the outbox when the connection ends on this side.
+func (c *Conn) ending(how outbox.Ending) {
+	c.hub.count.dropped.Add(uint64(c.strand.Close()))
+	switch how {
+	case outbox.Slow:
+		c.hub.count.slowClosed.Add(1)
+	case outbox.Dead:
+		c.cancel()
+	}
+}
+
+// end is called when the read loop has ended.
+func (c *Conn) end() {
+	if c.peerCode.Load() != 0 {
+		// The client has closed. What it said before that still counts.
+		timer := time.AfterFunc(lastWords, c.finish)
+		context.AfterFunc(c.ctx, func() { timer.Stop() })
+		c.hub.count.dropped.Add(uint64(c.strand.Drain()))
+		return
+	}
+	c.finish()
+}
+
+// finish cancels the context, leaves the groups, and queues Disconnect behind the
+// callback that runs.
+func (c *Conn) finish() {
+	if c.finished.Swap(true) {
+		return
+	}
+	c.cancel()
+	c.hub.forget(c)
+	dropped := c.strand.Last(func() {
+		defer c.hub.callbacks.done()
+		if c.expiry != nil {
+			c.expiry.Stop()
+		}
+		if fn := c.endpoint.consumer.Disconnect; fn != nil && c.connected {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), disconnectTimeout)
+			defer cancel()
+			c.call("disconnect", func() error { fn(ctx, c, c.code()); return nil })
+		}
+	})
+	c.hub.count.dropped.Add(uint64(dropped))
+}
+
+// code returns the code of the first close frame that was sent, which is the
+// client's where it closed first.
+func (c *Conn) code() int {
+	if code := c.outbox.Code(); code != 0 {
+		return code
+	}
+	return closeAbnormal
+}
+
+func (c *Conn) groupNamesLocked() []string {
+	names := make([]string, 0, len(c.groups))
+	for name := range c.groups {
+		if !isUserGroup(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// readInflated reads the messages of a connection that compresses, in melody's
+// place: melody reads a message whole before it looks at its size, and one of 60 KiB
+// can inflate to 60 MiB. It returns when reading fails, which it then does again for
+// melody.
+func (c *Conn) readInflated(conn *websocket.Conn) {
+	limit := c.hub.options.MaxMessageSize
+	conn.SetReadLimit(limit)
+	c.hub.goroutines.spawn(func() { c.keepPinging(conn) })
+	for {
+		kind, r, err := conn.NextReader()
+		if err != nil {
+			return
+		}
+		data, err := readAtMost(r, limit)
+		switch {
+		case errors.Is(err, errMessageTooBig):
+			c.outbox.CloseWith(closeTooBig, "message too big")
+		case err != nil: // the next read says what it is
+		default:
+			c.receive(data, kind == websocket.BinaryMessage)
+		}
+	}
+}
+
+// keepPinging sends pings in melody's place, whose write pump only starts when the
+// connect handler has returned. It ends with the connection.
+func (c *Conn) keepPinging(conn *websocket.Conn) {
+	ticker := time.NewTicker(c.hub.options.PingInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			// The outbox takes control frames without waiting. What fails here the
+			// read loop finds as well.
+			_ = conn.WriteControl(websocket.PingMessage, nil, time.Time{})
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+var errMessageTooBig = errors.New("message too big")
+
+// readAtMost reads r to its end, or fails with errMessageTooBig past the limit.
+func readAtMost(r io.Reader, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = errMessageTooBig
+	}
+	return data, err
+}

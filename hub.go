@@ -1,0 +1,487 @@
+// Package grouphub pushes to browsers from an existing net/http application. It
+// gives the application what Django Channels gives Django: WebSocket consumers, a
+// channel name for each connection, groups, and a channel layer that carries events
+// between processes.
+//
+// A [Hub] is mounted on any mux. Each connection is served by a [Consumer], joins
+// groups, and is sent events by backend code, wherever it runs:
+//
+//	hub := grouphub.New(nil)
+//	mux.Handle("GET /ws/chat/{room}", hub.Handler(grouphub.Consumer{
+//		Connect: func(c *grouphub.Conn) error {
+//			return c.Join("room:" + c.PathValue("room"))
+//		},
+//		Events: grouphub.Events{"chat.message": grouphub.Forward()},
+//	}))
+//	...
+//	err := hub.GroupSend(ctx, "room:lobby", "chat.message", message)
+//
+// # What the package promises
+//
+//   - Mounting. Any router works, and any middleware that supports
+//     http.ResponseController. A plain HTTP request gets 426, a refused origin 403, a
+//     full hub and one that shuts down 503, each with one line of text.
+//   - Same origin by default. A browser's request from a page of another origin is
+//     refused unless [AllowOrigins] names it. Requests without an Origin pass.
+//   - Connect is part of the request: it runs before the mounted handler returns.
+//   - One at a time: see [Consumer].
+//   - Left means left, joined means joined: see [Conn.Leave] and [Conn.Join].
+//   - Order. Events that one goroutine sends to one group, each after the last
+//     returned nil, arrive in that order, and all members of a group on one hub see
+//     one order. Forward and Render frames keep it among themselves, Handle calls among
+//     themselves; neither waits for the other. There is no order across groups, nor
+//     between group events and [Conn.Send].
+//   - Senders never wait for receivers. A connection that cannot keep up gets a backlog
+//     of MaxPending bytes; past that it is sent 1013 and is cut off CloseTimeout later.
+//     No other connection notices. Bytes given to the kernel count as delivered.
+//   - Nothing is lost in silence: every drop is counted in [Stats].
+//   - Errors are the sender's. Every call that goes through the layer, except Receive,
+//     ends with its context or after five seconds, whichever is first, with
+//     [ErrUnavailable] or [ErrUncertain] when the layer is down. Sockets stay open.
+//   - Text is text: a text message that is not UTF-8 closes its sender with 1007.
+//   - A panic in a callback closes that connection with 1011 and is logged with its
+//     stack. Every other connection goes on.
+//   - Logout works: end the session, then GroupClose(ctx, UserGroup(id), 4401, "logged
+//     out"). An upgrade that was already authenticated can miss it: [User].Expires is
+//     the backstop.
+//   - A user's group is nobody else's: only [Authenticate] makes members of it.
+//   - Names of groups, channels and events are 1 to 255 bytes of UTF-8 without control
+//     characters; anything else is [ErrInvalidName] and nothing happens.
+//   - Shutdown returns nil when every connection is closed and every callback has
+//     returned; no goroutine is left.
+package grouphub
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options configure a Hub. The zero value of each field is its default, and the
+// defaults are safe. New copies them.
+type Options struct {
+	// Layer connects this hub with others. Nil is a memory layer of the hub's own.
+	// A layer given here is not closed by Shutdown and may serve several hubs.
+	Layer Layer
+
+	// Consumer is what ServeHTTP serves.
+	Consumer Consumer
+
+	// MaxMessageSize is how many bytes a client may send in one message, inflated
+	// if it was compressed; more closes it with 1009. 0: 64 KiB.
+	MaxMessageSize int64
+
+	// MaxEventSize is how many bytes an event's JSON may have, type and group
+	// included; more is ErrTooLarge for its sender. 0: 1 MiB.
+	MaxEventSize int
+
+	// MaxPending is how many bytes may wait for one connection: of frames that its
+	// socket does not take, and of events for its callbacks. Past it the connection is
+	// closed with 1013. 0: 1 MiB.
+	MaxPending int
+
+	// MaxConns is how many connections the hub has at the most; one more gets 503
+	// with Retry-After. 0: no limit, which leaves it to the file descriptors.
+	MaxConns int
+
+	// ReceiveRate is how many messages per second a client may send, averaged over
+	// bursts of ReceiveBurst messages; more closes it with 1008. 0: no limit, and a
+	// burst of twice the rate.
+	ReceiveRate  float64
+	ReceiveBurst int
+
+	// A client is sent a ping every PingInterval, 0: 54 s, and is given up if it sends
+	// nothing for PongTimeout, 0: 60 s; where one of the two is given, the other is in
+	// proportion. One that takes no byte of what waits for it for WriteTimeout, 0: 10 s,
+	// is given up too. It has CloseTimeout, 0: 5 s, to answer a close frame.
+	PingInterval, PongTimeout, WriteTimeout, CloseTimeout time.Duration
+
+	// Compression offers permessage-deflate. It saves bandwidth for CPU: an event is
+	// compressed once per hub, but each client's messages are inflated one by one.
+	Compression bool
+
+	// Logger gets what an operator should know. Nil: slog.Default() at the time of
+	// each record.
+	Logger *slog.Logger
+}
+
+// withDefaults returns a copy, or an error for what contradicts itself.
+func (o *Options) withDefaults() (Options, error) {
+	var d Options
+	if o != nil {
+		d = *o
+	}
+	for _, n := range []struct {
+		name  string
+		value float64
+	}{
+		{"MaxMessageSize", float64(d.MaxMessageSize)}, {"MaxEventSize", float64(d.MaxEventSize)},
+		{"MaxPending", float64(d.MaxPending)}, {"MaxConns", float64(d.MaxConns)},
+		{"ReceiveRate", d.ReceiveRate}, {"ReceiveBurst", float64(d.ReceiveBurst)},
+		{"PingInterval", float64(d.PingInterval)}, {"PongTimeout", float64(d.PongTimeout)},
+		{"WriteTimeout", float64(d.WriteTimeout)}, {"CloseTimeout", float64(d.CloseTimeout)},
+	} {
+		if !(n.value >= 0) { // NaN included
+			return d, fmt.Errorf("%s is %v", n.name, n.value)
+		}
+	}
+	d.MaxMessageSize = cmp.Or(d.MaxMessageSize, 64<<10)
+	d.MaxEventSize = cmp.Or(d.MaxEventSize, 1<<20)
+	d.MaxPending = cmp.Or(d.MaxPending, 1<<20)
+	d.ReceiveBurst = cmp.Or(d.ReceiveBurst, max(1, int(2*d.ReceiveRate)))
+	// One of the two alone moves the other along.
+	d.PongTimeout = cmp.Or(d.PongTimeout, max(60*time.Second, d.PingInterval/9*10))
+	d.PingInterval = cmp.Or(d.PingInterval, d.PongTimeout/10*9)
+	d.WriteTimeout = cmp.Or(d.WriteTimeout, 10*time.Second)
+	d.CloseTimeout = cmp.Or(d.CloseTimeout, 5*time.Second)
+	if d.PingInterval >= d.PongTimeout {
+		return d, fmt.Errorf("PingInterval %v is not shorter than PongTimeout %v", d.PingInterval, d.PongTimeout)
+	}
+	return d, nil
+}
+
+// A Hub holds the connections of one process and sends events to their groups. It is
+// an http.Handler that serves Options.Consumer; [Hub.Handler] makes more endpoints of
+// the same hub. All methods may be called concurrently.
+type Hub struct {
+	// Static after construction.
+	options      Options
+	name         string // unique among all hubs; the topic that this one listens to
+	layer        Layer
+	ownLayer     bool // New made the layer
+	subscription Subscription
+	root         *endpoint
+	workers      []*worker
+	life         context.Context // ends with Shutdown
+	endLife      context.CancelFunc
+	down         chan struct{} // closed when Shutdown has come to its end
+
+	lastConn   atomic.Uint64
+	count      counters
+	callbacks  tracker // callbacks that run or wait, and connections that owe a Disconnect
+	goroutines tracker // everything else that the hub has started
+	control    control
+	unhandled  onceEach // event types that were logged
+	malformed  onceEach // faults of payloads that were logged
+
+	mu      sync.Mutex
+	closing bool // no more upgrades
+	seats   int  // connections and upgrades under way
+	conns   map[string]*Conn
+
+	groupsMu sync.RWMutex
+	groups   map[string]*group
+}
+
+// New returns a hub. Nil options are all defaults. It panics if the options contradict
+// themselves: a negative limit, a PingInterval that is not shorter than PongTimeout, or
+// a Layer that has been closed.
+func New(opts *Options) *Hub {
+	o, err := opts.withDefaults()
+	if err != nil {
+		panic("grouphub: New: Options: " + err.Error())
+	}
+	h := &Hub{
+		options:  o,
+		name:     rand.Text(),
+		layer:    o.Layer,
+		ownLayer: o.Layer == nil,
+		down:     make(chan struct{}),
+		conns:    make(map[string]*Conn),
+		groups:   make(map[string]*group),
+	}
+	h.life, h.endLife = context.WithCancel(context.Background())
+	h.callbacks.init()
+	h.goroutines.init()
+	for range runtime.GOMAXPROCS(0) {
+		h.workers = append(h.workers, &worker{spawn: h.goroutines.spawn})
+	}
+	if h.ownLayer {
+		h.layer = NewMemoryLayer()
+	}
+	h.root = newEndpoint(h, o.Consumer)
+	if h.subscription, err = h.layer.Attach(h.name, (*receiver)(h)); err != nil {
+		panic("grouphub: New: " + err.Error())
+	}
+	return h
+}
+
+// ServeHTTP serves Options.Consumer.
+func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.root.ServeHTTP(w, r) }
+
+// Handler returns a handler that upgrades requests and serves them with a consumer.
+// It returns from a request when Connect has; the connection lives on.
+func (h *Hub) Handler(c Consumer) http.Handler { return newEndpoint(h, c) }
+
+// Ping sends a message through the layer to the hub itself and waits for it: nil
+// means that events get out and come in. It ends with its context or after five
+// seconds.
+func (h *Hub) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
+	defer cancel()
+	token, back := h.control.expectPing()
+	defer h.control.forgetPing(token)
+	if err := h.publish(ctx, h.name, &envelope{kind: kindPing, name: token}); err != nil {
+		return fmt.Errorf("grouphub: ping: %w", err)
+	}
+	select {
+	case <-back:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("grouphub: ping: sent, and not back in time: %w: %w", ErrUnavailable, ctx.Err())
+	case <-h.life.Done():
+		return fmt.Errorf("grouphub: ping: %w", ErrClosed)
+	}
+}
+
+// Stats are what a hub has counted since New, and what it has now.
+type Stats struct {
+	Conns, Groups                  int    // connections; groups with members here
+	Accepted, Rejected             uint64 // upgrades
+	Received, Published, Delivered uint64 // client messages in; events accepted by the layer; frames queued to connections
+	Dropped                        uint64 // frames and events that did not reach a connection that should have had them, and payloads that made no sense
+	Unhandled                      uint64 // events that a connection's consumer has no handler for
+	SlowClosed, Resyncs            uint64 // connections
+	LayerUp                        bool
+}
+
+// counters are Stats' numbers while they grow.
+type counters struct {
+	accepted, rejected             atomic.Uint64
+	received, published, delivered atomic.Uint64
+	dropped, unhandled             atomic.Uint64
+	slowClosed, resyncs            atomic.Uint64
+}
+
+// Stats returns the numbers of this moment, each for itself.
+func (h *Hub) Stats() Stats {
+	h.mu.Lock()
+	conns := len(h.conns)
+	h.mu.Unlock()
+	h.groupsMu.RLock()
+	groups := len(h.groups)
+	h.groupsMu.RUnlock()
+	n := &h.count
+	return Stats{
+		Conns: conns, Groups: groups,
+		Accepted: n.accepted.Load(), Rejected: n.rejected.Load(),
+		Received: n.received.Load(), Published: n.published.Load(), Delivered: n.delivered.Load(),
+		Dropped: n.dropped.Load(), Unhandled: n.unhandled.Load(),
+		SlowClosed: n.slowClosed.Load(), Resyncs: n.resyncs.Load(),
+		LayerUp: h.subscription.Up(),
+	}
+}
+
+func (h *Hub) logger() *slog.Logger {
+	if h.options.Logger != nil {
+		return h.options.Logger
+	}
+	return slog.Default()
+}
+
+// admit takes a seat for a connection, which release gives back.
+func (h *Hub) admit() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closing {
+		return &Reject{http.StatusServiceUnavailable, "the server is shutting down"}
+	}
+	if most := h.options.MaxConns; most > 0 && h.seats >= most {
+		return &Reject{http.StatusServiceUnavailable, "too many connections"}
+	}
+	h.seats++
+	return nil
+}
+
+func (h *Hub) release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seats--
+}
+
+// register makes a connection known. It owes a Disconnect from now on.
+func (h *Hub) register(c *Conn) {
+	h.callbacks.begin()
+	h.mu.Lock()
+	h.conns[c.channel] = c
+	closing := h.closing
+	h.mu.Unlock()
+	if closing { // admitted before Shutdown, upgraded after it
+		c.outbox.CloseWith(closeGoingAway, "server is shutting down")
+	}
+}
+
+// forget takes a connection out of the hub and its groups.
+func (h *Hub) forget(c *Conn) {
+	h.mu.Lock()
+	delete(h.conns, c.channel)
+	h.mu.Unlock()
+	h.leaveAll(c)
+}
+
+// conn returns a connection of this hub, nil if there is none of that name.
+func (h *Hub) conn(channel string) *Conn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.conns[channel]
+}
+
+func (h *Hub) connections() []*Conn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make([]*Conn, 0, len(h.conns))
+	for _, c := range h.conns {
+		all = append(all, c)
+	}
+	return all
+}
+
+// Shutdown refuses upgrades, closes every connection with 1001, waits for them and for
+// all callbacks, and lets go of the layer. The closing is spread over time, half a
+// millisecond for each connection but at most ten seconds and half of what ctx
+// allows, so that the clients do not come back all at once.
+//
+// When ctx ends first, the sockets are dropped and its error is returned; then only
+// callbacks that have not returned still run. http.Server.Shutdown does not wait for
+// upgraded connections: call this too, before or after. Further calls wait like the first.
+// Every other method is ErrClosed afterwards.
+func (h *Hub) Shutdown(ctx context.Context) error {
+	h.mu.Lock()
+	first := !h.closing
+	h.closing = true
+	h.mu.Unlock()
+	if !first {
+		select {
+		case <-h.down:
+			return h.callbacks.wait(ctx)
+		case <-ctx.Done():
+			return fmt.Errorf("grouphub: shutdown: %w", ctx.Err())
+		}
+	}
+	defer close(h.down)
+	h.closeAll(ctx)
+	err := h.callbacks.wait(ctx)
+	if err == nil {
+		err = h.goroutines.wait(ctx)
+	}
+	if err != nil {
+		for _, c := range h.connections() {
+			c.outbox.Kill()
+		}
+		err = fmt.Errorf("grouphub: shutdown: %w", err)
+	}
+	// Until here callbacks, Disconnect among them, could use the hub.
+	h.endLife()
+	h.subscription.Close()
+	// Nothing but callbacks can hold these up now, and they do not wait for those.
+	h.goroutines.wait(context.Background())
+	if h.ownLayer {
+		h.layer.Close()
+	}
+	return err
+}
+
+// closeAll closes every connection with 1001, spread over time.
+func (h *Hub) closeAll(ctx context.Context) {
+	all := h.connections()
+	spread := min(time.Duration(len(all))*500*time.Microsecond, 10*time.Second)
+	if deadline, ok := ctx.Deadline(); ok {
+		spread = min(spread, max(0, time.Until(deadline)/2))
+	}
+	start := time.Now()
+	for i, c := range all {
+		due := start.Add(spread * time.Duration(i) / time.Duration(len(all)))
+		// A timer is coarser than half a millisecond, and need not be finer.
+		if wait := time.Until(due); wait > time.Millisecond {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+		}
+		c.outbox.CloseWith(closeGoingAway, "server is shutting down")
+	}
+}
+
+// alive returns ErrClosed after Shutdown.
+func (h *Hub) alive() error {
+	if h.life.Err() != nil {
+		return ErrClosed
+	}
+	return nil
+}
+
+// A tracker counts goroutines and promises that somebody waits for.
+type tracker struct {
+	n    atomic.Int64
+	zero chan struct{}
+}
+
+func (t *tracker) init() { t.zero = make(chan struct{}, 1) }
+
+func (t *tracker) begin() { t.n.Add(1) }
+
+func (t *tracker) done() {
+	if t.n.Add(-1) == 0 {
+		t.signal()
+	}
+}
+
+// spawn runs f on a goroutine that is counted until it has returned.
+func (t *tracker) spawn(f func()) {
+	t.begin()
+	go func() {
+		defer t.done()
+		f()
+	}()
+}
+
+// wait returns when nothing is left, or with ctx's error.
+func (t *tracker) wait(ctx context.Context) error {
+	for t.n.Load() != 0 {
+		select {
+		case <-t.zero:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	t.signal() // for whoever else waits
+	return nil
+}
+
+func (t *tracker) signal() {
+	select {
+	case t.zero <- struct{}{}:
+	default:
+	}
+}
+
+// onceEach remembers which keys it has seen, up to a number that keeps a stranger
+// from filling the memory.
+type onceEach struct {
+	mu   sync.Mutex
+	seen map[string]struct{}
+}
+
+const maxOnceEach = 1000
+
+// first reports whether a key is new.
+func (o *onceEach) first(key string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, ok := o.seen[key]; ok || len(o.seen) >= maxOnceEach {
+		return false
+	}
+	if o.seen == nil {
+		o.seen = make(map[string]struct{})
+	}
+	o.seen[key] = struct{}{}
+	return true
+}

@@ -1,0 +1,134 @@
+package outbox
+
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/binary"
+	"math"
+	"sync"
+)
+
+// The opcodes of RFC 6455 for messages.
+const (
+	Text   = 1
+	Binary = 2
+)
+
+const (
+	opClose = 8
+
+	noStatus      = 1005 // stands for a close frame without a code
+	tryAgainLater = 1013
+
+	bitFinal = 0x80
+	bitRSV1  = 0x40 // permessage-deflate: the message is compressed
+)
+
+// appendFrame appends a whole, final, unmasked frame, as a server sends it.
+func appendFrame(dst []byte, first byte, payload []byte) []byte {
+	dst = append(dst, first|bitFinal)
+	switch n := len(payload); {
+	case n <= 125:
+		dst = append(dst, byte(n))
+	case n <= math.MaxUint16:
+		dst = append(dst, 126)
+		dst = binary.BigEndian.AppendUint16(dst, uint16(n))
+	default:
+		dst = append(dst, 127)
+		dst = binary.BigEndian.AppendUint64(dst, uint64(n))
+	}
+	return append(dst, payload...)
+}
+
+// NewFrame returns a message as one frame, compressed where that was negotiated
+// and makes it smaller.
+func NewFrame(opcode byte, payload []byte, deflated bool) []byte {
+	if deflated {
+		if packed := deflate(payload); len(packed) < len(payload) {
+			payload, opcode = packed, opcode|bitRSV1
+		}
+	}
+	return appendFrame(make([]byte, 0, len(payload)+10), opcode, payload)
+}
+
+// frameLen returns the length of the frame that b begins with, header included.
+// The frame is one of ours or of gorilla's server side: whole and unmasked.
+func frameLen(b []byte) int {
+	switch b[1] {
+	case 126:
+		return 4 + int(binary.BigEndian.Uint16(b[2:]))
+	case 127:
+		return 10 + int(binary.BigEndian.Uint64(b[2:]))
+	}
+	return 2 + int(b[1])
+}
+
+// wholeFrames returns the length of the longest run of whole frames at the start
+// of b that has at most limit bytes.
+func wholeFrames(b []byte, limit int) int {
+	n := 0
+	for n < len(b) {
+		next := n + frameLen(b[n:])
+		if next > limit {
+			break
+		}
+		n = next
+	}
+	return n
+}
+
+// dataFrames counts the text and binary frames in b that end after its first sent
+// bytes.
+func dataFrames(b []byte, sent int) int {
+	count := 0
+	for n := 0; n < len(b); {
+		opcode := b[n] & 0x0f
+		n += frameLen(b[n:])
+		if n > sent && opcode < opClose {
+			count++
+		}
+	}
+	return count
+}
+
+// closeFrame returns a close frame. A reason that is too long for one is cut at a
+// rune's boundary.
+func closeFrame(code int, reason string) []byte {
+	payload := binary.BigEndian.AppendUint16(make([]byte, 0, 125), uint16(code))
+	for _, r := range reason {
+		if len(payload)+len(string(r)) > 125 {
+			break
+		}
+		payload = append(payload, string(r)...)
+	}
+	return appendFrame(nil, opClose, payload)
+}
+
+// closeCode returns the code in a close frame, or 1005 where there is none.
+func closeCode(frame []byte) int {
+	if len(frame) < 4 {
+		return noStatus
+	}
+	return int(binary.BigEndian.Uint16(frame[2:]))
+}
+
+var deflaters = sync.Pool{New: func() any {
+	// Level 1, like gorilla: the point is bandwidth, at little CPU.
+	w, err := flate.NewWriter(nil, flate.BestSpeed)
+	if err != nil {
+		panic(err) // the level is a constant
+	}
+	return w
+}}
+
+// deflate compresses a message without context takeover, which is what gorilla
+// negotiates, so that one result serves every connection.
+func deflate(payload []byte) []byte {
+	var out bytes.Buffer
+	w := deflaters.Get().(*flate.Writer)
+	w.Reset(&out)
+	w.Write(payload) // a bytes.Buffer does not fail
+	w.Flush()
+	deflaters.Put(w)
+	return bytes.TrimSuffix(out.Bytes(), []byte{0, 0, 0xff, 0xff}) // RFC 7692, 7.2.1
+}

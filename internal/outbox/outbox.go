@@ -1,0 +1,441 @@
+// Package outbox writes to a WebSocket connection's socket without ever waiting for
+// the peer.
+package outbox
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// flushChunk is how many bytes of small frames a flusher joins for one write, and
+// how many of a large frame it writes before it looks at its deadline again.
+const flushChunk = 16 << 10
+
+// ErrClosed means that nothing can be sent any more.
+var ErrClosed = errors.New("connection is closing")
+
+// An Outbox is the one place that writes to a connection's socket. It is the
+// net.Conn that gorilla and melody see, so their control frames pass through it;
+// data frames are pushed by the hub. Nothing that is pushed waits for the peer:
+// what the kernel does not take at once joins a backlog, and a flusher goroutine
+// lives for as long as there is one.
+//
+// Frames are whole: a buffer that is pushed begins and ends at a frame's boundary,
+// and nothing follows a close frame. Pushed buffers are shared and never changed.
+type Outbox struct {
+	net.Conn // the hijacked connection; addresses and real I/O
+
+	// Static after construction.
+	limits Limits
+	raw    syscall.RawConn       // nil if the connection is no plain socket
+	write1 func(fd uintptr) bool // one write(2) of out, made once so as not to allocate
+	ending func(how Ending)      // the connection ends on this side; not under mu
+	lost   func(dataFrames int)  // data frames that will never be written; not under mu
+
+	// Set by the handshake, before the outbox is shared.
+	upgraded bool // its response has passed
+	deflated bool // it negotiated permessage-deflate
+
+	mu        sync.Mutex
+	flushing  bool      // a flusher owns the write side; everything joins the backlog
+	begun     []byte    // what the flusher writes first: a frame that is partly written
+	begunSent int       // bytes of begun that the kernel has
+	urgent    [][]byte  // control frames, which overtake data at a frame's boundary
+	backlog   [][]byte  // data frames, from a frame's boundary on
+	pending   int       // bytes that wait, all of the above together
+	closing   bool      // a close frame is sent or queued
+	code      int       // its code; 0 while there is none
+	cutoff    time.Time // when not zero, reads and writes end here
+	dead      bool      // a write failed, or the socket is closed
+	out       []byte    // write1's argument and results
+	outN      int
+	outErr    error
+
+	flushers sync.WaitGroup
+}
+
+// An Ending is a way for a connection to end that is not the peer's close frame.
+type Ending uint8
+
+const (
+	Closed Ending = iota // this side has closed
+	Slow                 // too much was waiting
+	Dead                 // a write failed, or the socket is closed
+)
+
+// Limits of one outbox.
+type Limits struct {
+	Pending      int           // bytes that may wait
+	PongTimeout  time.Duration // without a byte from the peer
+	WriteTimeout time.Duration // without a byte taken by the peer
+	CloseTimeout time.Duration // for the peer's answer to a close frame
+}
+
+// New returns the outbox of a connection that is about to be upgraded. ending is called
+// when the connection ends on this side, and lost with a number of data frames that will
+// never be written; neither is called with a lock held.
+func New(conn net.Conn, limits Limits, ending func(Ending), lost func(int)) *Outbox {
+	o := &Outbox{Conn: conn, limits: limits, ending: ending, lost: lost}
+	// Only the exact types are written raw: anything that wraps them may transform
+	// the bytes, as TLS does.
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		o.raw, _ = c.SyscallConn()
+	case *net.UnixConn:
+		o.raw, _ = c.SyscallConn()
+	}
+	o.write1 = func(fd uintptr) bool {
+		o.outN, o.outErr = writeSocket(fd, o.out)
+		return true // false would wait for the peer
+	}
+	return o
+}
+
+// Push sends frames, or queues what the kernel does not take, without waiting. A
+// connection that already has as much waiting as it may is closed with 1013.
+func (o *Outbox) Push(frames []byte) error {
+	o.mu.Lock()
+	if o.closing || o.dead {
+		o.mu.Unlock()
+		return ErrClosed
+	}
+	waiting := o.pending
+	if err := o.sendLocked(frames, &o.backlog); err != nil {
+		return o.failAndUnlock(err, dataFrames(frames, 0))
+	}
+	// What one push leaves behind on an idle connection may be larger than the
+	// limit: an event of any permitted size must be deliverable.
+	if waiting > 0 && o.pending > o.limits.Pending {
+		dropped := o.cutLocked(closeFrame(tryAgainLater, "too slow"))
+		o.mu.Unlock()
+		o.lost(dropped)
+		o.ending(Slow)
+		return ErrClosed
+	}
+	o.mu.Unlock()
+	return nil
+}
+
+// CloseWith sends what waits, then a close frame, and gives the peer CloseTimeout to
+// answer. It does not wait. Of several calls the first counts.
+func (o *Outbox) CloseWith(code int, reason string) error {
+	o.mu.Lock()
+	if o.closing || o.dead {
+		o.mu.Unlock()
+		return ErrClosed
+	}
+	o.closing, o.code = true, code
+	if err := o.sendLocked(closeFrame(code, reason), &o.backlog); err != nil {
+		return o.failAndUnlock(err, 0)
+	}
+	if !o.flushing {
+		o.setCutoffLocked()
+	}
+	o.mu.Unlock()
+	o.ending(Closed)
+	return nil
+}
+
+// Kill closes the socket at once.
+func (o *Outbox) Kill() {
+	o.mu.Lock()
+	o.failAndUnlock(net.ErrClosed, 0)
+}
+
+// Deflated reports whether the handshake negotiated permessage-deflate. It must not be
+// called before the handshake is over.
+func (o *Outbox) Deflated() bool { return o.deflated }
+
+// Code returns the code of the close frame that was sent, 0 if none was.
+func (o *Outbox) Code() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.code
+}
+
+// sendLocked writes frames if nothing waits, and queues the rest.
+func (o *Outbox) sendLocked(frames []byte, queue *[][]byte) error {
+	if o.flushing {
+		*queue = append(*queue, frames)
+		o.pending += len(frames)
+		return nil
+	}
+	sent := 0
+	if o.raw != nil {
+		o.out, o.outN, o.outErr = frames, 0, nil
+		err := o.raw.Write(o.write1)
+		o.out = nil
+		if err == nil {
+			err = o.outErr
+		}
+		if err != nil {
+			return err
+		}
+		if sent = o.outN; sent == len(frames) {
+			return nil
+		}
+	}
+	start := wholeFrames(frames, sent)
+	rest := frames[start:]
+	if sent > start {
+		n := frameLen(rest)
+		o.begun, o.begunSent = rest[:n], sent-start
+		rest = rest[n:]
+	}
+	if len(rest) > 0 {
+		*queue = append(*queue, rest)
+	}
+	o.pending = len(frames) - sent
+	o.flushing = true
+	o.flushers.Add(1)
+	go o.flush()
+	return nil
+}
+
+// cutLocked drops the frames that have not been begun, lets a close frame follow
+// what has, and ends the connection CloseTimeout later. It returns how many data
+// frames were dropped.
+func (o *Outbox) cutLocked(frame []byte) (dropped int) {
+	for _, b := range o.backlog {
+		dropped += dataFrames(b, 0)
+		o.pending -= len(b)
+	}
+	for _, b := range o.urgent {
+		o.pending -= len(b)
+	}
+	o.backlog, o.urgent = nil, nil
+	o.closing, o.code = true, closeCode(frame)
+	// An error here means a dead socket, which the read loop finds as well.
+	_ = o.sendLocked(frame, &o.backlog)
+	o.setCutoffLocked()
+	return dropped
+}
+
+func (o *Outbox) setCutoffLocked() {
+	if o.cutoff.IsZero() {
+		o.cutoff = time.Now().Add(o.limits.CloseTimeout)
+	}
+	o.Conn.SetReadDeadline(o.cutoff)
+	if o.flushing {
+		o.Conn.SetWriteDeadline(o.cutoff)
+	}
+}
+
+// failAndUnlock gives the connection up, with extra data frames lost besides those
+// that wait. It closes the socket, which ends the read loop.
+func (o *Outbox) failAndUnlock(err error, extra int) error {
+	if o.dead {
+		o.mu.Unlock()
+		o.lost(extra)
+		return ErrClosed
+	}
+	o.dead = true
+	lost := extra
+	for _, b := range o.backlog {
+		lost += dataFrames(b, 0)
+	}
+	if o.begun != nil {
+		lost += dataFrames(o.begun, o.begunSent)
+	}
+	o.backlog, o.urgent, o.begun, o.pending = nil, nil, nil, 0
+	o.mu.Unlock()
+	hardClose(o.Conn)
+	o.lost(lost)
+	o.ending(Dead)
+	return fmt.Errorf("%w: %w", ErrClosed, err)
+}
+
+// hardClose closes the socket without a farewell, which for TLS could block.
+func hardClose(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	c.Close()
+}
+
+// flush writes the backlog until there is none.
+func (o *Outbox) flush() {
+	defer o.flushers.Done()
+	scratch := make([]byte, 0, flushChunk)
+	for {
+		o.mu.Lock()
+		frames, sent := o.nextLocked(scratch)
+		if frames == nil {
+			// The deadline is cleared before anyone writes directly again.
+			o.flushing = false
+			o.Conn.SetWriteDeadline(time.Time{})
+			if o.closing {
+				o.setCutoffLocked()
+			}
+			o.mu.Unlock()
+			return
+		}
+		for sent < len(frames) && !o.dead {
+			// WriteTimeout is for progress, however little; it is not for the whole.
+			deadline := o.cutoff
+			if deadline.IsZero() {
+				deadline = time.Now().Add(o.limits.WriteTimeout)
+				// A peer that is still taking bytes is alive: its pong may be queued
+				// behind megabytes.
+				o.Conn.SetReadDeadline(time.Now().Add(o.limits.PongTimeout))
+			}
+			o.Conn.SetWriteDeadline(deadline)
+			o.mu.Unlock()
+			n, err := o.Conn.Write(frames[sent:min(len(frames), sent+flushChunk)])
+			o.mu.Lock()
+			sent += n
+			o.pending -= n
+			if err != nil {
+				o.failAndUnlock(err, dataFrames(frames, sent))
+				return
+			}
+		}
+		o.mu.Unlock()
+	}
+}
+
+// nextLocked takes what the flusher writes next: whole frames, of which the kernel
+// already has the first sent bytes. It is nil if nothing waits.
+func (o *Outbox) nextLocked(scratch []byte) (frames []byte, sent int) {
+	if frames, sent = o.begun, o.begunSent; frames != nil {
+		o.begun = nil
+		return frames, sent
+	}
+	if len(o.urgent) > 0 {
+		frames, o.urgent = o.urgent[0], o.urgent[1:]
+		return frames, 0
+	}
+	for len(o.backlog) > 0 {
+		head := o.backlog[0]
+		n := wholeFrames(head, flushChunk-len(scratch))
+		if n == 0 { // the next frame alone is too large to be joined
+			if len(scratch) > 0 {
+				break
+			}
+			n = frameLen(head)
+			scratch = head[:n:n]
+		} else {
+			scratch = append(scratch, head[:n]...)
+		}
+		if o.backlog[0] = head[n:]; n == len(head) {
+			o.backlog = o.backlog[1:]
+		}
+		if len(scratch) >= flushChunk {
+			break
+		}
+	}
+	if len(scratch) == 0 {
+		o.backlog = nil
+		return nil, 0
+	}
+	return scratch, 0
+}
+
+// Read is called by gorilla alone. Each read has a deadline of its own, so that
+// any byte from the peer counts as life and a callback that holds the reader up
+// does not kill its connection.
+func (o *Outbox) Read(p []byte) (int, error) {
+	o.mu.Lock()
+	deadline := o.cutoff
+	if deadline.IsZero() {
+		deadline = time.Now().Add(o.limits.PongTimeout)
+	}
+	o.Conn.SetReadDeadline(deadline)
+	o.mu.Unlock()
+	return o.Conn.Read(p)
+}
+
+// Write is called by gorilla alone: first with the handshake's response, then with
+// one control frame at a time. It does not wait for the peer, except for the
+// response.
+func (o *Outbox) Write(p []byte) (int, error) {
+	if !o.upgraded { // nobody else has the outbox yet
+		o.upgraded = true
+		o.deflated = bytes.Contains(p, []byte("permessage-deflate"))
+		o.Conn.SetWriteDeadline(time.Now().Add(o.limits.WriteTimeout))
+		n, err := o.Conn.Write(p)
+		o.Conn.SetWriteDeadline(time.Time{})
+		return n, err
+	}
+	o.mu.Lock()
+	switch {
+	case o.dead:
+		o.mu.Unlock()
+		return 0, net.ErrClosed
+	case o.closing: // nothing follows a close frame
+		o.mu.Unlock()
+		return len(p), nil
+	}
+	frame := bytes.Clone(p) // gorilla uses its buffer again
+	if frame[0]&0x0f == opClose {
+		// An echo, or a protocol error: the peer is not interested in what waits.
+		dropped := o.cutLocked(frame)
+		o.mu.Unlock()
+		o.lost(dropped)
+		return len(p), nil
+	}
+	if err := o.sendLocked(frame, &o.urgent); err != nil {
+		return 0, o.failAndUnlock(err, 0)
+	}
+	// A peer that sends pings and reads no pongs is slow like any other.
+	if o.pending > o.limits.Pending+flushChunk {
+		dropped := o.cutLocked(closeFrame(tryAgainLater, "too slow"))
+		o.mu.Unlock()
+		o.lost(dropped)
+		o.ending(Slow)
+		return len(p), nil
+	}
+	o.mu.Unlock()
+	return len(p), nil
+}
+
+// Close is called by melody when its read loop has ended. After a close frame the
+// socket stays open for Linger: a close with unread input would lose the frame.
+func (o *Outbox) Close() error {
+	o.mu.Lock()
+	if o.closing && !o.dead {
+		o.mu.Unlock()
+		return nil
+	}
+	o.failAndUnlock(net.ErrClosed, 0)
+	return nil
+}
+
+// The outbox owns the deadlines: gorilla and melody would set them for one write
+// or read and leave them on the socket.
+
+func (o *Outbox) SetDeadline(time.Time) error      { return nil }
+func (o *Outbox) SetReadDeadline(time.Time) error  { return nil }
+func (o *Outbox) SetWriteDeadline(time.Time) error { return nil }
+
+// Linger ends the connection when nobody reads from it any more: it lets the
+// flusher finish, says so to the peer, and waits until the peer has closed, for
+// CloseTimeout at most. When it returns, the socket is closed and no goroutine of
+// the outbox is left.
+func (o *Outbox) Linger() {
+	o.mu.Lock()
+	if !o.dead {
+		o.setCutoffLocked()
+	}
+	o.mu.Unlock()
+	o.flushers.Wait()
+	o.mu.Lock()
+	dead := o.dead
+	o.mu.Unlock()
+	if !dead {
+		if c, ok := o.Conn.(interface{ CloseWrite() error }); ok {
+			c.CloseWrite()
+		}
+		io.Copy(io.Discard, o.Conn)
+	}
+	o.mu.Lock()
+	o.failAndUnlock(net.ErrClosed, 0)
+	o.flushers.Wait()
+}

@@ -1,0 +1,201 @@
+// Package strand runs a connection's callbacks one at a time.
+package strand
+
+import "sync"
+
+// A job is one callback that waits for its turn.
+type job struct {
+	kind jobKind
+	size int // bytes it holds
+	run  func()
+}
+
+type jobKind uint8
+
+const (
+	jobMessage jobKind = iota // a client's message: the reader waits for room
+	jobEvent                  // an event or a Resync: bounded in bytes
+	jobLast                   // Disconnect
+)
+
+// A Strand runs one connection's callbacks one at a time, in order, on a goroutine
+// that lives while there is work. Nobody waits for it but the connection's reader,
+// which keeps one message ahead, so that pongs, the end of the connection and the
+// cancellation of its context are noticed while a callback blocks.
+//
+// A Strand begins busy, with Connect, which runs on the handler's goroutine; Release
+// hands it over.
+type Strand struct {
+	// Static after construction.
+	limit int            // bytes of events that may wait
+	spawn func(f func()) // starts a goroutine that the hub waits for
+	idle  func()         // the last message has been handled after Drain was called; not under mu
+
+	mu       sync.Mutex
+	taken    sync.Cond // a message has left the queue, or no more are taken
+	queue    []job
+	bytes    int  // of the events in the queue
+	messages int  // messages in the queue
+	busy     bool // a goroutine runs jobs, or Connect has not returned
+	shut     bool // only the last job is taken
+	draining bool // the messages that are there are still handled; then idle is called
+}
+
+// New returns a strand that is busy until Release. limit is how many bytes of events may
+// wait, spawn starts a goroutine, and idle is called, without a lock held, when the last
+// message has been handled after Drain.
+func New(limit int, spawn func(func()), idle func()) *Strand {
+	s := &Strand{limit: limit, spawn: spawn, idle: idle, busy: true}
+	s.taken.L = &s.mu
+	return s
+}
+
+// Message queues a client's message and reports false when no more are taken. It
+// waits while another one is waiting.
+func (s *Strand) Message(run func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.messages > 0 && !s.shut {
+		s.taken.Wait()
+	}
+	if s.shut {
+		return false
+	}
+	s.addLocked(job{kind: jobMessage, run: run})
+	return true
+}
+
+// Event queues an event's callback without waiting. It reports whether it was
+// queued, and whether that failed because too much is waiting.
+func (s *Strand) Event(size int, run func()) (ok, full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.shut || s.draining {
+		return false, false
+	}
+	// As in the outbox, a single event of any size must be deliverable.
+	if s.bytes > 0 && s.bytes+size > s.limit {
+		return false, true
+	}
+	s.addLocked(job{kind: jobEvent, size: size, run: run})
+	return true, false
+}
+
+// Close drops what waits and takes no more but the last job. It returns the number
+// of events that were dropped.
+func (s *Strand) Close() (dropped int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shut = true
+	s.taken.Broadcast()
+	return s.keepLocked(jobLast)
+}
+
+// Drain drops waiting events and takes no more, and calls idle once the messages
+// that are here have been handled.
+func (s *Strand) Drain() (dropped int) {
+	s.mu.Lock()
+	dropped = s.keepLocked(jobMessage)
+	s.draining = true
+	idle := !s.busy
+	s.mu.Unlock()
+	if idle {
+		s.idle()
+	}
+	return dropped
+}
+
+// Last closes the strand and queues the job that ends it, behind the one that runs.
+func (s *Strand) Last(run func()) (dropped int) {
+	dropped = s.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addLocked(job{kind: jobLast, run: run})
+	return dropped
+}
+
+// Release ends Connect's turn.
+func (s *Strand) Release() {
+	s.mu.Lock()
+	if len(s.queue) > 0 {
+		s.mu.Unlock()
+		s.spawn(s.run)
+		return
+	}
+	s.restAndUnlock()
+}
+
+func (s *Strand) addLocked(j job) {
+	s.queue = append(s.queue, j)
+	s.countLocked(j, 1)
+	if !s.busy {
+		s.busy = true
+		s.spawn(s.run)
+	}
+}
+
+func (s *Strand) countLocked(j job, sign int) {
+	switch j.kind {
+	case jobMessage:
+		s.messages += sign
+	case jobEvent:
+		s.bytes += sign * j.size
+	}
+}
+
+// keepLocked drops the jobs that are of another kind, and counts events among them.
+func (s *Strand) keepLocked(kind jobKind) (events int) {
+	kept := s.queue[:0]
+	for _, j := range s.queue {
+		if j.kind == kind {
+			kept = append(kept, j)
+			continue
+		}
+		s.countLocked(j, -1)
+		if j.kind == jobEvent {
+			events++
+		}
+	}
+	clear(s.queue[len(kept):])
+	s.queue = kept
+	return events
+}
+
+// restAndUnlock marks the strand as not busy.
+func (s *Strand) restAndUnlock() {
+	s.busy = false
+	s.queue = nil // an idle connection keeps no buffer
+	idle := s.draining && !s.shut
+	s.mu.Unlock()
+	if idle {
+		s.idle()
+	}
+}
+
+// run takes jobs until there are none. Jobs recover from panics themselves; one that
+// ends its goroutine, as a test's Fatal does, must not end the strand.
+func (s *Strand) run() {
+	finished := false
+	defer func() {
+		if !finished {
+			s.spawn(s.run)
+		}
+	}()
+	for {
+		s.mu.Lock()
+		if len(s.queue) == 0 {
+			finished = true
+			s.restAndUnlock()
+			return
+		}
+		j := s.queue[0]
+		s.queue[0] = job{}
+		s.queue = s.queue[1:]
+		s.countLocked(j, -1)
+		if j.kind == jobMessage {
+			s.taken.Signal()
+		}
+		s.mu.Unlock()
+		j.run()
+	}
+}

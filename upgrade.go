@@ -1,0 +1,213 @@
+package grouphub
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/olahol/melody"
+	"golang.org/x/time/rate"
+
+	"github.com/seed-29c60982/grouphub/internal/outbox"
+
+	"github.com/seed-29c60982/grouphub/internal/strand"
+)
+
+// An endpoint serves one consumer: the http.Handler that Hub.Handler returns. Its
+// melody.Melody upgrades, reads, pings and answers pings; what is written goes
+// through each connection's outbox.
+type endpoint struct {
+	hub      *Hub
+	consumer Consumer
+	melody   *melody.Melody
+}
+
+func newEndpoint(h *Hub, consumer Consumer) *endpoint {
+	e := &endpoint{hub: h, consumer: consumer, melody: melody.New()}
+	m := e.melody
+	m.Config.MaxMessageSize = h.options.MaxMessageSize
+	m.Config.PongWait = h.options.PongTimeout
+	m.Config.PingPeriod = h.options.PingInterval
+	m.Config.WriteWait = h.options.WriteTimeout
+	m.Config.MessageBufferSize = 0 // nothing is sent through melody's queue
+	m.Upgrader.EnableCompression = h.options.Compression
+	m.Upgrader.Subprotocols = consumer.Subprotocols
+	m.Upgrader.WriteBufferSize = 128 // control frames are all that gorilla writes
+	m.Upgrader.Error = func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
+		w.Header().Set("Sec-WebSocket-Version", "13")
+		http.Error(w, strings.TrimPrefix(reason.Error(), "websocket: "), status)
+	}
+	// All handlers but HandleConnect's run on the goroutine of the read loop.
+	m.HandleConnect(func(s *melody.Session) {
+		c := connOf(s)
+		c.session = s
+		h.register(c)
+		close(c.upgraded)
+		if c.outbox.Deflated() {
+			c.readInflated(s.WebsocketConnection())
+		}
+	})
+	m.HandleMessage(func(s *melody.Session, data []byte) { connOf(s).receive(data, false) })
+	m.HandleMessageBinary(func(s *melody.Session, data []byte) { connOf(s).receive(data, true) })
+	m.HandleError(func(s *melody.Session, err error) {
+		if closed, ok := errors.AsType[*websocket.CloseError](err); ok {
+			connOf(s).peerCode.Store(int32(closed.Code))
+		}
+	})
+	m.HandleDisconnect(func(s *melody.Session) { connOf(s).end() })
+	return e
+}
+
+// connContext is a connection's context, by which a melody session knows its Conn.
+type connContext struct {
+	context.Context
+	conn *Conn
+}
+
+func connOf(s *melody.Session) *Conn { return s.Request.Context().(*connContext).conn }
+
+// ServeHTTP upgrades the request and returns when Connect has. The connection lives
+// on in a goroutine of its own, so that net/http lets go of its buffers and what
+// middleware does at a request's end is done.
+func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := e.hub
+	if !websocket.IsWebSocketUpgrade(r) {
+		w.Header().Set("Upgrade", "websocket")
+		w.Header().Set("Connection", "Upgrade")
+		http.Error(w, "this is a WebSocket endpoint: connect with a WebSocket client", http.StatusUpgradeRequired)
+		return
+	}
+	if err := checkOrigin(r); err != nil {
+		h.count.rejected.Add(1)
+		refuse(w, err, http.StatusForbidden)
+		return
+	}
+	if err := h.admit(); err != nil {
+		h.count.rejected.Add(1)
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+		refuse(w, err, http.StatusServiceUnavailable)
+		return
+	}
+	if err := e.accept(r); err != nil {
+		h.release()
+		h.count.rejected.Add(1)
+		refuse(w, err, http.StatusForbidden)
+		return
+	}
+	c := e.newConn(r)
+	ended := make(chan struct{})
+	h.goroutines.spawn(func() {
+		defer close(ended)
+		c.serve(w)
+	})
+	// Upgrade may answer with an error of its own, so the handler waits for it.
+	select {
+	case <-c.upgraded:
+	case <-ended:
+		if c.session == nil {
+			h.count.rejected.Add(1)
+			return
+		}
+	}
+	h.count.accepted.Add(1)
+	c.connect()
+}
+
+// retryAfter is what a full hub, or one that shuts down, asks clients to wait, in
+// seconds.
+const retryAfter = 5
+
+// accept asks the consumer.
+func (e *endpoint) accept(r *http.Request) (err error) {
+	if e.consumer.Accept == nil {
+		return nil
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			e.hub.logger().Error("grouphub: callback panicked", "callback", "accept",
+				"panic", p, "stack", string(debug.Stack()))
+			err = &Reject{Status: http.StatusInternalServerError}
+		}
+	}()
+	return e.consumer.Accept(r)
+}
+
+func (e *endpoint) newConn(r *http.Request) *Conn {
+	h := e.hub
+	n := h.lastConn.Add(1)
+	c := &Conn{
+		hub:      h,
+		endpoint: e,
+		channel:  h.name + "!" + strconv.FormatUint(n, 36),
+		worker:   int(n % uint64(len(h.workers))),
+		upgraded: make(chan struct{}),
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	c.ctx, c.cancel = &connContext{ctx, c}, cancel
+	c.request = r.WithContext(c.ctx)
+	c.request.Body = http.NoBody
+	c.user, _ = UserFrom(ctx)
+	if limit := h.options.ReceiveRate; limit > 0 {
+		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)
+	}
+	c.strand = strand.New(h.options.MaxPending, h.callbacks.spawn, c.finish)
+	return c
+}
+
+// serve upgrades the connection and reads from it until it ends.
+func (c *Conn) serve(w http.ResponseWriter) {
+	defer c.hub.release()
+	defer func() {
+		// net/http recovers panics of handlers only.
+		if p := recover(); p != nil {
+			c.hub.logger().Error("grouphub: connection panicked", "channel", c.channel,
+				"panic", p, "stack", string(debug.Stack()))
+			if c.outbox != nil {
+				c.outbox.Kill()
+			}
+			if c.session != nil {
+				c.finish()
+			}
+		}
+	}()
+	// The error is for the log of those who upgrade by hand: the client has had
+	// its answer, or is gone.
+	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{ResponseWriter: w, conn: c}, c.request)
+	if c.outbox != nil {
+		c.outbox.Linger()
+	}
+}
+
+// An upgradeWriter gives melody the hijacked connection wrapped in its outbox.
+type upgradeWriter struct {
+	http.ResponseWriter
+	conn *Conn
+}
+
+// Hijack implements http.Hijacker, which gorilla asserts, by way of the
+// ResponseController, which sees through middleware that only unwraps.
+func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c := w.conn
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, fmt.Errorf("grouphub: upgrade: the server, or a middleware, cannot hijack: %w", err)
+	}
+	o := c.hub.options
+	c.outbox = outbox.New(conn, outbox.Limits{
+		Pending:      o.MaxPending,
+		PongTimeout:  o.PongTimeout,
+		WriteTimeout: o.WriteTimeout,
+		CloseTimeout: o.CloseTimeout,
+	}, c.ending, func(frames int) { c.hub.count.dropped.Add(uint64(frames)) })
+	// What the server set for the request is not for the connection.
+	conn.SetDeadline(time.Time{})
+	return c.outbox, rw, nil
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
 // memoryReceiver collects what it is given. Where full is set, Ready waits.
@@ -67,6 +68,13 @@ func attach(t *testing.T, l grouphub.Layer, hub string, r grouphub.Receiver, top
 
 func publication(topic, payload string) grouphub.Publication {
 	return grouphub.Publication{Topic: topic, Payload: []byte(payload)}
+}
+
+func TestMemoryLayer(t *testing.T) {
+	hubtest.TestLayer(t, func(*testing.T) (a, b grouphub.Layer) {
+		l := grouphub.NewMemoryLayer()
+		return l, l
+	})
 }
 
 func TestMemoryPublicationGoesToAllOrToNone(t *testing.T) {

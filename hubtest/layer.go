@@ -1,0 +1,807 @@
+package hubtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/seed-29c60982/grouphub"
+)
+
+const (
+	// layerPatience is how long a case waits for what must happen. It is not a
+	// measure of anything: a machine may be slow.
+	layerPatience = 30 * time.Second
+	// layerWatchdog is how long a case may take before the process is stopped.
+	layerWatchdog = 2 * time.Minute
+)
+
+// TestLayer checks that a layer keeps the word that [grouphub.Layer],
+// [grouphub.Receiver] and [grouphub.Subscription] give. newPair is called for each
+// case and returns two ends that see the same world: two layers on one server, or the
+// same layer twice. TestLayer closes them; what newPair started besides, it ends with
+// t.Cleanup. After each case no goroutine may be left, so no other test should run at
+// the same time.
+//
+// What a layer does when its server goes away is not checked here, nor how long its
+// queues keep a message.
+func TestLayer(t *testing.T, newPair func(t *testing.T) (a, b grouphub.Layer)) {
+	cases := []struct {
+		name string
+		run  func(t *testing.T, w *layerWorld)
+	}{
+		{"PublishReachesEverySubscriber", testPublishReachesEverySubscriber},
+		{"PublishWithoutSubscribersIsNoError", testPublishWithoutSubscribers},
+		{"AttachSubscribesToTheHubsOwnTopic", testAttachSubscribes},
+		{"AddedMeansThatNothingLaterIsMissed", testAdded},
+		{"AddTakesManyTopics", testAddMany},
+		{"AddTwiceIsTheSameAsOnce", testAddTwice},
+		{"AddThatFailedLeavesNothing", testAddFailed},
+		{"AddAfterRemoveWins", testAddAfterRemove},
+		{"RemoveEndsDeliverySoon", testRemove},
+		{"OneSendersOrderHolds", testOrder},
+		{"SubscribersOfOneLayerSeeOneOrder", testOneOrder},
+		{"PayloadsAreOpaqueAndTheSlicesBelongToTheirOwners", testPayloads},
+		{"NamesAreOpaque", testNames},
+		{"PublishThatFailedReachesNobody", testPublishFailed},
+		{"CallsEndWithTheirContext", testContexts},
+		{"UpWhilePublicationsArrive", testUp},
+		{"SubscriptionThatIsClosedIsSilent", testSubscriptionClose},
+		{"QueueKeepsItsOrder", testQueueOrder},
+		{"QueueGivesEachMessageToOneTaker", testQueueOneTaker},
+		{"QueueWakesATakerThatWaits", testQueueWakes},
+		{"QueueIsFullAtItsCapacity", testQueueFull},
+		{"QueueLosesNothingWhenATakerLeaves", testQueueTakerLeaves},
+		{"QueueMessagesBelongToTheirOwners", testQueueSlices},
+		{"EverythingAtOnce", testEverythingAtOnce},
+		{"AfterCloseEverythingIsErrClosed", testClose},
+	}
+	for _, c := range cases {
+		before := runtime.NumGoroutine()
+		ok := t.Run(c.name, func(t *testing.T) {
+			watchdog := time.AfterFunc(layerWatchdog, func() {
+				stacks := make([]byte, 1<<20)
+				os.Stderr.Write(stacks[:runtime.Stack(stacks, true)])
+				panic("hubtest: the layer hangs in " + t.Name())
+			})
+			defer watchdog.Stop()
+			ctx, cancel := context.WithTimeout(context.Background(), layerPatience)
+			defer cancel()
+			w := &layerWorld{ctx: ctx, t: t}
+			w.a, w.b = newPair(t)
+			defer w.close()
+			c.run(t, w)
+		})
+		// By now the cleanups of newPair have run, too.
+		if ok && !eventually(func() bool { return runtime.NumGoroutine() <= before }) {
+			stacks := make([]byte, 1<<20)
+			t.Errorf("%s: %d goroutines before, %d after Close:\n%s", c.name, before,
+				runtime.NumGoroutine(), stacks[:runtime.Stack(stacks, true)])
+		}
+	}
+}
+
+// eventually polls for what gives no signal.
+func eventually(condition func() bool) bool {
+	for deadline := time.Now().Add(layerPatience); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}
+
+// layerWorld is the two ends under test, with a context that ends when patience does.
+type layerWorld struct {
+	t    *testing.T
+	ctx  context.Context
+	a, b grouphub.Layer
+	hubs int
+	once sync.Once
+}
+
+// close closes both ends and checks that Close reports no error.
+func (w *layerWorld) close() {
+	w.once.Do(func() {
+		if err := w.a.Close(); err != nil {
+			w.t.Errorf("Close: %v", err)
+		}
+		if w.b != w.a {
+			if err := w.b.Close(); err != nil {
+				w.t.Errorf("Close: %v", err)
+			}
+		}
+	})
+}
+
+// hub attaches a new hub to a layer and subscribes it to topics.
+func (w *layerWorld) hub(l grouphub.Layer, topics ...string) *layerHub {
+	w.t.Helper()
+	w.hubs++
+	h := &layerHub{name: fmt.Sprint("hub", w.hubs), t: w.t, world: w, got: make(map[string][][]byte),
+		busy: make(map[string]bool), changed: make(chan struct{})}
+	s, err := l.Attach(h.name, h)
+	if err != nil {
+		w.t.Fatalf("Attach: %v", err)
+	}
+	h.Subscription = s
+	h.add(topics...)
+	return h
+}
+
+func (w *layerWorld) publish(l grouphub.Layer, topic, payload string) {
+	w.t.Helper()
+	if err := l.Publish(w.ctx, grouphub.Publication{Topic: topic, Payload: []byte(payload)}); err != nil {
+		w.t.Fatalf("Publish: %v", err)
+	}
+}
+
+func (w *layerWorld) append(l grouphub.Layer, queue, message string) {
+	w.t.Helper()
+	if err := l.Append(w.ctx, queue, []byte(message)); err != nil {
+		w.t.Fatalf("Append: %v", err)
+	}
+}
+
+func (w *layerWorld) take(l grouphub.Layer, queue, want string) {
+	w.t.Helper()
+	message, err := l.Take(w.ctx, queue)
+	if err != nil || string(message) != want {
+		w.t.Fatalf("Take: %q, %v, want %q", message, err, want)
+	}
+}
+
+// layerHub is a receiver that keeps all it is given, and checks that no two calls for
+// one topic overlap.
+type layerHub struct {
+	grouphub.Subscription
+	name  string
+	t     *testing.T
+	world *layerWorld
+
+	mu      sync.Mutex
+	got     map[string][][]byte // by topic
+	busy    map[string]bool     // topics with a call under way
+	full    bool                // Ready waits for its context
+	closed  bool                // no call is allowed any more
+	changed chan struct{}       // closed and replaced when got changes
+}
+
+func (h *layerHub) enter(call, topic string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.busy[topic] {
+		h.t.Errorf("%s of %q while another call for it is under way", call, topic)
+	}
+	if h.closed {
+		h.t.Errorf("%s of %q after the subscription was closed", call, topic)
+	}
+	h.busy[topic] = true
+}
+
+func (h *layerHub) Ready(ctx context.Context, topic string) error {
+	h.enter("Ready", topic)
+	runtime.Gosched()
+	h.mu.Lock()
+	full := h.full
+	h.mu.Unlock()
+	if full {
+		<-ctx.Done()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.busy, topic)
+	if full {
+		return ctx.Err()
+	}
+	return nil
+}
+
+func (h *layerHub) Deliver(p grouphub.Publication) {
+	h.enter("Deliver", p.Topic)
+	runtime.Gosched()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.busy, p.Topic)
+	h.got[p.Topic] = append(h.got[p.Topic], p.Payload)
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+func (h *layerHub) Lost(topics []string) {
+	h.t.Errorf("Lost(%q) while the layer was up", topics)
+}
+
+func (h *layerHub) add(topics ...string) {
+	h.t.Helper()
+	if err := h.Add(h.world.ctx, topics...); err != nil {
+		h.t.Fatalf("Add: %v", err)
+	}
+}
+
+// received returns what has arrived of a topic.
+func (h *layerHub) received(topic string) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.receivedLocked(topic)
+}
+
+func (h *layerHub) receivedLocked(topic string) []string {
+	payloads := make([]string, len(h.got[topic]))
+	for i, payload := range h.got[topic] {
+		payloads[i] = string(payload)
+	}
+	return payloads
+}
+
+// await waits until n publications of the topic have arrived, and returns them all.
+func (h *layerHub) await(topic string, n int) []string {
+	h.t.Helper()
+	for {
+		h.mu.Lock()
+		changed, got := h.changed, len(h.got[topic])
+		h.mu.Unlock()
+		if got >= n {
+			return h.received(topic)
+		}
+		select {
+		case <-changed:
+		case <-h.world.ctx.Done():
+			h.t.Fatalf("%s received %d of %d publications to %q", h.name, got, n, topic)
+		}
+	}
+}
+
+// expect waits for exactly these publications of the topic.
+func (h *layerHub) expect(topic string, want ...string) {
+	h.t.Helper()
+	if got := h.await(topic, len(want)); !slices.Equal(got, want) {
+		h.t.Fatalf("%s received %.200q of %q, want %.200q", h.name, got, topic, want)
+	}
+}
+
+func testPublishReachesEverySubscriber(t *testing.T, w *layerWorld) {
+	hubs := []*layerHub{w.hub(w.a, "one", "two"), w.hub(w.a, "one"), w.hub(w.b, "one")}
+	w.publish(w.a, "one", "from a")
+	w.publish(w.b, "one", "from b")
+	w.publish(w.b, "two", "two")
+	for _, h := range hubs {
+		if got := h.await("one", 2); !slices.Contains(got, "from a") || !slices.Contains(got, "from b") {
+			t.Errorf("%s received %q", h.name, got)
+		}
+	}
+	hubs[0].expect("two", "two")
+	for _, h := range hubs[1:] {
+		w.publish(w.b, h.name, "last") // to one that has no other topic it comes last
+		h.expect(h.name, "last")
+		if got := h.received("two"); len(got) != 0 {
+			t.Errorf("%s received %q of a topic it is not subscribed to", h.name, got)
+		}
+	}
+}
+
+func testPublishWithoutSubscribers(t *testing.T, w *layerWorld) {
+	w.publish(w.a, "nobody", "x")
+	h := w.hub(w.a, "nobody")
+	w.publish(w.b, "nobody", "y")
+	h.expect("nobody", "y")
+}
+
+func testAttachSubscribes(t *testing.T, w *layerWorld) {
+	first, second := w.hub(w.a), w.hub(w.b)
+	for _, h := range []*layerHub{first, second} {
+		h.add(h.name) // already subscribed: this only waits until it is in force
+		w.publish(w.a, h.name, "x")
+		h.expect(h.name, "x")
+	}
+}
+
+func testAdded(t *testing.T, w *layerWorld) {
+	h := w.hub(w.a)
+	for i := range 100 {
+		topic := fmt.Sprint("topic", i)
+		h.add(topic)
+		w.publish(w.b, topic, "x")
+	}
+	for i := range 100 {
+		h.expect(fmt.Sprint("topic", i), "x")
+	}
+}
+
+func testAddMany(t *testing.T, w *layerWorld) {
+	h := w.hub(w.a)
+	topics := make([]string, 5000)
+	for i := range topics {
+		topics[i] = fmt.Sprint("topic", i)
+	}
+	h.add(topics...)
+	for i := 0; i < len(topics); i += 500 {
+		w.publish(w.b, topics[i], topics[i])
+		h.expect(topics[i], topics[i])
+	}
+	h.Remove(topics...)
+}
+
+func testAddTwice(t *testing.T, w *layerWorld) {
+	h := w.hub(w.a, "topic", "topic")
+	h.add("topic")
+	w.publish(w.b, "topic", "one")
+	w.publish(w.b, "topic", "two")
+	h.expect("topic", "one", "two")
+	h.Remove("topic")
+	w.expectSilence(h, "topic")
+}
+
+// expectSilence waits until publications to the topic no longer reach the hub.
+func (w *layerWorld) expectSilence(h *layerHub, topic string) {
+	w.t.Helper()
+	h.add("marker")
+	ok := eventually(func() bool {
+		had := len(h.received(topic))
+		marker := len(h.received("marker")) + 1
+		w.publish(w.a, topic, "x")
+		w.publish(w.a, "marker", "x")
+		h.await("marker", marker)
+		// Two topics have no common order, but in a second they catch up.
+		if len(h.received(topic)) != had {
+			return false
+		}
+		time.Sleep(50 * time.Millisecond)
+		return len(h.received(topic)) == had
+	})
+	if !ok {
+		w.t.Errorf("%s still receives publications to %q", h.name, topic)
+	}
+}
+
+func testAddFailed(t *testing.T, w *layerWorld) {
+	h := w.hub(w.a, "kept")
+	ctx, cancel := context.WithCancel(w.ctx)
+	cancel()
+	if err := h.Add(ctx, "kept", "new"); err != nil {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("Add: %v, want its context's error", err)
+		}
+		w.expectSilence(h, "new")
+	}
+	w.publish(w.b, "kept", "x")
+	h.expect("kept", "x")
+	had := len(h.received("new"))
+	h.add("new")
+	w.publish(w.b, "new", "y")
+	if got := h.await("new", had+1); got[len(got)-1] != "y" {
+		t.Errorf("received %q after Add, want y last", got)
+	}
+}
+
+func testAddAfterRemove(t *testing.T, w *layerWorld) {
+	h := w.hub(w.a)
+	var want []string
+	for i := range 50 {
+		h.add("topic")
+		want = append(want, fmt.Sprint(i))
+		w.publish(w.b, "topic", fmt.Sprint(i))
+		h.expect("topic", want...)
+		h.Remove("topic")
+	}
+}
+
+func testRemove(t *testing.T, w *layerWorld) {
+	h, other := w.hub(w.a, "topic", "kept"), w.hub(w.b, "topic")
+	h.Remove("topic", "never added")
+	w.expectSilence(h, "topic")
+	had := len(other.received("topic"))
+	w.publish(w.a, "topic", "last")
+	w.publish(w.a, "kept", "x")
+	h.expect("kept", "x")
+	other.await("topic", had+1)
+}
+
+func testOrder(t *testing.T, w *layerWorld) {
+	hubs := []*layerHub{w.hub(w.a, "topic"), w.hub(w.b, "topic")}
+	var want []string
+	for i := range 1000 {
+		want = append(want, fmt.Sprint(i))
+		w.publish(w.b, "topic", want[i])
+	}
+	for _, h := range hubs {
+		h.expect("topic", want...)
+	}
+}
+
+func testOneOrder(t *testing.T, w *layerWorld) {
+	const publishers, each = 8, 100
+	hubs := []*layerHub{w.hub(w.a, "topic"), w.hub(w.a, "topic"), w.hub(w.a, "topic")}
+	var wg sync.WaitGroup
+	for i := range publishers {
+		l := w.a
+		if i%2 == 1 {
+			l = w.b
+		}
+		wg.Go(func() {
+			for j := range each {
+				err := l.Publish(w.ctx, grouphub.Publication{Topic: "topic", Payload: fmt.Append(nil, i, ":", j)})
+				if err != nil {
+					t.Errorf("Publish: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	first := hubs[0].await("topic", publishers*each)
+	for _, h := range hubs[1:] {
+		h.expect("topic", first...)
+	}
+	next := make(map[string]int)
+	for _, payload := range first {
+		publisher, number, _ := strings.Cut(payload, ":")
+		if number != fmt.Sprint(next[publisher]) {
+			t.Fatalf("publisher %s: received %s, want %d", publisher, number, next[publisher])
+		}
+		next[publisher]++
+	}
+}
+
+func testPayloads(t *testing.T, w *layerWorld) {
+	hubs := []*layerHub{w.hub(w.a, "topic"), w.hub(w.a, "topic"), w.hub(w.b, "topic")}
+	binary := make([]byte, 256)
+	for i := range binary {
+		binary[i] = byte(i)
+	}
+	var want []string
+	for _, payload := range [][]byte{nil, {}, {0}, []byte("\r\n"), binary, bytes.Repeat(binary, 4096)} {
+		want = append(want, string(payload))
+		payload = bytes.Clone(payload)
+		if err := w.a.Publish(w.ctx, grouphub.Publication{Topic: "topic", Payload: payload}); err != nil {
+			t.Fatalf("Publish: %v", err)
+		}
+		for i := range payload {
+			payload[i] = 'x' // the sender's again: no receiver may see it
+		}
+	}
+	for _, h := range hubs {
+		for i, got := range h.await("topic", len(want)) {
+			if got != want[i] {
+				t.Errorf("%d bytes %.20q arrived as %d bytes %.20q", len(want[i]), want[i], len(got), got)
+			}
+		}
+	}
+}
+
+// oddNames are names that a careless layer mixes up or takes for a pattern.
+var oddNames = []string{"a", "A", " a", "a ", "a*", "a?", "[a]", "{a}", "a}", "}", "{", "{}", "a{b}c", "a:b", "a/b",
+	"a%7D", "%", "a\x00b", "a\r\nb", "\xff\xfe", "日本", "🙂", strings.Repeat("x", 300), strings.Repeat("}", 300)}
+
+func testNames(t *testing.T, w *layerWorld) {
+	h := w.hub(w.a, oddNames...)
+	for _, name := range oddNames {
+		w.publish(w.b, name, name)
+		w.append(w.b, name, name)
+	}
+	for _, name := range oddNames {
+		h.expect(name, name)
+		w.take(w.a, name, name)
+	}
+}
+
+func testPublishFailed(t *testing.T, w *layerWorld) {
+	roomy, full := w.hub(w.a, "topic"), w.hub(w.a, "topic")
+	full.mu.Lock()
+	full.full = true
+	full.mu.Unlock()
+	ctx, cancel := context.WithTimeout(w.ctx, 50*time.Millisecond)
+	defer cancel()
+	err := w.a.Publish(ctx, grouphub.Publication{Topic: "topic", Payload: []byte("one")})
+	full.mu.Lock()
+	full.full = false
+	full.mu.Unlock()
+	w.publish(w.a, "topic", "two")
+	want := []string{"one", "two"}
+	if errors.Is(err, grouphub.ErrUnavailable) && errors.Is(err, context.DeadlineExceeded) {
+		want = want[1:]
+	} else if errors.Is(err, grouphub.ErrUncertain) {
+		return
+	} else if err != nil {
+		t.Errorf("Publish without room: %v, want ErrUnavailable and the context's error", err)
+	}
+	roomy.expect("topic", want...)
+	full.expect("topic", want...)
+}
+
+func testContexts(t *testing.T, w *layerWorld) {
+	ctx, cancel := context.WithCancel(w.ctx)
+	cancel()
+	check := func(call string, err error) {
+		if err == nil {
+			return // nothing had to wait
+		}
+		if !errors.Is(err, grouphub.ErrUnavailable) && !errors.Is(err, grouphub.ErrUncertain) || !errors.Is(err, context.Canceled) {
+			t.Errorf("%s with a context that is over: %v", call, err)
+		}
+	}
+	h := w.hub(w.a, "topic")
+	check("Publish", w.a.Publish(ctx, grouphub.Publication{Topic: "topic", Payload: []byte("x")}))
+	check("Append", w.a.Append(ctx, "appended", []byte("x")))
+	check("Add", h.Add(ctx, "more"))
+
+	waiting, stop := context.WithCancel(w.ctx)
+	took := make(chan error)
+	go func() {
+		_, err := w.a.Take(waiting, "empty")
+		took <- err
+	}()
+	if _, err := w.b.Take(ctx, "empty"); !errors.Is(err, context.Canceled) {
+		t.Errorf("Take with a context that is over: %v", err)
+	}
+	stop()
+	if err := <-took; !errors.Is(err, context.Canceled) {
+		t.Errorf("Take whose context ends: %v", err)
+	}
+}
+
+func testUp(t *testing.T, w *layerWorld) {
+	h := w.hub(w.a, "topic")
+	if !eventually(h.Up) {
+		t.Error("Up is false")
+	}
+	if err := h.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if h.Up() {
+		t.Error("Up is true after Close")
+	}
+}
+
+func testSubscriptionClose(t *testing.T, w *layerWorld) {
+	h, other := w.hub(w.a, "topic"), w.hub(w.b, "topic")
+	ctx, cancel := context.WithCancel(w.ctx)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				w.b.Publish(ctx, grouphub.Publication{Topic: "topic", Payload: []byte("x")})
+				runtime.Gosched()
+			}
+		})
+	}
+	h.await("topic", 10)
+	if err := h.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	h.mu.Lock()
+	h.closed = true
+	h.mu.Unlock()
+	other.await("topic", len(other.received("topic"))+20)
+	cancel()
+	wg.Wait()
+	if err := h.Add(w.ctx, "topic"); !errors.Is(err, grouphub.ErrClosed) {
+		t.Errorf("Add after Close: %v, want ErrClosed", err)
+	}
+	h.Remove("topic")
+	again := w.hub(w.a, "topic") // the layer is not closed
+	w.publish(w.b, "topic", "last")
+	if got := again.await("topic", 1); got[len(got)-1] != "last" {
+		again.await("topic", len(got)+1)
+	}
+}
+
+func testQueueOrder(t *testing.T, w *layerWorld) {
+	for i := range 50 {
+		w.append(w.a, "queue", fmt.Sprint(i))
+	}
+	w.append(w.b, "other", "other")
+	for i := range 50 {
+		w.take(w.b, "queue", fmt.Sprint(i))
+	}
+	w.take(w.a, "other", "other")
+}
+
+func testQueueOneTaker(t *testing.T, w *layerWorld) {
+	const messages = 80
+	ctx, cancel := context.WithCancel(w.ctx)
+	took := make(chan string, 2*messages)
+	var wg sync.WaitGroup
+	for i := range 4 {
+		l := w.a
+		if i%2 == 1 {
+			l = w.b
+		}
+		wg.Go(func() {
+			for {
+				message, err := l.Take(ctx, "queue")
+				if err != nil {
+					if !errors.Is(err, context.Canceled) {
+						t.Errorf("Take: %v", err)
+					}
+					return
+				}
+				took <- string(message)
+			}
+		})
+	}
+	for i := range messages {
+		w.append(w.a, "queue", fmt.Sprint(i))
+	}
+	times := make(map[string]int)
+	for range messages {
+		select {
+		case message := <-took:
+			times[message]++
+		case <-w.ctx.Done():
+			t.Fatalf("%d of %d messages were taken", len(times), messages)
+		}
+	}
+	cancel()
+	wg.Wait()
+	if len(times) != messages || len(took) != 0 {
+		t.Errorf("%d different messages of %d, and %d more", len(times), messages, len(took))
+	}
+}
+
+func testQueueWakes(t *testing.T, w *layerWorld) {
+	took := make(chan string)
+	for i := range 5 {
+		go func() {
+			message, err := w.a.Take(w.ctx, "queue")
+			if err != nil {
+				t.Errorf("Take: %v", err)
+			}
+			took <- string(message)
+		}()
+		w.append(w.b, "queue", fmt.Sprint(i))
+		if got := <-took; got != fmt.Sprint(i) {
+			t.Errorf("took %q, want %d", got, i)
+		}
+	}
+}
+
+func testQueueFull(t *testing.T, w *layerWorld) {
+	const most = 1000
+	capacity := 0
+	for ; capacity <= most; capacity++ {
+		err := w.a.Append(w.ctx, "queue", fmt.Append(nil, capacity))
+		if errors.Is(err, grouphub.ErrQueueFull) {
+			break
+		} else if err != nil {
+			t.Fatalf("Append: %v", err)
+		}
+	}
+	if capacity == 0 || capacity > most {
+		t.Fatalf("%d messages fit into the queue", capacity)
+	}
+	w.append(w.a, "other", "x") // a full queue is nobody else's trouble
+	w.take(w.b, "queue", "0")
+	w.append(w.b, "queue", "last")
+	if err := w.b.Append(w.ctx, "queue", []byte("more")); !errors.Is(err, grouphub.ErrQueueFull) {
+		t.Errorf("Append to a full queue: %v, want ErrQueueFull", err)
+	}
+	w.take(w.a, "queue", "1")
+}
+
+func testQueueTakerLeaves(t *testing.T, w *layerWorld) {
+	for i := range 50 {
+		ctx, cancel := context.WithCancel(w.ctx)
+		took := make(chan string)
+		go func() {
+			message, err := w.a.Take(ctx, "queue")
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Errorf("Take: %v", err)
+			}
+			took <- string(message)
+		}()
+		go cancel()
+		w.append(w.b, "queue", fmt.Sprint(i))
+		if message := <-took; message == "" {
+			w.take(w.b, "queue", fmt.Sprint(i))
+		} else if message != fmt.Sprint(i) {
+			t.Fatalf("took %q, want %d", message, i)
+		}
+	}
+}
+
+func testQueueSlices(t *testing.T, w *layerWorld) {
+	message := bytes.Repeat([]byte{0, 1, 2, 0xff}, 1<<16)
+	want := bytes.Clone(message)
+	for range 2 {
+		if err := w.a.Append(w.ctx, "queue", message); err != nil {
+			t.Fatalf("Append: %v", err)
+		}
+	}
+	clear(message)
+	for range 2 {
+		got, err := w.b.Take(w.ctx, "queue")
+		if err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("Take: %d bytes, %v, want the %d that were appended", len(got), err, len(want))
+		}
+		clear(got)
+	}
+	w.append(w.a, "queue", "")
+	w.take(w.b, "queue", "")
+}
+
+func testEverythingAtOnce(t *testing.T, w *layerWorld) {
+	hubs := []*layerHub{w.hub(w.a), w.hub(w.b)}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		h, l := hubs[i%2], w.b
+		if i%4 < 2 {
+			l = w.a
+		}
+		topic, queue := fmt.Sprint("topic", i/2), fmt.Sprint("queue", i)
+		wg.Go(func() {
+			for j := range 25 {
+				if err := h.Add(w.ctx, topic, fmt.Sprint("own", i)); err != nil {
+					t.Errorf("Add: %v", err)
+				}
+				if err := l.Publish(w.ctx, grouphub.Publication{Topic: topic, Payload: fmt.Append(nil, j)}); err != nil {
+					t.Errorf("Publish: %v", err)
+				}
+				h.Remove(topic)
+				if err := l.Append(w.ctx, queue, fmt.Append(nil, j)); err != nil {
+					t.Errorf("Append: %v", err)
+				}
+				if got, err := l.Take(w.ctx, queue); err != nil || string(got) != fmt.Sprint(j) {
+					t.Errorf("Take: %q, %v, want %d", got, err, j)
+				}
+				h.Up()
+			}
+		})
+	}
+	wg.Wait()
+	for _, h := range hubs {
+		h.add("last")
+		w.publish(w.a, "last", "x")
+		h.await("last", 1)
+	}
+}
+
+func testClose(t *testing.T, w *layerWorld) {
+	h := w.hub(w.a, "topic")
+	took := make(chan error, 2)
+	go func() {
+		_, err := w.a.Take(w.ctx, "queue")
+		took <- err
+	}()
+	go func() {
+		// Whether this one begins before or after Close, it ends with ErrClosed.
+		_, err := w.a.Take(w.ctx, "other")
+		took <- err
+	}()
+	w.publish(w.a, "topic", "x")
+	h.expect("topic", "x")
+	w.close()
+	h.mu.Lock()
+	h.closed = true
+	h.mu.Unlock()
+	_, attach := w.a.Attach("late", &layerHub{t: t, busy: make(map[string]bool)})
+	_, take := w.a.Take(w.ctx, "queue")
+	for call, err := range map[string]error{
+		"Attach":           attach,
+		"Publish":          w.a.Publish(w.ctx, grouphub.Publication{Topic: "topic", Payload: []byte("y")}),
+		"Append":           w.a.Append(w.ctx, "queue", []byte("y")),
+		"Take":             take,
+		"Take that waited": <-took,
+		"Take that began":  <-took,
+		"Add":              h.Add(w.ctx, "topic"),
+		"Close":            w.a.Close(),
+	} {
+		if !errors.Is(err, grouphub.ErrClosed) {
+			t.Errorf("%s after Close: %v, want ErrClosed", call, err)
+		}
+	}
+	h.Remove("topic")
+	if h.Up() {
+		t.Error("Up is true after Close")
+	}
+	if err := h.Subscription.Close(); err != nil && !errors.Is(err, grouphub.ErrClosed) {
+		t.Errorf("closing a subscription after its layer: %v", err)
+	}
+}

@@ -1,0 +1,200 @@
+package e2e
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+)
+
+const connected = `document.querySelector("#state").dataset.state === "open"`
+
+// enter opens a room of the chat and waits until it is connected.
+func enter(t *testing.T, p *program, room, name string) (*window, func(room, name string) *window) {
+	t.Helper()
+	browser := openBrowser(t)
+	another := func(room, name string) *window {
+		t.Helper()
+		query := url.Values{"room": {room}, "name": {name}}
+		w := open(t, browser, p.url+"/?"+query.Encode())
+		w.wait(connected)
+		return w
+	}
+	return another(room, name), another
+}
+
+func TestTwoBrowserWindowsSeeEachOtherAtOnce(t *testing.T) {
+	ann, enter := enter(t, start(t, "chat"), "lobby", "Ann")
+	bob := enter("lobby", "Bob")
+	elsewhere := enter("cellar", "Eve")
+
+	ann.write("#say input", "Hello Bob")
+	for _, w := range []*window{ann, bob} {
+		w.waitText(".message p", "Hello Bob")
+		w.waitText("#who b", "Ann")
+	}
+	bob.write("#say input", "Hello Ann")
+	for _, w := range []*window{ann, bob} {
+		w.waitText(".message p", "Hello Ann")
+		w.waitText("#who b", "Bob")
+	}
+	// The other room is still empty once something that came later is there.
+	elsewhere.write("#say input", "Anybody here?")
+	elsewhere.waitText(".message p", "Anybody here?")
+	if n := eval[int](elsewhere, `document.querySelectorAll("#log li").length`); n != 1 {
+		t.Errorf("the other room shows %d entries, want its own only:\n%s", n, elsewhere.text("#log"))
+	}
+}
+
+func TestTextIsShownAsItWasWritten(t *testing.T) {
+	const name = `<u>Zoë</u> "&amp;"`
+	ann, enter := enter(t, start(t, "chat"), "<i>lobby</i> & 大厅", name)
+	bob := enter("<i>lobby</i> & 大厅", "鲍勃")
+
+	for _, text := range []string{
+		"👩🏽‍🚀 says hi 🎉",
+		"你好,世界",
+		"مرحبا بالعالم",
+		`<img src=x onerror="document.title='owned'"><b>bold</b><script>document.title='owned'</script>`,
+		"&lt;b&gt; {\"text\":\"no\"} \\n ' \" `",
+	} {
+		ann.write("#say input", text)
+		for _, w := range []*window{ann, bob} {
+			w.waitText(".message p", text)
+			w.waitText("#who b", name)
+		}
+	}
+	for _, w := range []*window{ann, bob} {
+		if n := eval[int](w, `document.querySelectorAll("#log :is(img, script, u, p *, b *), #who b *, h1 *").length`); n != 0 {
+			t.Errorf("%d elements came out of what was written: %s", n, eval[string](w, `document.querySelector("#log").innerHTML`))
+		}
+		if title := eval[string](w, "document.title"); title == "owned" {
+			t.Error("a script in a message was run")
+		}
+	}
+}
+
+func TestAnnouncementOfTheBackendReachesARoom(t *testing.T) {
+	p := start(t, "chat")
+	ann, enter := enter(t, p, "lobby", "Ann")
+	bob := enter("lobby", "Bob")
+
+	response, err := http.PostForm(p.url+"/announce", url.Values{"room": {"lobby"}, "text": {"Deploy in <5> minutes"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusNoContent {
+		t.Fatalf("the announcement was answered with %s", response.Status)
+	}
+	for _, w := range []*window{ann, bob} {
+		w.waitText(".announcement", "📣 Deploy in <5> minutes")
+	}
+
+	// The form on the page does the same, and leaves the page where it is.
+	ann.do(chromedp.Evaluate[chromedp.Void](`window.samePage = true; document.querySelector("details").open = true`))
+	ann.write("#announce [name=text]", "Tea is ready ☕")
+	for _, w := range []*window{ann, bob} {
+		w.waitText(".announcement", "📣 Tea is ready ☕")
+	}
+	if !eval[bool](ann, "window.samePage === true") {
+		t.Error("the page was loaded anew")
+	}
+}
+
+func TestVisitorWithoutANameIsAskedForIt(t *testing.T) {
+	browser := openBrowser(t)
+	w := open(t, browser, start(t, "chat").url+"/?room=attic")
+	w.wait(`!document.querySelector("#enter").hidden`)
+	w.picture("enter")
+	w.do(chromedp.SendKeys(chromedp.CSS("#enter [name=name]"), "Ann"))
+	if _, err := chromedp.RunResponse(w.ctx, chromedp.Submit(chromedp.CSS("#enter"))); err != nil {
+		t.Fatal(err)
+	}
+	w.wait(connected)
+	w.waitText("#room", "attic")
+	w.waitText("#state", "Connected as Ann")
+}
+
+func TestPageComesBackWhenTheServerDoes(t *testing.T) {
+	p := start(t, "chat")
+	ann, enter := enter(t, p, "lobby", "Ann")
+	bob := enter("lobby", "Bob")
+	ann.write("#say input", "before")
+	bob.waitText(".message p", "before")
+
+	p.stop(t)
+	for _, w := range []*window{ann, bob} {
+		w.wait(`document.querySelector("#state").dataset.state !== "open"`)
+	}
+	ann.write("#say input", "meanwhile") // stays in the input: there is nobody to take it
+	start(t, "chat", "-addr", strings.TrimPrefix(p.url, "http://"))
+	for _, w := range []*window{ann, bob} {
+		w.wait(connected)
+	}
+	if text := eval[string](ann, `document.querySelector("#say input").value`); text != "meanwhile" {
+		t.Errorf("the input has %q, want what was written without a connection", text)
+	}
+	ann.write("#say input", "after")
+	for _, w := range []*window{ann, bob} {
+		w.waitText(".message p", "after")
+		w.waitText(".message p", "before")
+	}
+}
+
+func TestChatLooksDecent(t *testing.T) {
+	p := start(t, "chat")
+	ann, enter := enter(t, p, "lobby", "Ann")
+	bob, grace := enter("lobby", "Bob"), enter("lobby", "Grace Brewster Murray Hopper")
+	for _, line := range []struct {
+		from *window
+		text string
+	}{
+		{bob, "Good morning! Did last night's deployment go through?"},
+		{ann, "It did. The migration took eleven minutes, everything else was quick."},
+		{grace, "你好! 🎉"},
+		{grace, "A word that is longer than a phone is wide: " + strings.Repeat("Donaudampfschiff", 8)},
+		{ann, "👍"},
+	} {
+		line.from.write("#say input", line.text)
+		ann.waitText(".message p", line.text)
+	}
+	response, err := http.PostForm(p.url+"/announce", url.Values{"room": {"lobby"}, "text": {"Deploy in 5 minutes"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	ann.waitText(".announcement", "📣 Deploy in 5 minutes")
+	ann.picture("chat")
+
+	for _, width := range []int64{320, 390, 1280} {
+		ann.do(chromedp.EmulateViewport(width, 844))
+		if excess := eval[int](ann, `document.documentElement.scrollWidth - innerWidth`); excess > 0 {
+			t.Errorf("at a width of %d the page is %d too wide", width, excess)
+		}
+		if !eval[bool](ann, `document.querySelector("#say").getBoundingClientRect().bottom <= innerHeight`) {
+			t.Errorf("at a width of %d the input is not on the screen", width)
+		}
+	}
+}
+
+func TestBusyPortIsOneClearLine(t *testing.T) {
+	for _, example := range []string{"chat", "tasks"} {
+		address := strings.TrimPrefix(start(t, example).url, "http://")
+		var stdout, stderr strings.Builder
+		cmd := exec.Command(filepath.Join(programs, example), "-addr", address)
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		err := cmd.Run()
+		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+			t.Errorf("%s on a busy port ended with %v, want exit status 1", example, err)
+		}
+		if line := stderr.String(); strings.Count(line, "\n") != 1 || !strings.Contains(line, address) || stdout.Len() > 0 {
+			t.Errorf("%s on a busy port says %q%q, want one line that names %s", example, stdout.String(), line, address)
+		}
+	}
+}

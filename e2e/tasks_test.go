@@ -1,0 +1,62 @@
+package e2e
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+)
+
+// job is the card of the job with this name, as a JavaScript expression.
+func job(name string) string {
+	return fmt.Sprintf(`[...document.querySelectorAll("#jobs li")].find(li => li.querySelector("b").textContent === %q)`, name)
+}
+
+// percent is how far the card's bar is, as a JavaScript expression; -1 without a card.
+func percent(name string) string {
+	return fmt.Sprintf(`(%s?.querySelector("progress").value ?? -1)`, job(name))
+}
+
+func TestJobReaches100PercentAndTwoStayApart(t *testing.T) {
+	w := open(t, openBrowser(t), start(t, "tasks", "-duration", "4s").url)
+
+	w.write("#start input", "First <b>job</b>")
+	w.wait(percent("First <b>job</b>") + " >= 30")
+	w.write("#start input", "第二 🎉")
+	w.wait(percent("第二 🎉") + " >= 10")
+	if first, second := eval[int](w, percent("First <b>job</b>")), eval[int](w, percent("第二 🎉")); first <= second {
+		t.Errorf("the job that began first is at %d %%, the other at %d %%", first, second)
+	}
+	w.picture("tasks")
+	for _, name := range []string{"First <b>job</b>", "第二 🎉"} {
+		w.wait(percent(name) + " === 100")
+		w.wait(job(name) + `.dataset.state === "done"`)
+	}
+	if n := eval[int](w, `document.querySelectorAll("#jobs li").length`); n != 2 {
+		t.Errorf("%d jobs are shown, want 2", n)
+	}
+}
+
+func TestReloadDuringAJobGoesOnShowingIt(t *testing.T) {
+	w := open(t, openBrowser(t), start(t, "tasks", "-duration", "8s").url)
+
+	w.write("#start input", "Long job")
+	w.wait(percent("Long job") + " >= 5")
+	before := eval[int](w, percent("Long job"))
+	w.do(chromedp.Reload())
+	w.wait(job("Long job") + `?.dataset.state === "running"`)
+	if after := eval[int](w, percent("Long job")); after < before {
+		t.Errorf("the bar went back from %d %% to %d %%", before, after)
+	}
+	w.wait(percent("Long job") + " === 100")
+
+	// What is done can still be looked at.
+	w.do(chromedp.Reload())
+	w.wait(job("Long job") + `?.dataset.state === "done"`)
+}
+
+func TestJobThatIsGoneIsSaidToBeGone(t *testing.T) {
+	w := open(t, openBrowser(t), start(t, "tasks").url+"/?job=unknown")
+	w.wait(`document.querySelector("#jobs li").dataset.state === "gone"`)
+	w.waitText("#jobs output", "there is no such job any more")
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
+)
+
+func newChat(t *testing.T) http.Handler {
+	hub := grouphub.New(nil)
+	t.Cleanup(func() {
+		if err := hub.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return routes(hub)
+}
+
+func enter(t *testing.T, chat http.Handler, room, name string) *hubtest.Client {
+	t.Helper()
+	return hubtest.Dial(t, chat, "/ws?"+url.Values{"room": {room}, "name": {name}}.Encode())
+}
+
+// expect checks the next thing that a visitor hears.
+func expect(t *testing.T, c *hubtest.Client, event string, want message) {
+	t.Helper()
+	var got message
+	if err := c.ExpectEvent(event).Decode(&got); err != nil {
+		t.Fatal(err)
+	}
+	if got != want {
+		t.Errorf("%s is %+v, want %+v", event, got, want)
+	}
+}
+
+func announceTo(chat http.Handler, room, text string, header http.Header) *httptest.ResponseRecorder {
+	form := url.Values{"room": {room}, "text": {text}}
+	r := httptest.NewRequest("POST", "/announce", strings.NewReader(form.Encode()))
+	for name, values := range header {
+		r.Header[name] = values
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w := httptest.NewRecorder()
+	chat.ServeHTTP(w, r)
+	return w
+}
+
+func TestVisitorsOfARoomSeeEachOther(t *testing.T) {
+	chat := newChat(t)
+	ann, bob := enter(t, chat, "lobby", "Ann"), enter(t, chat, "lobby", "Bob")
+	eve := enter(t, chat, "cellar", "Eve")
+
+	ann.Send(message{Text: "你好 <b>Bob</b> 🎉"})
+	bob.Send(message{Text: "Hello", Name: "Ann"}) // the name is not believed
+	for _, visitor := range []*hubtest.Client{ann, bob} {
+		got := map[message]bool{}
+		for range 2 {
+			var m message
+			if err := visitor.ExpectEvent("chat.message").Decode(&m); err != nil {
+				t.Fatal(err)
+			}
+			got[m] = true
+		}
+		if !got[message{"Ann", "你好 <b>Bob</b> 🎉"}] || !got[message{"Bob", "Hello"}] {
+			t.Errorf("a visitor of the room heard %v", got)
+		}
+	}
+	// What Eve hears first is her own.
+	eve.Send(message{Text: "Anybody here?"})
+	expect(t, eve, "chat.message", message{"Eve", "Anybody here?"})
+}
+
+func TestAnnouncementReachesItsRoomOnly(t *testing.T) {
+	chat := newChat(t)
+	ann, eve := enter(t, chat, "lobby", "Ann"), enter(t, chat, "cellar", "Eve")
+
+	for _, room := range []string{"lobby", "cellar"} {
+		if w := announceTo(chat, room, "Tea in the "+room, nil); w.Code != http.StatusNoContent {
+			t.Fatalf("the announcement was answered with %d %s", w.Code, w.Body)
+		}
+	}
+	expect(t, ann, "chat.announcement", message{Text: "Tea in the lobby"})
+	expect(t, eve, "chat.announcement", message{Text: "Tea in the cellar"})
+}
+
+func TestAnnouncementOfAnotherSiteIsRefused(t *testing.T) {
+	w := announceTo(newChat(t), "lobby", "Buy now", http.Header{"Sec-Fetch-Site": {"cross-site"}})
+	if w.Code != http.StatusForbidden {
+		t.Errorf("status %d, want %d", w.Code, http.StatusForbidden)
+	}
+}
+
+func TestAnnouncementNeedsARoomAndAText(t *testing.T) {
+	chat := newChat(t)
+	for _, form := range [][2]string{{"", "text"}, {"lobby", " "}, {"lobby\n", "text"}, {"lobby", strings.Repeat("x", maxTextLength+1)}} {
+		if w := announceTo(chat, form[0], form[1], nil); w.Code != http.StatusBadRequest {
+			t.Errorf("%.20q: status %d, want %d", form, w.Code, http.StatusBadRequest)
+		}
+	}
+}
+
+func TestVisitorNeedsARoomAndAName(t *testing.T) {
+	chat := newChat(t)
+	for _, query := range []string{"", "room=lobby", "name=Ann", "room=lobby&name=%00", "room=lobby&name=%FF", "room=+&name=Ann"} {
+		if response := hubtest.DialRefused(t, chat, "/ws?"+query); response.StatusCode != http.StatusBadRequest {
+			t.Errorf("%q: status %d, want %d", query, response.StatusCode, http.StatusBadRequest)
+		}
+	}
+}
+
+func TestTextThatIsEmptyOrTooLongClosesItsConnection(t *testing.T) {
+	chat := newChat(t)
+	for _, text := range []string{"", " \n", strings.Repeat("长", maxTextLength+1)} {
+		ann := enter(t, chat, "lobby", "Ann")
+		ann.Send(message{Text: text})
+		ann.ExpectClose(1008)
+	}
+}
+
+func TestFirstLineSaysWhereAndTheEndIsClean(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	out, in := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, "127.0.0.1:0", nil, in)
+		in.Close()
+	}()
+	lines := bufio.NewReader(out)
+	first, err := lines.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	go io.Copy(io.Discard, lines)
+
+	response, err := http.Get(regexp.MustCompile(`http://\S+`).FindString(first))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(response.Body)
+	response.Body.Close()
+	if err != nil || string(body) != string(page) {
+		t.Errorf("%q leads to %d bytes (error %v), not to the page", first, len(body), err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("run: %v", err)
+	}
+}
+
+func TestBusyPortIsAnErrorThatNamesIt(t *testing.T) {
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	err = run(t.Context(), busy.Addr().String(), nil, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), busy.Addr().String()) {
+		t.Errorf("run on a busy port: %v", err)
+	}
+}

@@ -407,6 +407,9 @@ func (c *Conn) fail(name string, err error) {
 
 // ending is called by the outbox when the connection ends on this side.
 func (c *Conn) ending(how outbox.Ending) {
+	if c.peerCode.Load() != 0 {
+		return // the client has closed already: see end
+	}
 	c.hub.count.dropped.Add(uint64(c.strand.Close()))
 	switch how {
 	case outbox.Slow:
@@ -419,11 +422,13 @@ func (c *Conn) ending(how outbox.Ending) {
 // end is called when the read loop has ended.
 func (c *Conn) end() {
 	if c.peerCode.Load() != 0 {
-		// The client has closed. What it said before that still counts.
-		timer := time.AfterFunc(lastWords, c.finish)
-		context.AfterFunc(c.ctx, func() { timer.Stop() })
-		c.hub.count.dropped.Add(uint64(c.strand.Drain()))
-		return
+		// The client has closed. What it said before that still counts, unless this
+		// side had closed first.
+		if dropped, ok := c.strand.Drain(); ok {
+			c.hub.count.dropped.Add(uint64(dropped))
+			time.AfterFunc(lastWords, c.finish)
+			return
+		}
 	}
 	c.finish()
 }

@@ -228,16 +228,19 @@ func (o *Outbox) setCutoffLocked() {
 	}
 }
 
-// failAndUnlock gives the connection up, with extra data frames lost besides those
-// that wait. It closes the socket, which ends the read loop.
+// failAndUnlock gives the connection up because of an error.
 func (o *Outbox) failAndUnlock(err error, extra int) error {
-	if o.dead {
-		o.mu.Unlock()
-		o.lost(extra)
-		return ErrClosed
+	if o.dropAndUnlock(extra) {
+		o.ending(Dead)
 	}
+	return fmt.Errorf("%w: %w", ErrClosed, err)
+}
+
+// dropAndUnlock closes the socket, which ends the read loop, and counts as lost what
+// waits and extra data frames. It reports whether the socket was open.
+func (o *Outbox) dropAndUnlock(extra int) bool {
+	lost, first := extra, !o.dead
 	o.dead = true
-	lost := extra
 	for _, b := range o.backlog {
 		lost += dataFrames(b, 0)
 	}
@@ -246,10 +249,11 @@ func (o *Outbox) failAndUnlock(err error, extra int) error {
 	}
 	o.backlog, o.urgent, o.begun, o.pending = nil, nil, nil, 0
 	o.mu.Unlock()
-	hardClose(o.Conn)
 	o.lost(lost)
-	o.ending(Dead)
-	return fmt.Errorf("%w: %w", ErrClosed, err)
+	if first {
+		hardClose(o.Conn)
+	}
+	return first
 }
 
 // hardClose closes the socket without a farewell, which for TLS could block.
@@ -404,7 +408,7 @@ func (o *Outbox) Close() error {
 		o.mu.Unlock()
 		return nil
 	}
-	o.failAndUnlock(net.ErrClosed, 0)
+	o.dropAndUnlock(0)
 	return nil
 }
 
@@ -436,6 +440,6 @@ func (o *Outbox) Linger() {
 		io.Copy(io.Discard, o.Conn)
 	}
 	o.mu.Lock()
-	o.failAndUnlock(net.ErrClosed, 0)
+	o.dropAndUnlock(0)
 	o.flushers.Wait()
 }

@@ -92,9 +92,14 @@ func (s *Strand) Close() (dropped int) {
 }
 
 // Drain drops waiting events and takes no more, and calls idle once the messages
-// that are here have been handled.
-func (s *Strand) Drain() (dropped int) {
+// that are here have been handled. On a closed strand it does nothing and reports
+// false.
+func (s *Strand) Drain() (dropped int, ok bool) {
 	s.mu.Lock()
+	if s.shut {
+		s.mu.Unlock()
+		return 0, false
+	}
 	dropped = s.keepLocked(jobMessage)
 	s.draining = true
 	idle := !s.busy
@@ -102,7 +107,7 @@ func (s *Strand) Drain() (dropped int) {
 	if idle {
 		s.idle()
 	}
-	return dropped
+	return dropped, true
 }
 
 // Last closes the strand and queues the job that ends it, behind the one that runs.

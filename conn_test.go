@@ -510,12 +510,7 @@ func TestMaxMessageSizeHoldsForTheInflatedSize(t *testing.T) {
 			Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(fmt.Append(nil, len(m.Data))) },
 		}})
 		s := serve(t, hub)
-		dialer := websocket.Dialer{EnableCompression: true}
-		c, _, err := dialer.Dial("ws"+strings.TrimPrefix(s.URL, "http"), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
+		c := s.dialWith(&websocket.Dialer{EnableCompression: true}, "/")
 		c.WriteMessage(websocket.TextMessage, make([]byte, 1000))
 		wantNext(t, c, "1000")
 		c.WriteMessage(websocket.TextMessage, make([]byte, 1001))
@@ -532,15 +527,7 @@ func TestCompressionReachesClientsOfBothKinds(t *testing.T) {
 	}})
 	s := serve(t, hub)
 	plain := s.dial("/")
-	dialer := websocket.Dialer{EnableCompression: true}
-	packed, response, err := dialer.Dial("ws"+strings.TrimPrefix(s.URL, "http"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { packed.Close() })
-	if !strings.Contains(response.Header.Get("Sec-WebSocket-Extensions"), "permessage-deflate") {
-		t.Errorf("not negotiated: %v", response.Header)
-	}
+	packed := s.dialWith(&websocket.Dialer{EnableCompression: true}, "/")
 	for i := range 20 {
 		text := strings.Repeat(fmt.Sprint(i), 1+i*100)
 		send(t, hub, "all", "note", text)

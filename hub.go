@@ -286,7 +286,8 @@ func (h *Hub) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// admit takes a seat for a connection, which release gives back.
+// admit takes a seat for a connection, which release gives back. Shutdown waits for it:
+// an Accept may be running, or an upgrade under way.
 func (h *Hub) admit() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -297,13 +298,15 @@ func (h *Hub) admit() error {
 		return &Reject{http.StatusServiceUnavailable, "too many connections"}
 	}
 	h.seats++
+	h.callbacks.begin()
 	return nil
 }
 
 func (h *Hub) release() {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.seats--
+	h.mu.Unlock()
+	h.callbacks.done()
 }
 
 // register makes a connection known. It owes a Disconnect from now on.

@@ -46,7 +46,8 @@ func goroutineDump() string {
 // through TCP sockets; hubtest's clients use pipes.
 type server struct {
 	*httptest.Server
-	t *testing.T
+	t      *testing.T
+	served chan struct{} // one for each request that the handler has returned from
 }
 
 // newHub returns a hub that is shut down, and must end well, when the test does.
@@ -65,7 +66,17 @@ func newHub(t testing.TB, opts *grouphub.Options) *grouphub.Hub {
 
 func serve(t *testing.T, h http.Handler) *server {
 	t.Helper()
-	s := &server{httptest.NewServer(h), t}
+	s := newServer(t, h)
+	s.Start()
+	return s
+}
+
+func newServer(t *testing.T, h http.Handler) *server {
+	served := make(chan struct{}, 10_000)
+	s := &server{httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() { served <- struct{}{} }()
+		h.ServeHTTP(w, r)
+	})), t, served}
 	t.Cleanup(s.Close)
 	return s
 }
@@ -73,11 +84,17 @@ func serve(t *testing.T, h http.Handler) *server {
 // dial connects, and returns when Connect has.
 func (s *server) dial(path string) *websocket.Conn {
 	s.t.Helper()
-	conn, response, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http")+path, nil)
+	return s.dialWith(&websocket.Dialer{}, path)
+}
+
+func (s *server) dialWith(dialer *websocket.Dialer, path string) *websocket.Conn {
+	s.t.Helper()
+	conn, response, err := dialer.Dial("ws"+strings.TrimPrefix(s.URL, "http")+path, nil)
 	if err != nil {
 		s.t.Fatalf("dial %s: %v (%v)", path, err, response)
 	}
 	s.t.Cleanup(func() { conn.Close() })
+	<-s.served
 	return conn
 }
 
@@ -208,9 +225,14 @@ func TestMountingFullHubGets503(t *testing.T) {
 		t.Errorf("got %v", response)
 	}
 	c.Close()
-	// The seat is free once the connection is gone.
-	eventually(t, func() bool { return hub.Stats().Conns == 0 }, "the connection is still there")
-	hubtest.Dial(t, hub, "/").Close()
+	s := serve(t, hub)
+	eventually(t, func() bool { // the seat is free once the socket is closed
+		conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http"), nil)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}, "the seat is still taken")
 }
 
 func TestMountingHubThatShutsDownGets503(t *testing.T) {
@@ -437,6 +459,43 @@ func TestShutdownDropsSocketsWhenItsContextEnds(t *testing.T) {
 	// Now the callback returns, and another Shutdown can wait for it.
 	if err := hub.Shutdown(background); err != nil {
 		t.Errorf("second Shutdown: %v", err)
+	}
+}
+
+func TestShutdownWaitsForAccept(t *testing.T) {
+	entered, proceed := make(chan struct{}), make(chan struct{})
+	hub := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
+		Accept: func(*http.Request) error { close(entered); <-proceed; return nil },
+	}})
+	s := newServer(t, hub)
+	s.Start()
+	closed := make(chan error)
+	go func() {
+		conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http"), nil)
+		if err == nil {
+			_, _, err = conn.ReadMessage()
+			conn.Close()
+		}
+		closed <- err
+	}()
+	<-entered
+	down := make(chan error)
+	go func() { down <- hub.Shutdown(background) }()
+	eventually(t, func() bool { // it has begun
+		status, _, _ := get(t, hub, upgradeHeader())
+		return status == http.StatusServiceUnavailable
+	}, "Shutdown does not refuse")
+	select {
+	case err := <-down:
+		t.Fatalf("Shutdown returned %v while Accept runs", err)
+	default:
+	}
+	close(proceed)
+	if err := <-closed; !websocket.IsCloseError(err, 1001) {
+		t.Errorf("the client got %v", err)
+	}
+	if err := <-down; err != nil {
+		t.Error(err)
 	}
 }
 

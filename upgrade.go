@@ -182,7 +182,7 @@ func (c *Conn) serve(w http.ResponseWriter) {
 	// its answer, or is gone.
 	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{ResponseWriter: w, conn: c}, c.request)
 	if c.outbox != nil {
-		c.outbox.Linger()
+		c.outbox.Linger(c.peerCode.Load() != 0)
 	}
 }
 

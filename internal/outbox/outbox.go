@@ -52,6 +52,7 @@ type Outbox struct {
 	pending   int       // bytes that wait, all of the above together
 	closing   bool      // a close frame is sent or queued
 	code      int       // its code; 0 while there is none
+	slow      bool      // it was closed for having too much waiting
 	cutoff    time.Time // when not zero, reads and writes end here
 	dead      bool      // a write failed, or the socket is closed
 	out       []byte    // write1's argument and results
@@ -103,7 +104,11 @@ func New(conn net.Conn, limits Limits, ending func(Ending), lost func(int)) *Out
 func (o *Outbox) Push(frames []byte) error {
 	o.mu.Lock()
 	if o.closing || o.dead {
+		slow := o.slow
 		o.mu.Unlock()
+		if slow { // it would have had these, had it kept up
+			o.lost(dataFrames(frames, 0))
+		}
 		return ErrClosed
 	}
 	waiting := o.pending
@@ -113,10 +118,7 @@ func (o *Outbox) Push(frames []byte) error {
 	// What one push leaves behind on an idle connection may be larger than the
 	// limit: an event of any permitted size must be deliverable.
 	if waiting > 0 && o.pending > o.limits.Pending {
-		dropped := o.cutLocked(closeFrame(tryAgainLater, "too slow"))
-		o.mu.Unlock()
-		o.lost(dropped)
-		o.ending(Slow)
+		o.cutSlowAndUnlock()
 		return ErrClosed
 	}
 	o.mu.Unlock()
@@ -216,6 +218,14 @@ func (o *Outbox) cutLocked(frame []byte) (dropped int) {
 	_ = o.sendLocked(frame, &o.backlog)
 	o.setCutoffLocked()
 	return dropped
+}
+
+func (o *Outbox) cutSlowAndUnlock() {
+	o.slow = true
+	dropped := o.cutLocked(closeFrame(tryAgainLater, "too slow"))
+	o.mu.Unlock()
+	o.lost(dropped)
+	o.ending(Slow)
 }
 
 func (o *Outbox) setCutoffLocked() {
@@ -390,10 +400,7 @@ func (o *Outbox) Write(p []byte) (int, error) {
 	}
 	// A peer that sends pings and reads no pongs is slow like any other.
 	if o.pending > o.limits.Pending+flushChunk {
-		dropped := o.cutLocked(closeFrame(tryAgainLater, "too slow"))
-		o.mu.Unlock()
-		o.lost(dropped)
-		o.ending(Slow)
+		o.cutSlowAndUnlock()
 		return len(p), nil
 	}
 	o.mu.Unlock()
@@ -419,11 +426,11 @@ func (o *Outbox) SetDeadline(time.Time) error      { return nil }
 func (o *Outbox) SetReadDeadline(time.Time) error  { return nil }
 func (o *Outbox) SetWriteDeadline(time.Time) error { return nil }
 
-// Linger ends the connection when nobody reads from it any more: it lets the
-// flusher finish, says so to the peer, and waits until the peer has closed, for
+// Linger ends the connection when nobody reads from it any more: it lets the flusher
+// finish and, unless the peer has closed too, says so and waits until it has, for
 // CloseTimeout at most. When it returns, the socket is closed and no goroutine of
 // the outbox is left.
-func (o *Outbox) Linger() {
+func (o *Outbox) Linger(peerClosed bool) {
 	o.mu.Lock()
 	if !o.dead {
 		o.setCutoffLocked()
@@ -433,7 +440,7 @@ func (o *Outbox) Linger() {
 	o.mu.Lock()
 	dead := o.dead
 	o.mu.Unlock()
-	if !dead {
+	if !dead && !peerClosed {
 		if c, ok := o.Conn.(interface{ CloseWrite() error }); ok {
 			c.CloseWrite()
 		}

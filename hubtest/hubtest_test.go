@@ -186,7 +186,7 @@ func TestDialRefusedReturnsTheWholeAnswer(t *testing.T) {
 		body := strings.Repeat("no. ", 1000)
 		answer := hubtest.DialRefused(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Retry-After", r.Header.Get("X-Wait"))
-			http.Error(w, body, 503)
+			http.Error(w, body, http.StatusServiceUnavailable)
 		}), "/", hubtest.WithHeader(http.Header{"X-Wait": {"7"}}))
 		got, err := io.ReadAll(answer.Body)
 		if answer.StatusCode != 503 || answer.Header.Get("Retry-After") != "7" || string(got) != body+"\n" || err != nil {
@@ -281,7 +281,7 @@ func (c *cleaning) clean() {
 }
 
 func TestFailuresSayWhatCameInstead(t *testing.T) {
-	refusing := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "who are you", 401) })
+	refusing := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "who are you", http.StatusUnauthorized) })
 	long := strings.Repeat("x", 100_000)
 	for _, test := range []struct {
 		name string

@@ -237,6 +237,21 @@ func call[P, R any](command cdp.Command[P, R], params P) chromedp.Action[chromed
 	})
 }
 
+// fits checks on phones and on a desktop that nothing is wider than the screen, and that
+// the element can be seen without scrolling.
+func (w *window) fits(selector string) {
+	w.t.Helper()
+	for _, width := range []int64{320, 390, 1280} {
+		w.do(chromedp.EmulateViewport(width, 844))
+		if excess := eval[int](w, `document.documentElement.scrollWidth - innerWidth`); excess > 0 {
+			w.t.Errorf("at a width of %d the page is %d too wide", width, excess)
+		}
+		if !eval[bool](w, fmt.Sprintf(`document.querySelector(%q).getBoundingClientRect().bottom <= innerHeight`, selector)) {
+			w.t.Errorf("at a width of %d %s is not on the screen", width, selector)
+		}
+	}
+}
+
 // picture leaves screenshots of the page on a phone and on a desktop, light and dark.
 func (w *window) picture(name string) {
 	w.t.Helper()

@@ -28,6 +28,7 @@ func TestJobReaches100PercentAndTwoStayApart(t *testing.T) {
 		t.Errorf("the job that began first is at %d %%, the other at %d %%", first, second)
 	}
 	w.picture("tasks")
+	w.fits("#start")
 	for _, name := range []string{"First <b>job</b>", "第二 🎉"} {
 		w.wait(percent(name) + " === 100")
 		w.wait(job(name) + `.dataset.state === "done"`)

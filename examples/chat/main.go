@@ -66,7 +66,7 @@ func run(ctx context.Context, addr string, options *grouphub.Options, out io.Wri
 		return err
 	}
 	hub := grouphub.New(options)
-	server := &http.Server{Handler: routes(hub), ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: routes(hub), ReadHeaderTimeout: 3 * time.Second}
 	ctx, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() {

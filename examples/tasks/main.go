@@ -53,8 +53,8 @@ func run(ctx context.Context, addr string, duration time.Duration, out io.Writer
 	}
 	ctx, stop := context.WithCancel(ctx)
 	hub := grouphub.New(nil)
-	jobs := &jobs{ctx: ctx, hub: hub, duration: duration, byID: map[string]progress{}}
-	server := &http.Server{Handler: jobs.routes(), ReadHeaderTimeout: 10 * time.Second}
+	js := &jobs{ctx: ctx, hub: hub, duration: duration, byID: map[string]progress{}}
+	server := &http.Server{Handler: js.routes(), ReadHeaderTimeout: 3 * time.Second}
 	served := make(chan error, 1)
 	go func() {
 		served <- server.Serve(listener)
@@ -71,7 +71,7 @@ func run(ctx context.Context, addr string, duration time.Duration, out io.Writer
 	if reason := <-served; !errors.Is(reason, http.ErrServerClosed) {
 		err = errors.Join(reason, err)
 	}
-	jobs.running.Wait() // they share run's context, which is over
+	js.running.Wait() // they share run's context, which is over
 	return err
 }
 
@@ -163,7 +163,8 @@ func (js *jobs) work(id, name string) {
 		now := progress{Name: name, Percent: percent}
 		js.set(id, now)
 		// A job does not fail because nobody could be told.
-		if err := js.hub.GroupSend(js.ctx, group(id), "job.progress", now); err != nil {
+		err := js.hub.GroupSend(js.ctx, group(id), "job.progress", now)
+		if err != nil && js.ctx.Err() == nil {
 			slog.Warn("progress not sent", "job", id, "percent", percent, "err", err)
 		}
 	}

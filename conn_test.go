@@ -132,8 +132,12 @@ func TestContextIsCancelledWhileACallbackBlocks(t *testing.T) {
 	c := s.dial("/")
 	c.WriteMessage(websocket.TextMessage, []byte("x"))
 	<-entered
+	start := time.Now()
 	c.Close() // the socket, without a close frame
 	<-cancelled
+	if took := time.Since(start); took > time.Second { // which is for those who close properly
+		t.Errorf("after %v", took)
+	}
 }
 
 func TestMessagesBeforeTheClientsCloseAreHandled(t *testing.T) {

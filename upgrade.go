@@ -58,7 +58,8 @@ func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 	m.HandleMessage(func(s *melody.Session, data []byte) { connOf(s).receive(data, false) })
 	m.HandleMessageBinary(func(s *melody.Session, data []byte) { connOf(s).receive(data, true) })
 	m.HandleError(func(s *melody.Session, err error) {
-		if closed, ok := errors.AsType[*websocket.CloseError](err); ok {
+		// gorilla calls the end of the socket a 1006.
+		if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code != closeAbnormal {
 			connOf(s).peerCode.Store(int32(closed.Code))
 		}
 	})

@@ -1,0 +1,341 @@
+package grouphub_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/seed-29c60982/grouphub"
+)
+
+// chatMessage is what the examples' clients send and get.
+type chatMessage struct {
+	Text string `json:"text"`
+}
+
+// invoice is what the examples' backend knows.
+type invoice struct {
+	Number int `json:"number"`
+}
+
+// A client is the browser of the examples: it prints what comes in.
+type client struct {
+	conn   *websocket.Conn
+	server *httptest.Server
+}
+
+// dial connects a client to a handler, and returns once the handler has: Connect has
+// run by then. It prints the status if it is refused.
+func dial(h http.Handler, path string, header http.Header) *client {
+	returned := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(returned)
+		h.ServeHTTP(w, r)
+	}))
+	url := "ws" + strings.TrimPrefix(server.URL, "http") + path
+	conn, answer, err := websocket.DefaultDialer.Dial(url, header)
+	if answer == nil {
+		log.Fatal(err)
+	} else if err != nil {
+		fmt.Println(answer.Status)
+	}
+	<-returned
+	return &client{conn, server}
+}
+
+// send sends text.
+func (c *client) send(text string) {
+	if err := c.conn.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// print waits for a message, or the end, and prints it.
+func (c *client) print() {
+	_, data, err := c.conn.ReadMessage()
+	fmt.Println(cmp.Or(string(data), fmt.Sprint(err)))
+}
+
+func (c *client) close() {
+	if c.conn != nil {
+		c.conn.Close()
+	}
+	c.server.Close()
+}
+
+// The hub serves WebSockets on any mux, and any code can send to its groups.
+func Example() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+
+	mux := http.NewServeMux()
+	mux.Handle("GET /ws/chat/{room}", hub.Handler(grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			return c.Join("room:" + c.PathValue("room"))
+		},
+		Events: grouphub.Events{"chat.message": grouphub.Forward()},
+	}))
+
+	browser := dial(mux, "/ws/chat/lobby", nil)
+	defer browser.close()
+
+	err := hub.GroupSend(context.Background(), "room:lobby", "chat.message", chatMessage{Text: "deploy in 5 minutes"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	browser.print()
+	// Output: {"type":"chat.message","group":"room:lobby","data":{"text":"deploy in 5 minutes"}}
+}
+
+// An event can reach its members as it is, as something that is rendered once for all
+// of them, or in a function that is called for each.
+func ExampleEvents() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+
+	app := hub.Handler(grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join("everyone") },
+		Events: grouphub.Events{
+			// {"type":"chat.message","group":"everyone","data":{"text":"hi"}}
+			"chat.message": grouphub.Forward(),
+			// The same HTML for everyone, made once.
+			"chat.joined": grouphub.Render(func(e grouphub.Event) ([]byte, error) {
+				var who string
+				err := e.Decode(&who)
+				return []byte("<li>" + who + " is here</li>"), err
+			}),
+			// Something else for each connection.
+			"price.changed": grouphub.HandleAs(func(c *grouphub.Conn, cents int) error {
+				if currency, ok := c.Get("currency"); ok {
+					return c.SendJSON(fmt.Sprint(currency, " ", cents))
+				}
+				return nil
+			}),
+		},
+		Receive: func(c *grouphub.Conn, m grouphub.Message) error {
+			c.Set("currency", string(m.Data))
+			return c.Send([]byte("ok"))
+		},
+	})
+
+	browser := dial(app, "/", nil)
+	defer browser.close()
+	browser.send("EUR")
+	browser.print()
+
+	ctx := context.Background()
+	hub.GroupSend(ctx, "everyone", "chat.message", chatMessage{Text: "hi"})
+	browser.print()
+	hub.GroupSend(ctx, "everyone", "chat.joined", "Ann")
+	browser.print()
+	hub.GroupSend(ctx, "everyone", "price.changed", 250)
+	browser.print()
+	// Output:
+	// ok
+	// {"type":"chat.message","group":"everyone","data":{"text":"hi"}}
+	// <li>Ann is here</li>
+	// "EUR 250"
+}
+
+// session is what an application keeps behind its cookie.
+type session struct {
+	UserID  string
+	Expires time.Time
+}
+
+// sessionStore is an application's own.
+type sessionStore map[string]session
+
+func (s sessionStore) Find(key string) (session, error) {
+	found, ok := s[key]
+	if !ok {
+		return session{}, errors.New("no such session")
+	}
+	return found, nil
+}
+
+func (s sessionStore) End(key string) { delete(s, key) }
+
+// A connection belongs to the user whom the application's own session names, the
+// backend reaches all of a user's connections, and ending the session closes them.
+func ExampleAuthenticate() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+	ctx := context.Background()
+	sessions := sessionStore{"s1": {UserID: "ann", Expires: time.Now().Add(time.Hour)}}
+	consumer := grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Send([]byte("hello " + c.User().ID)) },
+		Events:  grouphub.Events{"*": grouphub.Forward()},
+	}
+	mux := http.NewServeMux()
+
+	authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+		cookie, err := r.Cookie("session")
+		if err != nil {
+			return grouphub.User{}, nil // anonymous, and welcome
+		}
+		s, err := sessions.Find(cookie.Value)
+		if err != nil {
+			return grouphub.User{}, err // 401, and the error stays here
+		}
+		return grouphub.User{ID: s.UserID, Expires: s.Expires}, nil
+	})
+	mux.Handle("GET /ws", authenticate(hub.Handler(consumer)))
+
+	browser := dial(mux, "/ws", http.Header{"Cookie": {"session=s1"}})
+	defer browser.close()
+	browser.print()
+	hub.GroupSend(ctx, grouphub.UserGroup("ann"), "invoice.paid", invoice{Number: 7})
+	browser.print()
+
+	// Logging out: first the session, then the connections.
+	sessions.End("s1")
+	hub.GroupClose(ctx, grouphub.UserGroup("ann"), 4401, "logged out")
+	browser.print()
+
+	dial(mux, "/ws", http.Header{"Cookie": {"session=s1"}}).close()
+	// Output:
+	// hello ann
+	// {"type":"invoice.paid","group":"!user/ann","data":{"number":7}}
+	// websocket: close 4401: logged out
+	// 401 Unauthorized
+}
+
+// Pages of other origins may connect where AllowOrigins says so.
+func ExampleAllowOrigins() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+	mux := http.NewServeMux()
+
+	mux.Handle("GET /ws", grouphub.AllowOrigins("https://example.com", "https://*.example.com")(hub))
+
+	dial(mux, "/ws", http.Header{"Origin": {"https://app.example.com"}}).close()
+	dial(mux, "/ws", http.Header{"Origin": {"https://evil.example"}}).close()
+	// Output: 403 Forbidden
+}
+
+// A server that stops closes its WebSockets with 1001 and waits for their callbacks.
+func ExampleHub_Shutdown() {
+	hub := grouphub.New(nil)
+	server := httptest.NewServer(hub).Config
+
+	stopped := make(chan error, 1)
+	server.RegisterOnShutdown(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		stopped <- hub.Shutdown(ctx)
+	})
+	// … and when it is time to stop:
+	if err := server.Shutdown(context.Background()); err != nil {
+		log.Print(err)
+	}
+	fmt.Println(<-stopped)
+	// Output: <nil>
+}
+
+// A named channel is a queue that any process can append to and any can take from.
+func ExampleHub_Receive() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+	ctx := context.Background()
+
+	if err := hub.Send(ctx, "thumbnails", "thumbnail.create", "cat.jpg"); errors.Is(err, grouphub.ErrQueueFull) {
+		log.Fatal("the workers are too slow")
+	} else if err != nil {
+		log.Fatal(err)
+	}
+
+	event, err := hub.Receive(ctx, "thumbnails") // waits for one
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(event.Type, string(event.Data))
+	// Output: thumbnail.create "cat.jpg"
+}
+
+// What people who come from Django Channels look for. The README has the table.
+func Example_channels() {
+	ctx := context.Background()
+	layer := grouphub.NewMemoryLayer()
+	defer layer.Close()
+	hub := grouphub.New(&grouphub.Options{Layer: layer})
+	defer hub.Shutdown(ctx)
+	ended := make(chan int, 1)
+
+	consumer := grouphub.Consumer{
+		Accept: func(r *http.Request) error {
+			if r.PathValue("room") == "closed" {
+				return &grouphub.Reject{Status: 403, Reason: "this room is closed"}
+			}
+			return nil
+		},
+		Connect: func(c *grouphub.Conn) error {
+			c.Set("greeting", "hello")
+			if c.User().ID == "banned" {
+				return &grouphub.CloseError{Code: 4003, Reason: "go away"}
+			}
+			return c.Join("room:" + c.PathValue("room"))
+		},
+		Receive: grouphub.ReceiveAs(func(c *grouphub.Conn, m chatMessage) error {
+			if m.Text == "bye" {
+				return c.Close(4000, "bye")
+			}
+			if greeting, ok := c.Get("greeting"); ok {
+				m.Text = fmt.Sprint(greeting, " ", m.Text, " ", c.Request().URL.Query().Get("from"))
+			}
+			return c.SendJSON(m)
+		}),
+		Disconnect: func(ctx context.Context, c *grouphub.Conn, code int) {
+			ended <- code
+		},
+		Events: grouphub.Events{
+			"chat.message": grouphub.Forward(),
+			"chat.private": grouphub.HandleAs(func(c *grouphub.Conn, m chatMessage) error {
+				return c.Send([]byte("for " + m.Text + " alone"))
+			}),
+			"chat.whoami": grouphub.Handle(func(c *grouphub.Conn, e grouphub.Event) error {
+				if err := c.Leave("room:lobby"); err != nil {
+					return err
+				}
+				if err := hub.GroupDiscard(c.Context(), "room:lobby", c.Channel()); err != nil {
+					return err
+				}
+				if err := hub.GroupAdd(c.Context(), "room:lobby", c.Channel()); err != nil {
+					return err
+				}
+				return hub.Send(c.Context(), c.Channel(), "chat.private", chatMessage{Text: "you"})
+			}),
+		},
+		Subprotocols: []string{"chat"},
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /ws/chat/{room}", hub.Handler(consumer))
+
+	dial(mux, "/ws/chat/closed", nil).close()
+	browser := dial(mux, "/ws/chat/lobby?from=me", nil)
+	defer browser.close()
+	browser.send(`{"text":"world"}`)
+	browser.print()
+	hub.GroupSend(ctx, "room:lobby", "chat.message", chatMessage{Text: "hi"})
+	browser.print()
+	hub.GroupSend(ctx, "room:lobby", "chat.whoami", nil)
+	browser.print()
+	browser.send(`{"text":"bye"}`)
+	browser.print()
+	fmt.Println(<-ended)
+	// Output:
+	// 403 Forbidden
+	// {"text":"hello world me"}
+	// {"type":"chat.message","group":"room:lobby","data":{"text":"hi"}}
+	// for you alone
+	// websocket: close 4000: bye
+	// 4000
+}

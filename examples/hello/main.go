@@ -1,0 +1,41 @@
+// Hello is the program of the README: rooms that a browser can talk in, and that
+// the rest of the backend can send to.
+package main
+
+import (
+	"log"
+	"net/http"
+
+	"github.com/seed-29c60982/grouphub"
+)
+
+type message struct {
+	Text string `json:"text"`
+}
+
+func routes(hub *grouphub.Hub) http.Handler {
+	mux := http.NewServeMux()
+
+	mux.Handle("GET /ws/chat/{room}", hub.Handler(grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			return c.Join("room:" + c.PathValue("room"))
+		},
+		Receive: grouphub.ReceiveAs(func(c *grouphub.Conn, m message) error {
+			return hub.GroupSend(c.Context(), "room:"+c.PathValue("room"), "chat.message", m)
+		}),
+		Events: grouphub.Events{"chat.message": grouphub.Forward()},
+	}))
+
+	// Any code of the backend can send to the room.
+	mux.HandleFunc("POST /announce/{room}", func(w http.ResponseWriter, r *http.Request) {
+		m := message{Text: r.FormValue("text")}
+		if err := hub.GroupSend(r.Context(), "room:"+r.PathValue("room"), "chat.message", m); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+	})
+	return mux
+}
+
+func main() {
+	log.Fatal(http.ListenAndServe("127.0.0.1:8080", routes(grouphub.New(nil))))
+}

@@ -24,7 +24,9 @@ const maxUnsent = 10_000
 
 // A Client is a WebSocket connection to the handler under test. It reads all the
 // time, so that the server is never kept waiting for the test, and keeps what it
-// has read, in order, for Next and the Expect methods.
+// has read, in order, for Next and the Expect methods. Even so a hub can outrun it, as
+// it can any client: more than Options.MaxPending bytes sent in one go may close it
+// with 1013.
 type Client struct {
 	// Static after construction.
 	t        testing.TB

@@ -198,7 +198,8 @@ func (c *Client) ExpectClose(code int) {
 }
 
 // Close closes the connection with code 1000 after what was sent before, and returns
-// when the server has closed it too. Closing twice is closing once.
+// when the server has answered that. What the consumer then does, Disconnect for
+// one, may take longer. Closing twice is closing once.
 func (c *Client) Close() {
 	c.mu.Lock()
 	first := !c.closing

@@ -3,6 +3,7 @@ package grouphub
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -115,4 +116,33 @@ type Subscription interface {
 
 	// Close detaches the hub. After it has returned, the receiver is not called.
 	Close() error
+}
+
+// A gate lets calls of a receiver through until it is shut.
+type gate struct {
+	calls sync.WaitGroup
+
+	mu     sync.Mutex // orders calls.Add before calls.Wait
+	closed bool
+}
+
+// enter reports whether the call may be made; if so, leave follows it.
+func (g *gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.calls.Add(1)
+	return true
+}
+
+func (g *gate) leave() { g.calls.Done() }
+
+// shut refuses further calls, and returns when those under way have.
+func (g *gate) shut() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.calls.Wait()
 }

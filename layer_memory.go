@@ -181,12 +181,9 @@ type memorySubscription struct {
 	receiver Receiver
 	ctx      context.Context // ends with the subscription
 	cancel   context.CancelFunc
-	calls    sync.WaitGroup // calls of the receiver under way
+	gate     gate // what calls the receiver passes it
 
 	topics map[string]struct{} // guarded by layer.mu
-
-	mu     sync.Mutex // orders calls.Add before calls.Wait
-	closed bool
 }
 
 // Add implements [Subscription].
@@ -245,32 +242,17 @@ func (s *memorySubscription) Close() error {
 		s.removeLocked(topic)
 	}
 	s.layer.mu.Unlock()
-
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
 	s.cancel()
-	s.calls.Wait()
+	s.gate.shut()
 	return nil
-}
-
-// begin reports whether the receiver may still be called; if so, calls.Done follows.
-func (s *memorySubscription) begin() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	s.calls.Add(1)
-	return true
 }
 
 // ready waits for room. A subscription that has ended, or ends meanwhile, has room.
 func (s *memorySubscription) ready(ctx context.Context, topic string) error {
-	if !s.begin() {
+	if !s.gate.enter() {
 		return nil
 	}
-	defer s.calls.Done()
+	defer s.gate.leave()
 	if ctx != over {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
@@ -285,10 +267,10 @@ func (s *memorySubscription) ready(ctx context.Context, topic string) error {
 }
 
 func (s *memorySubscription) deliver(p Publication) {
-	if !s.begin() {
+	if !s.gate.enter() {
 		return
 	}
-	defer s.calls.Done()
+	defer s.gate.leave()
 	s.receiver.Deliver(p)
 }
 

@@ -1,0 +1,79 @@
+package grouphub
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+)
+
+// The first byte of whatever goes through Redis says what follows. A later version of
+// the format gets a byte of its own.
+const (
+	formatPlain  = 1 // the payload
+	formatSealed = 2 // nonce, AES-256-GCM ciphertext, tag
+)
+
+var (
+	errUnknownFormat = errors.New("unknown format, perhaps of a newer version")
+	errNotSealed     = errors.New("not sealed, and this layer has encryption keys")
+	errUnknownKey    = errors.New("sealed under an unknown key, or for another name")
+)
+
+// A sealer wraps payloads for Redis, and encrypts them if it has keys.
+type sealer struct {
+	keys []cipher.AEAD // the first seals
+}
+
+func newSealer(keys []string) (*sealer, error) {
+	s := &sealer{}
+	for i, key := range keys {
+		if key == "" {
+			return nil, fmt.Errorf("grouphub: encryption key %d is empty", i)
+		}
+		secret, err := hkdf.Key(sha256.New, []byte(key), nil, "grouphub redis layer", 32)
+		if err != nil {
+			return nil, fmt.Errorf("grouphub: encryption key %d: %w", i, err)
+		}
+		block, err := aes.NewCipher(secret)
+		if err != nil {
+			return nil, fmt.Errorf("grouphub: encryption key %d: %w", i, err)
+		}
+		aead, err := cipher.NewGCMWithRandomNonce(block)
+		if err != nil {
+			return nil, fmt.Errorf("grouphub: encryption key %d: %w", i, err)
+		}
+		s.keys = append(s.keys, aead)
+	}
+	return s, nil
+}
+
+// seal copies the payload. Sealed for one name it opens under no other, so nobody can
+// move it to another group.
+func (s *sealer) seal(name string, payload []byte) []byte {
+	if len(s.keys) == 0 {
+		return append(append(make([]byte, 0, 1+len(payload)), formatPlain), payload...)
+	}
+	sealed := append(make([]byte, 0, 1+len(payload)+s.keys[0].Overhead()), formatSealed)
+	return s.keys[0].Seal(sealed, nil, payload, []byte(name))
+}
+
+// open returns a slice of its own.
+func (s *sealer) open(name, sealed string) ([]byte, error) {
+	switch {
+	case sealed == "" || sealed[0] != formatPlain && sealed[0] != formatSealed:
+		return nil, errUnknownFormat
+	case sealed[0] == formatPlain && len(s.keys) > 0:
+		return nil, errNotSealed
+	case sealed[0] == formatPlain:
+		return []byte(sealed[1:]), nil
+	}
+	for _, key := range s.keys {
+		if payload, err := key.Open(nil, nil, []byte(sealed[1:]), []byte(name)); err == nil {
+			return payload, nil
+		}
+	}
+	return nil, errUnknownKey
+}

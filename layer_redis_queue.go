@@ -97,6 +97,10 @@ func (l *RedisLayer) queueLife() string {
 	return strconv.FormatInt((l.expiry + 2*redisQueueLease).Milliseconds(), 10)
 }
 
+func (l *RedisLayer) queueLease() string {
+	return strconv.FormatInt(redisQueueLease.Milliseconds(), 10)
+}
+
 // wakeCommand returns the last arguments of a script that wakes takers.
 func (l *RedisLayer) wakeCommand(queue string) []string {
 	command, channel := "PUBLISH", l.key("wake", queue)
@@ -186,7 +190,7 @@ func (l *RedisLayer) serveQueue(q *redisQueue) {
 	defer poll.Stop()
 	for l.ctx.Err() == nil {
 		result, err := l.run(l.ctx, "take from", q.name, queueTake, keys,
-			[]string{strconv.FormatInt(redisQueueLease.Milliseconds(), 10), l.queueLife()})
+			[]string{l.queueLease(), l.queueLife()})
 		if taken, _ := result.AsStrSlice(); err == nil && len(taken) == 2 {
 			// What cannot be opened is done with.
 			message, ok := l.open(keys[0], taken[1])

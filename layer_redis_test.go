@@ -2,7 +2,6 @@ package grouphub_test
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -18,7 +17,7 @@ import (
 
 // redisServer is a real redis-server of one test, on a port of its own.
 type redisServer struct {
-	t       *testing.T
+	t       testing.TB
 	port    string
 	args    []string
 	process *exec.Cmd
@@ -26,7 +25,7 @@ type redisServer struct {
 
 // startRedis starts a redis-server that ends with the test. Without the binary the test
 // is skipped, except where CI is true.
-func startRedis(t *testing.T, args ...string) *redisServer {
+func startRedis(t testing.TB, args ...string) *redisServer {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		if os.Getenv("CI") == "true" {
@@ -130,5 +129,3 @@ func TestRedisLayerShardedAndEncrypted(t *testing.T) {
 	s := startRedis(t)
 	hubtest.TestLayer(t, redisPair(s.url, grouphub.RedisOptions{Sharded: true, EncryptionKeys: []string{"secret"}}))
 }
-
-var _ = context.Background

@@ -465,13 +465,20 @@ func TestShutdownDropsSocketsWhenItsContextEnds(t *testing.T) {
 func TestShutdownWaitsForAccept(t *testing.T) {
 	entered, proceed := make(chan struct{}), make(chan struct{})
 	hub := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
-		Accept: func(*http.Request) error { close(entered); <-proceed; return nil },
+		Accept: func(r *http.Request) error {
+			if r.URL.Path != "/first" {
+				return errors.New("not the first")
+			}
+			close(entered)
+			<-proceed
+			return nil
+		},
 	}})
 	s := newServer(t, hub)
 	s.Start()
 	closed := make(chan error)
 	go func() {
-		conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http"), nil)
+		conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http")+"/first", nil)
 		if err == nil {
 			_, _, err = conn.ReadMessage()
 			conn.Close()

@@ -1,0 +1,75 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/centrifugal/centrifuge"
+)
+
+// centrifugeHello is the connect command of its JSON protocol. The server subscribes
+// the client, so that one round trip does.
+const centrifugeHello = `{"id":1,"connect":{}}`
+
+// centrifugeServer is a centrifuge node with what its documentation recommends for
+// many connections: pooled write buffers, commands off the read loop, frames joined
+// without a limit, and no pings of its own protocol.
+type centrifugeServer struct {
+	http.Handler
+	node *centrifuge.Node
+}
+
+type groupKey struct{}
+
+func newCentrifuge(redis string) (contender, error) {
+	node, err := centrifuge.New(centrifuge.Config{})
+	if err != nil {
+		return nil, err
+	}
+	if redis != "" {
+		shard, err := centrifuge.NewRedisShard(node, centrifuge.RedisShardConfig{Address: redis})
+		if err != nil {
+			return nil, err
+		}
+		broker, err := centrifuge.NewRedisBroker(node, centrifuge.RedisBrokerConfig{Shards: []*centrifuge.RedisShard{shard}})
+		if err != nil {
+			return nil, err
+		}
+		node.SetBroker(broker)
+	}
+	node.OnConnecting(func(ctx context.Context, _ centrifuge.ConnectEvent) (centrifuge.ConnectReply, error) {
+		return centrifuge.ConnectReply{
+			Credentials:        &centrifuge.Credentials{},
+			Subscriptions:      map[string]centrifuge.SubscribeOptions{ctx.Value(groupKey{}).(string): {}},
+			MaxMessagesInFrame: -1,
+		}, nil
+	})
+	node.OnConnect(func(c *centrifuge.Client) {
+		joined.Add(1)
+		c.OnDisconnect(func(centrifuge.DisconnectEvent) { left.Add(1) })
+	})
+	if err := node.Run(); err != nil {
+		return nil, err
+	}
+	ws := centrifuge.NewWebsocketHandler(node, centrifuge.WebsocketConfig{
+		ReadBufferSize:             1024,
+		UseWriteBufferPool:         true,
+		ProcessCommandsOffReadLoop: true,
+		PingPongConfig:             centrifuge.PingPongConfig{PingInterval: -1, PongTimeout: -1},
+	})
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), groupKey{}, r.PathValue("group"))))
+	})
+	return centrifugeServer{handler, node}, nil
+}
+
+func (s centrifugeServer) publish(group string, n int, next func() []byte) error {
+	for range n {
+		if _, err := s.node.Publish(group, next()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

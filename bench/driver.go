@@ -1,0 +1,186 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"time"
+)
+
+// sessionTimeout is the end of any one measurement.
+const sessionTimeout = 2 * time.Minute
+
+type driver struct {
+	scenarios []scenario
+	entries   []entry
+	rounds    int
+	length    time.Duration
+	conns     int
+	redis     string
+}
+
+// measure runs all scenarios. Within one the rounds are interleaved: a disturbance of
+// the machine hits all contenders alike, and ratios are of figures from one round.
+func (d *driver) measure(ctx context.Context, log io.Writer) (*results, error) {
+	runtime.LockOSThread() // children end with the thread that started them
+	defer runtime.UnlockOSThread()
+	res := &results{Machine: thisMachine(), Rounds: d.rounds, Length: d.length.String()}
+	for _, s := range d.scenarios {
+		s = s.capped(d.conns)
+		redis := ""
+		if s.Redis {
+			url, stop, err := d.startRedis(ctx)
+			if err != nil {
+				fmt.Fprintf(log, "%s: left out: %v\n", s.Name, err)
+				continue
+			}
+			defer stop()
+			redis = url
+		}
+		r := scenarioResult{Scenario: s}
+		var able []entry
+		for _, e := range d.entries {
+			if !s.Redis || e.redis {
+				able = append(able, e)
+				r.Contenders = append(r.Contenders, contenderResult{Name: e.name})
+			}
+		}
+		for round := range d.rounds {
+			for _, i := range rand.Perm(len(able)) {
+				got, err := d.session(ctx, s, able[i], redis)
+				if ctx.Err() != nil {
+					return nil, ctx.Err()
+				}
+				if err != nil {
+					got.Error = err.Error()
+				}
+				fmt.Fprintf(log, "%s %d/%d %s %s\n", s.Name, round+1, d.rounds, able[i].name, got)
+				r.Contenders[i].Samples = append(r.Contenders[i].Samples, got)
+			}
+		}
+		res.Scenarios = append(res.Scenarios, r)
+	}
+	return res, nil
+}
+
+// session measures one contender once, with processes of its own.
+func (d *driver) session(ctx context.Context, s scenario, e entry, redis string) (sample, error) {
+	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
+	defer cancel()
+	servers := 1
+	if s.Redis {
+		servers = 2
+	}
+	j := job{Scenario: s, Hello: e.hello, Length: d.length}
+	for range servers {
+		at, stop, err := startServer(ctx, e.name, redis)
+		if err != nil {
+			return sample{}, err
+		}
+		defer stop()
+		j.Servers = append(j.Servers, at)
+	}
+	input, err := json.Marshal(j)
+	if err != nil {
+		return sample{}, err
+	}
+	load, err := child(ctx, "load")
+	if err != nil {
+		return sample{}, err
+	}
+	var complaints bytes.Buffer
+	load.Stdin, load.Stderr = bytes.NewReader(input), &complaints
+	output, err := load.Output()
+	if err != nil {
+		return sample{}, fmt.Errorf("load generator: %w: %s", err, bytes.TrimSpace(complaints.Bytes()))
+	}
+	var got sample
+	return got, json.Unmarshal(output, &got)
+}
+
+func child(ctx context.Context, args ...string) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	c := exec.CommandContext(ctx, self, args...)
+	c.SysProcAttr = endWithParent()
+	c.Stderr = os.Stderr
+	return c, nil
+}
+
+// startServer returns once the server listens.
+func startServer(ctx context.Context, name, redis string) (at address, stop func(), err error) {
+	c, err := child(ctx, "serve", name, redis)
+	if err != nil {
+		return at, nil, err
+	}
+	if _, err := c.StdinPipe(); err != nil { // its end is the server's
+		return at, nil, err
+	}
+	output, err := c.StdoutPipe()
+	if err != nil {
+		return at, nil, err
+	}
+	if err := c.Start(); err != nil {
+		return at, nil, err
+	}
+	stop = func() {
+		c.Process.Kill()
+		c.Wait()
+	}
+	if err := json.NewDecoder(output).Decode(&at); err != nil {
+		stop()
+		return at, nil, fmt.Errorf("server %s did not start: %w", name, err)
+	}
+	return at, stop, nil
+}
+
+// startRedis returns the URL of the server to use. One of its own listens on nothing
+// but a Unix socket.
+func (d *driver) startRedis(ctx context.Context) (url string, stop func(), err error) {
+	if d.redis != "" {
+		return d.redis, func() {}, nil
+	}
+	program, err := exec.LookPath("redis-server")
+	if err != nil {
+		return "", nil, errors.New("no redis-server in PATH, and no -redis")
+	}
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return "", nil, err
+	}
+	socket := filepath.Join(dir, "redis.sock")
+	c := exec.CommandContext(ctx, program, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", dir)
+	c.SysProcAttr = endWithParent()
+	if err := c.Start(); err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	stop = func() {
+		c.Process.Kill()
+		c.Wait()
+		os.RemoveAll(dir)
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			conn.Close()
+			return "unix://" + socket, stop, nil
+		}
+		if time.Now().After(deadline) {
+			stop()
+			return "", nil, fmt.Errorf("redis-server does not listen: %w", err)
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// An event is JSON of eventSize bytes: when it was published, on the machine's
+// monotonic clock in nanoseconds, and its number in its group, from 1, both in
+// hexadecimal of a fixed width, so that the load generator finds and reads them
+// without parsing JSON, in whatever envelope a contender puts around it.
+const (
+	eventSize   = 128
+	eventMarker = `{"at":"`
+	numberAt    = len(eventMarker) + 16 + len(`","n":"`)
+	eventPad    = numberAt + 8 + len(`","pad":"`)
+)
+
+var eventTail = strings.Repeat("x", eventSize-eventPad-len(`"}`)) + `"}`
+
+func newEvent(at int64, number uint32) []byte {
+	return fmt.Appendf(make([]byte, 0, eventSize), `%s%016x","n":"%08x","pad":"%s`, eventMarker, at, number, eventTail)
+}
+
+// eachEvent calls fn for every event in a message. It is more than one where a
+// contender sends several in a message.
+func eachEvent(message []byte, fn func(at int64, number uint32)) {
+	for {
+		i := bytes.Index(message, []byte(eventMarker))
+		if i < 0 || len(message)-i < eventSize {
+			return
+		}
+		e := message[i : i+eventSize]
+		fn(int64(hexadecimal(e[len(eventMarker):len(eventMarker)+16])), uint32(hexadecimal(e[numberAt:numberAt+8])))
+		message = message[i+eventSize:]
+	}
+}
+
+func hexadecimal(digits []byte) (v uint64) {
+	for _, d := range digits {
+		if d >= 'a' {
+			d -= 'a' - 10 - '0'
+		}
+		v = v<<4 | uint64(d-'0')
+	}
+	return v
+}
+
+// WebSocket opcodes.
+const (
+	opText  = 1
+	opClose = 8
+)
+
+var errFrame = errors.New("not an unmasked, unfragmented WebSocket frame")
+
+// nextFrame reads the frame at the head of b. Its size is zero while b holds only a
+// part of it.
+func nextFrame(b []byte) (opcode byte, payload []byte, size int, err error) {
+	if len(b) < 2 {
+		return 0, nil, 0, nil
+	}
+	if b[0]&0xf0 != 0x80 || b[1]&0x80 != 0 {
+		return 0, nil, 0, errFrame
+	}
+	head, length := 2, uint64(b[1])
+	switch {
+	case length == 126 && len(b) >= 4:
+		head, length = 4, uint64(binary.BigEndian.Uint16(b[2:]))
+	case length == 127 && len(b) >= 10:
+		head, length = 10, binary.BigEndian.Uint64(b[2:])
+	case length >= 126:
+		return 0, nil, 0, nil
+	}
+	if length > 1<<30 {
+		return 0, nil, 0, errFrame
+	}
+	if uint64(len(b)-head) < length {
+		return 0, nil, 0, nil
+	}
+	size = head + int(length)
+	return b[0] & 0x0f, b[head:size], size, nil
+}
+
+// appendFrame appends a server's text frame.
+func appendFrame(dst, payload []byte) []byte {
+	switch n := len(payload); {
+	case n < 126:
+		dst = append(dst, 0x80|opText, byte(n))
+	case n < 1<<16:
+		dst = append(dst, 0x80|opText, 126)
+		dst = binary.BigEndian.AppendUint16(dst, uint16(n))
+	default:
+		dst = append(dst, 0x80|opText, 127)
+		dst = binary.BigEndian.AppendUint64(dst, uint64(n))
+	}
+	return append(dst, payload...)
+}
+
+// maskedFrame returns a client's frame of less than 126 bytes, masked with zeros.
+func maskedFrame(opcode byte, payload []byte) []byte {
+	return append([]byte{0x80 | opcode, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
+}
+
+// Faults counts what a contender did wrong.
+type faults struct {
+	Missing int `json:",omitempty"` // numbers that a connection had not seen when a later one came, or at the end
+	Late    int `json:",omitempty"` // numbers out of order, or repeated
+	Closed  int `json:",omitempty"` // connections that ended too early
+}
+
+func (f *faults) add(g faults) {
+	f.Missing += g.Missing
+	f.Late += g.Late
+	f.Closed += g.Closed
+}
+
+func (f faults) String() string {
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		what string
+	}{{f.Missing, "missing"}, {f.Late, "late or repeated"}, {f.Closed, "connections closed"}} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.what))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// A sequence follows the numbers that one connection receives.
+type sequence struct{ last uint32 }
+
+func (s *sequence) check(number uint32, f *faults) {
+	if number <= s.last {
+		f.Late++
+		return
+	}
+	f.Missing += int(number - s.last - 1)
+	s.last = number
+}

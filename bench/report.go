@@ -155,7 +155,7 @@ func (c contenderResult) remarks() string {
 func (res *results) table() string {
 	var b strings.Builder
 	m := res.Machine
-	fmt.Fprintf(&b, "%s, %d cores, %s, %s, %s. Medians of %d rounds of %s (minimum–maximum).\n", m.CPU, m.Cores, m.System, m.Go, m.Date, res.Rounds, res.Length)
+	fmt.Fprintf(&b, "%s, %d cores, %s, %s, %s. Medians (minimum–maximum) of measurements of %s, rounds: %d.\n", m.CPU, m.Cores, m.System, m.Go, m.Date, res.Length, res.Rounds)
 	for _, r := range res.Scenarios {
 		columns := columnsOf[r.Scenario.Kind]
 		head := []string{"contender"}
@@ -214,6 +214,9 @@ func writeMarkdown(b *strings.Builder, rows [][]string) {
 func cell(s spread, ok bool) string {
 	if !ok {
 		return "–"
+	}
+	if s.min == s.max {
+		return figure(s.median)
 	}
 	return fmt.Sprintf("%s (%s–%s)", figure(s.median), figure(s.min), figure(s.max))
 }

@@ -32,6 +32,7 @@ var scenarios = []scenario{
 // capped returns the scenario with at most so many connections.
 func (s scenario) capped(conns int) scenario {
 	if conns > 0 && conns < s.Conns {
+		s.Title += fmt.Sprintf(" — capped at %d connections", conns)
 		s.Conns = conns
 		s.GroupSize = min(s.GroupSize, max(conns/2, 1))
 		if s.Kind == fanout && s.Turn == 0 {

@@ -1,0 +1,39 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"github.com/seed-29c60982/grouphub"
+)
+
+// grouphubServer is this package with its defaults, and the handler that most programs
+// want: each event as JSON, with its type and group around the data.
+type grouphubServer struct {
+	http.Handler
+	hub *grouphub.Hub
+}
+
+func newGrouphub(string) (contender, error) {
+	hub := grouphub.New(nil)
+	return grouphubServer{hub.Handler(grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			defer joined.Add(1)
+			return c.Join(c.PathValue("group"))
+		},
+		Disconnect: func(context.Context, *grouphub.Conn, int) { left.Add(1) },
+		Events:     grouphub.Events{"event": grouphub.Forward()},
+	}), hub}, nil
+}
+
+func (s grouphubServer) publish(group string, n int, next func() []byte) error {
+	for range n {
+		if err := s.hub.GroupSend(context.Background(), group, "event", json.RawMessage(next())); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"regexp"
@@ -22,7 +23,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := command(ctx, os.Args[1:]); err != nil {
+	if err := command(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -49,7 +50,7 @@ func runChild(args []string) bool {
 	return true
 }
 
-func command(ctx context.Context, args []string) error {
+func command(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	var (
 		run    = flags.String("run", "", "regular expression: scenarios to run")
@@ -104,7 +105,7 @@ func command(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	_, err = os.Stdout.WriteString(res.table())
+	_, err = io.WriteString(out, res.table())
 	return err
 }
 

@@ -13,7 +13,7 @@ const (
 	plotMargin = 20
 	nameWidth  = 92
 	panelGap   = 14
-	valueWidth = 66 // room for the number behind the longest line
+	valueWidth = 76 // room for the number behind the longest line
 	rowHeight  = 19
 	headHeight = 52 // a scenario's title and its panels'
 )
@@ -22,7 +22,7 @@ const (
 // and follows the reader's choice of light or dark.
 const plotStyle = `
 	.back { fill: #ffffff; stroke: #d0d7de }
-	text { font: 12px system-ui, sans-serif; fill: #1f2328 }
+	text { font: 12px system-ui, sans-serif; fill: #1f2328; stroke: #ffffff; stroke-width: 3px; paint-order: stroke }
 	.title { font-weight: 600; font-size: 14px }
 	.small { font-size: 11px; fill: #59636e }
 	.own { fill: #0550ae; font-weight: 600 }
@@ -34,7 +34,7 @@ const plotStyle = `
 	circle.own { fill: #0969da }
 	@media (prefers-color-scheme: dark) {
 		.back { fill: #0d1117; stroke: #30363d }
-		text { fill: #e6edf3 }
+		text { fill: #e6edf3; stroke: #0d1117 }
 		.small { fill: #9198a1 }
 		.own { fill: #79c0ff }
 		line { stroke: #7d8590 }
@@ -81,13 +81,18 @@ func drawScenario(b *bytes.Buffer, r scenarioResult, y int) {
 }
 
 func drawPanel(b *bytes.Buffer, r scenarioResult, col column, x, y, width int) {
-	lowest, highest := math.Inf(1), 0.0
+	lowest, lowestPeer, highest := math.Inf(1), math.Inf(1), 0.0
 	for _, c := range r.Contenders {
 		if s, ok := c.spread(col.value); ok {
 			lowest, highest = min(lowest, s.min), max(highest, s.max)
+			if c.Name != limitName {
+				lowestPeer = min(lowestPeer, s.min)
+			}
 		}
 	}
-	place, logarithmic := scale(lowest, highest, float64(width))
+	// The limit may vanish at the left edge; the contenders have to be told apart.
+	logarithmic := highest > 20*lowestPeer
+	place := scale(lowest, highest, float64(width), logarithmic)
 	title := col.title
 	if logarithmic {
 		title += " (log)"
@@ -102,25 +107,24 @@ func drawPanel(b *bytes.Buffer, r scenarioResult, col column, x, y, width int) {
 		}
 		at := func(v float64) float64 { return float64(x) + place(v) }
 		if c.Name == limitName {
-			fmt.Fprintf(b, `<line class="limit" x1="%.1f" y1="%d" x2="%[1].1f" y2="%d"/>`+"\n",
-				at(s.median), y-9, y+len(r.Contenders)*rowHeight-9)
+			fmt.Fprintf(b, `<line class="limit" x1="%.1f" y1="%d" x2="%.1f" y2="%d"/>`+"\n",
+				at(s.median), y-9, at(s.median), y+len(r.Contenders)*rowHeight-9)
 		}
 		class := ownClass(c.Name)
-		fmt.Fprintf(b, `<line class="%s" x1="%d" y1="%d" x2="%.1f" y2="%[3]d"/>`+"\n", class, x, middle, at(s.median))
-		fmt.Fprintf(b, `<line class="%s range" x1="%.1f" y1="%d" x2="%.1f" y2="%[3]d"/>`+"\n", class, at(s.min), middle, at(s.max))
+		fmt.Fprintf(b, `<line class="%s" x1="%d" y1="%d" x2="%.1f" y2="%d"/>`+"\n", class, x, middle, at(s.median), middle)
+		fmt.Fprintf(b, `<line class="%s range" x1="%.1f" y1="%d" x2="%.1f" y2="%d"/>`+"\n", class, at(s.min), middle, at(s.max), middle)
 		fmt.Fprintf(b, `<circle class="%s" cx="%.1f" cy="%d" r="4"/>`+"\n", class, at(s.median), middle)
 		writeText(b, int(at(s.max))+8, middle+4, class, figure(s.median))
 	}
 }
 
-// scale maps values to pixels: from zero, or, when they are too far apart for that,
-// logarithmically from somewhat below the lowest.
-func scale(lowest, highest, width float64) (place func(float64) float64, logarithmic bool) {
-	if highest <= 20*lowest {
-		return func(v float64) float64 { return v / highest * width }, false
+// scale maps values to pixels: from zero, or logarithmically from half the lowest.
+func scale(lowest, highest, width float64, logarithmic bool) func(float64) float64 {
+	if !logarithmic {
+		return func(v float64) float64 { return v / highest * width }
 	}
 	from := math.Log(lowest / 2)
-	return func(v float64) float64 { return (math.Log(v) - from) / (math.Log(highest) - from) * width }, true
+	return func(v float64) float64 { return (math.Log(v) - from) / (math.Log(highest) - from) * width }
 }
 
 func ownClass(contender string) string {

@@ -210,7 +210,7 @@ func (l *lane) idle() (sample, error) {
 		return sample{}, err
 	}
 	// What a server gives back only once a connection has been idle shall count.
-	for end := now() + int64(time.Second); now() < end; {
+	for end := now() + int64(l.job.Length); now() < end; {
 		if err := l.poll(100 * time.Millisecond); err != nil {
 			return sample{}, err
 		}

@@ -228,75 +228,53 @@ func (l *lane) idle() (sample, error) {
 	}, err
 }
 
-// churn keeps a number of clients busy that connect, become members, say goodbye and
-// wait for the server to close. Latency is that of a whole life.
+// churn keeps a number of clients busy that connect, become members, say goodbye, wait
+// for the server to close, and begin again. A life is what counts as received, and its
+// duration as latency.
 func (l *lane) churn() (sample, error) {
-	s := l.job.Scenario
 	goodbye := maskedFrame(opClose, []byte{0x03, 0xe8})
-	var end int64 // no new lives after it
-	lives, busy := 0, 0
+	again, busy := true, 0
 	l.opened = func(c *client) error {
 		_, err := unix.Write(c.fd, goodbye)
 		return err
-	}
-	start := func(c *client) error {
-		busy++
-		return l.dial(c)
 	}
 	l.ended = func(c *client) error {
 		if c.stage != isOpen {
 			return fmt.Errorf("connection %d was closed in its handshake", l.dialled)
 		}
+		l.received++
 		l.latency.record(now() - c.began)
-		lives, busy = lives+1, busy-1
 		// A reset leaves no port waiting on this side; the server has closed already.
 		err := errors.Join(unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), unix.Close(c.fd))
-		if err != nil || now() > end {
-			return err
+		if err == nil && again {
+			return l.dial(c)
 		}
-		return start(c)
+		busy--
+		return err
 	}
-	for i := range s.Conns {
-		l.clients = append(l.clients, &client{index: i, server: i % len(l.control), group: i / s.GroupSize})
-	}
-	run := func(length time.Duration) error {
-		end = now() + int64(length)
-		for _, c := range l.clients {
-			if err := start(c); err != nil {
-				return err
-			}
+	for ; busy < l.job.Scenario.Conns; busy++ {
+		c := &client{index: busy, group: busy / l.job.Scenario.GroupSize}
+		l.clients = append(l.clients, c)
+		if err := l.dial(c); err != nil {
+			return sample{}, err
 		}
-		for busy > 0 {
-			if now() > end+int64(stallTimeout) {
-				l.faults.Closed += busy
-				return fmt.Errorf("%d connections were not closed", busy)
-			}
-			if err := l.poll(100 * time.Millisecond); err != nil {
-				return err
-			}
-		}
-		return l.settle(func(u Usage) bool { return u.Left == u.Joined })
 	}
-	if err := run(l.job.Length / 4); err != nil {
-		return sample{}, err
+	step := func() error { return l.poll(100 * time.Millisecond) }
+	if warm, err := l.during(l.job.Length/4, step); err != nil {
+		return warm, err
 	}
-	before, err := l.usage()
+	result, err := l.during(l.job.Length, step)
 	if err != nil {
-		return sample{}, err
+		return result, err
 	}
-	l.latency = histogram{}
-	lives = 0
-	began := now()
-	if err := run(l.job.Length); err != nil {
-		return sample{}, err
+	again = false
+	for deadline := now() + int64(stallTimeout); busy > 0; {
+		if now() > deadline {
+			return result, fmt.Errorf("%d connections were not closed", busy)
+		}
+		if err := step(); err != nil {
+			return result, err
+		}
 	}
-	took := float64(now()-began) / 1e9
-	after, err := l.usage()
-	result := sample{
-		CPU:    float64((after.CPU - before.CPU).Nanoseconds()) / 1e3 / float64(lives),
-		Rate:   float64(lives) / took,
-		Faults: l.faults,
-	}
-	result.P50, result.P99 = l.quantiles()
-	return result, err
+	return result, l.settle(func(u Usage) bool { return u.Left == u.Joined })
 }

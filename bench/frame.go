@@ -105,7 +105,7 @@ func maskedFrame(opcode byte, payload []byte) []byte {
 	return append([]byte{0x80 | opcode, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
 }
 
-// Faults counts what a contender did wrong.
+// faults counts what a contender did wrong.
 type faults struct {
 	Missing int `json:",omitempty"` // numbers that a connection had not seen when a later one came, or at the end
 	Late    int `json:",omitempty"` // numbers out of order, or repeated

@@ -100,7 +100,7 @@ var (
 			{"CPU per delivery, µs", cpuOf}, columnRate},
 		idle: {
 			{"resident, KiB per connection", func(s sample) float64 { return s.Resident / 1024 }},
-			{"of it live heap, KiB", func(s sample) float64 { return s.Heap / 1024 }},
+			{"live heap, KiB", func(s sample) float64 { return s.Heap / 1024 }},
 			{"stacks, KiB", func(s sample) float64 { return s.Stacks / 1024 }},
 		},
 		churn: {{"CPU per connection, µs", cpuOf}, {"connections/s", func(s sample) float64 { return s.Rate }}, columnP50, columnP99},

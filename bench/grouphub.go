@@ -17,8 +17,16 @@ type grouphubServer struct {
 	hub *grouphub.Hub
 }
 
-func newGrouphub(string) (contender, error) {
-	hub := grouphub.New(nil)
+func newGrouphub(redis string) (contender, error) {
+	options := new(grouphub.Options)
+	if redis != "" {
+		layer, err := grouphub.NewRedisLayer(redis, nil)
+		if err != nil {
+			return nil, err
+		}
+		options.Layer = layer
+	}
+	hub := grouphub.New(options)
 	return grouphubServer{hub.Handler(grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error {
 			defer joined.Add(1)

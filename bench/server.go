@@ -30,7 +30,7 @@ type contender interface {
 
 // entries are all contenders, in the order of the tables.
 var entries = []entry{
-	{name: "grouphub", start: newGrouphub},
+	{name: "grouphub", start: newGrouphub, redis: true},
 	{name: "gorilla hub", start: newGorilla},
 	{name: "melody", start: newMelody},
 	{name: "coder", start: newCoder},

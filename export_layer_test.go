@@ -23,6 +23,6 @@ func RedisChannel(l *RedisLayer, topic string) string { return l.key("topic", to
 
 // TakeAndCrash takes a message as a process does that ends before it hands it over.
 func TakeAndCrash(l *RedisLayer, queue string) error {
-	_, err := l.run(context.Background(), "take from", queue, queueTake, l.queueKeys(queue), []string{l.queueLease(), l.queueLife()})
+	_, err := l.runQueue(context.Background(), "take from", queue, queueTake, milliseconds(redisQueueLease))
 	return err
 }

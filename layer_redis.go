@@ -73,6 +73,8 @@ type RedisOptions struct {
 //
 // Messages of a queue are redelivered when the process that took them ended, or lost
 // its connection, before it had handed them over: perhaps to a second caller.
+//
+// In a Cluster, rueidis may keep a goroutine for a few seconds after Close.
 type RedisLayer struct {
 	// Static after construction.
 	client    rueidis.Client

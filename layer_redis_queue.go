@@ -15,7 +15,8 @@ import (
 
 // A queue is three keys of one slot: a hash of id to deadline and message, a list of the
 // ids that wait, and a sorted set of those that are taken, by the end of their lease.
-// Times are the server's, in milliseconds.
+// Times are the server's, in milliseconds. ARGV[1] is the life of the keys, which
+// outlives every message.
 const queuePrelude = `
 local messages, waiting, taken = KEYS[1], KEYS[2], KEYS[3]
 local time = redis.call('TIME')
@@ -33,6 +34,7 @@ end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', taken, '-inf', now)) do
   redis.call('ZREM', taken, id)
   redis.call('LPUSH', waiting, id)
+  redis.call('PEXPIRE', waiting, ARGV[1])
 end
 `
 
@@ -43,46 +45,46 @@ func newQueueScript(source string) redisScript {
 }
 
 var (
-	// ARGV: id, message, capacity, expiry, life of the keys, PUBLISH or SPUBLISH,
-	// channel and payload that wake takers.
+	// ARGV: life, id, message, capacity, expiry, and what wakes takers: PUBLISH or
+	// SPUBLISH, channel, payload.
 	queueAppend = newQueueScript(`
 local head = redis.call('LINDEX', waiting, 0)
 while head and not message(head) do
   redis.call('LPOP', waiting)
   head = redis.call('LINDEX', waiting, 0)
 end
-if redis.call('LLEN', waiting) >= tonumber(ARGV[3]) then return 0 end
-redis.call('HSET', messages, ARGV[1], string.format('%.0f', now + ARGV[4]) .. ':' .. ARGV[2])
-redis.call('RPUSH', waiting, ARGV[1])
-for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[5]) end
+if redis.call('LLEN', waiting) >= tonumber(ARGV[4]) then return 0 end
+redis.call('HSET', messages, ARGV[2], string.format('%.0f', now + ARGV[5]) .. ':' .. ARGV[3])
+redis.call('RPUSH', waiting, ARGV[2])
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end
 redis.call(ARGV[6], ARGV[7], ARGV[8])
 return 1`)
 
-	// ARGV: lease, life of the keys. Returns id and message.
+	// ARGV: life, lease. Returns id and message.
 	queueTake = newQueueScript(`
 local id = redis.call('LPOP', waiting)
 while id do
   local value = message(id)
   if value then
-    redis.call('ZADD', taken, string.format('%.0f', now + ARGV[1]), id)
-    redis.call('PEXPIRE', taken, ARGV[2])
+    redis.call('ZADD', taken, string.format('%.0f', now + ARGV[2]), id)
+    redis.call('PEXPIRE', taken, ARGV[1])
     return {id, value}
   end
   id = redis.call('LPOP', waiting)
 end
 return {}`)
 
-	// ARGV: id.
+	// ARGV: life, id.
 	queueDone = newQueueScript(`
-redis.call('ZREM', taken, ARGV[1])
-redis.call('HDEL', messages, ARGV[1])
+redis.call('ZREM', taken, ARGV[2])
+redis.call('HDEL', messages, ARGV[2])
 return 1`)
 
-	// ARGV: id, life of the keys, PUBLISH or SPUBLISH, channel, payload.
+	// ARGV: life, id, and what wakes takers.
 	queueBack = newQueueScript(`
-if redis.call('ZREM', taken, ARGV[1]) == 1 then
-  redis.call('LPUSH', waiting, ARGV[1])
-  redis.call('PEXPIRE', waiting, ARGV[2])
+if redis.call('ZREM', taken, ARGV[2]) == 1 then
+  redis.call('LPUSH', waiting, ARGV[2])
+  redis.call('PEXPIRE', waiting, ARGV[1])
   redis.call(ARGV[3], ARGV[4], ARGV[5])
 end
 return 1`)
@@ -92,14 +94,13 @@ func (l *RedisLayer) queueKeys(queue string) []string {
 	return []string{l.key("messages", queue), l.key("waiting", queue), l.key("taken", queue)}
 }
 
-// queueLife is how long the keys of a queue outlive its last change, in milliseconds.
-func (l *RedisLayer) queueLife() string {
-	return strconv.FormatInt((l.expiry + 2*redisQueueLease).Milliseconds(), 10)
+// runQueue runs a script on a queue.
+func (l *RedisLayer) runQueue(ctx context.Context, operation, queue string, script redisScript, args ...string) (rueidis.RedisResult, error) {
+	life := milliseconds(l.expiry + 2*redisQueueLease)
+	return l.run(ctx, operation, queue, script, l.queueKeys(queue), append([]string{life}, args...))
 }
 
-func (l *RedisLayer) queueLease() string {
-	return strconv.FormatInt(redisQueueLease.Milliseconds(), 10)
-}
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 // wakeCommand returns the last arguments of a script that wakes takers.
 func (l *RedisLayer) wakeCommand(queue string) []string {
@@ -112,14 +113,9 @@ func (l *RedisLayer) wakeCommand(queue string) []string {
 
 // Append implements [Layer].
 func (l *RedisLayer) Append(ctx context.Context, queue string, message []byte) error {
-	keys := l.queueKeys(queue)
-	result, err := l.run(ctx, "append to", queue, queueAppend, keys, append([]string{
-		rand.Text(),
-		rueidis.BinaryString(l.sealer.seal(keys[0], message)),
-		strconv.Itoa(l.capacity),
-		strconv.FormatInt(l.expiry.Milliseconds(), 10),
-		l.queueLife(),
-	}, l.wakeCommand(queue)...))
+	sealed := rueidis.BinaryString(l.sealer.seal(l.key("messages", queue), message))
+	args := []string{rand.Text(), sealed, strconv.Itoa(l.capacity), milliseconds(l.expiry)}
+	result, err := l.runQueue(ctx, "append to", queue, queueAppend, append(args, l.wakeCommand(queue)...)...)
 	if err != nil {
 		return err
 	}
@@ -185,31 +181,23 @@ func (l *RedisLayer) Take(ctx context.Context, queue string) ([]byte, error) {
 func (l *RedisLayer) serveQueue(q *redisQueue) {
 	l.wakes.Add(l.ctx, q.name) // without it there is the poll
 	defer l.wakes.Remove(q.name)
-	keys := l.queueKeys(q.name)
 	poll := time.NewTicker(redisQueuePoll)
 	defer poll.Stop()
-	for l.ctx.Err() == nil {
-		result, err := l.run(l.ctx, "take from", q.name, queueTake, keys,
-			[]string{l.queueLease(), l.queueLife()})
+	for !l.ended(q) {
+		result, err := l.runQueue(l.ctx, "take from", q.name, queueTake, milliseconds(redisQueueLease))
 		if taken, _ := result.AsStrSlice(); err == nil && len(taken) == 2 {
 			// What cannot be opened is done with.
-			message, ok := l.open(keys[0], taken[1])
-			if ok && !l.hand(q, message) {
-				l.run(l.ctx, "give back to", q.name, queueBack, keys, append([]string{taken[0], l.queueLife()}, l.wakeCommand(q.name)...))
+			if message, ok := l.open(l.key("messages", q.name), taken[1]); ok && !l.hand(q, message) {
+				l.runQueue(l.ctx, "give back to", q.name, queueBack, append(taken[:1], l.wakeCommand(q.name)...)...)
 			} else {
-				l.run(l.ctx, "remove from", q.name, queueDone, keys, []string{taken[0]})
+				l.runQueue(l.ctx, "remove from", q.name, queueDone, taken[0])
 			}
-		} else if l.ended(q) {
-			return
-		} else {
-			select {
-			case <-q.wake:
-			case <-poll.C:
-			case <-l.ctx.Done():
-			}
+			continue
 		}
-		if l.ended(q) {
-			return
+		select {
+		case <-q.wake:
+		case <-poll.C:
+		case <-l.ctx.Done():
 		}
 	}
 }
@@ -230,7 +218,7 @@ func (l *RedisLayer) hand(q *redisQueue, message []byte) bool {
 func (l *RedisLayer) ended(q *redisQueue) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(q.callers) > 0 {
+	if len(q.callers) > 0 && !l.closed {
 		return false
 	}
 	delete(l.queues, q.name)

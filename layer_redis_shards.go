@@ -53,20 +53,21 @@ func (s *redisSubscription) routeLocked(known map[string][]uint16) (homeless boo
 			s.startLocked(node)
 		}
 	}
+	s.limbo.todo = nil
 	for _, t := range s.topics {
-		if t.confirmed || t.leaving {
+		if t.state == stateConfirmed || t.state == stateLeaving {
 			continue
 		}
 		home := s.homeLocked(t.channel)
 		if t.link != home {
+			t.setState(stateIdle)
 			t.move(home)
 		}
 		homeless = homeless || home == s.limbo
 	}
 	for node, k := range s.links {
 		if !nodes[node] {
-			k.cancel()
-			delete(s.links, node)
+			k.cancel() // it hands its topics back when it ends
 		}
 	}
 	return homeless

@@ -1,0 +1,408 @@
+package grouphub
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+var (
+	errSilent = errors.New("no heartbeat came through")
+	errNoNode = errors.New("the node is no longer there")
+)
+
+// A redisLink is one connection of a subscription, made again whenever it ends. Only its
+// own goroutine sends on it; what the server says is noted by the connection's reader.
+type redisLink struct {
+	s      *redisSubscription
+	node   string          // its address; "" is any
+	ctx    context.Context // ends with the subscription, or when the node has no slots
+	cancel context.CancelFunc
+	wake   chan struct{} // has room for one: look at what is guarded below
+	beaten chan struct{} // has room for one: a heartbeat has come
+
+	// Guarded by s.mu.
+	gate    *gate         // for calls of the receiver; each connection has another
+	up      bool          // connected, and nothing is missing
+	missing int           // topics that are lost, and not yet confirmed again
+	todo    []*redisTopic // idle ones, and some that are not or have moved on
+	unused  []*redisTopic // to be unsubscribed from if they still are
+}
+
+func (s *redisSubscription) newLink(node string) *redisLink {
+	k := &redisLink{s: s, node: node, wake: make(chan struct{}, 1), beaten: make(chan struct{}, 1), gate: &gate{}}
+	k.ctx, k.cancel = context.WithCancel(s.ctx)
+	return k
+}
+
+func (s *redisSubscription) startLocked(node string) {
+	s.links[node] = s.newLink(node)
+	s.layer.running.Go(s.links[node].run)
+}
+
+func (k *redisLink) addMissing(n int) {
+	if k.missing += n; k.missing == 0 {
+		notify(k.wake)
+	}
+}
+
+// calls returns the gate of the present connection.
+func (k *redisLink) calls() *gate {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	return k.gate
+}
+
+// run keeps the link connected.
+func (k *redisLink) run() {
+	defer k.stopped()
+	delay := redisBackoffMin
+	for k.ctx.Err() == nil {
+		wasUp, err := k.serve()
+		if wasUp {
+			delay = redisBackoffMin
+		}
+		if delay == redisBackoffMin && k.ctx.Err() == nil { // once per outage
+			slog.Warn("grouphub: no subscription to redis, trying again", "hub", k.s.hub, "error", err)
+		}
+		notify(k.s.reroute)
+		pause(k.ctx, delay)
+		delay = min(2*delay, redisBackoffMax)
+	}
+}
+
+// stopped makes way for another link to the same node.
+func (k *redisLink) stopped() {
+	k.cancel()
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	delete(k.s.links, k.node)
+	notify(k.s.reroute)
+}
+
+// pause waits for half of delay at least, and delay at most.
+func pause(ctx context.Context, delay time.Duration) {
+	select {
+	case <-time.After(delay/2 + mathrand.N(delay/2)):
+	case <-ctx.Done():
+	}
+}
+
+// serve connects, subscribes to all topics of the link, and follows their changes until
+// the connection ends.
+func (k *redisLink) serve() (wasUp bool, err error) {
+	l := k.s.layer
+	address, node := k.connectTo()
+	if node == nil {
+		return false, errNoNode
+	}
+	client, _ := node.Dedicate()
+	defer client.Close()
+	heartbeats, g := k.begin()
+	defer func() { wasUp = k.end() }()
+	defer g.shut()
+	ended := client.SetPubSubHooks(rueidis.PubSubHooks{
+		OnMessage: func(m rueidis.PubSubMessage) {
+			if m.Channel == heartbeats {
+				notify(k.beaten)
+			} else if g.enter() {
+				defer g.leave()
+				k.message(m)
+			}
+		},
+		OnSubscription: func(c rueidis.PubSubSubscription) {
+			if g.enter() {
+				defer g.leave()
+				k.confirmation(c)
+			}
+		},
+	})
+	for _, result := range k.command(client, true, [][]string{{heartbeats}}) {
+		if err := result.Error(); err != nil {
+			return false, err
+		}
+	}
+	notify(k.wake)
+	var unsubscribing <-chan time.Time
+	beat := time.NewTicker(l.heartbeat)
+	defer beat.Stop()
+	// Two heartbeats, and most of the time until the third.
+	silence := time.NewTimer(l.heartbeat * 13 / 5)
+	defer silence.Stop()
+	for {
+		select {
+		case <-k.ctx.Done():
+			return false, k.ctx.Err()
+		case err := <-ended:
+			return false, err
+		case <-k.wake:
+			more, err := k.subscribe(client)
+			if err != nil {
+				return false, err
+			}
+			if more && unsubscribing == nil {
+				unsubscribing = time.After(redisUnsubscribe)
+			}
+			k.settle(g)
+		case <-unsubscribing:
+			unsubscribing = nil
+			if err := k.unsubscribe(client); err != nil {
+				return false, err
+			}
+		case <-beat.C:
+			if l.client.Nodes()[address] == nil { // after a failover, perhaps
+				return false, errNoNode
+			}
+			l.post(l.publish(heartbeats, nil))
+		case <-k.beaten:
+			silence.Reset(l.heartbeat * 13 / 5)
+		case <-silence.C:
+			return false, errSilent
+		}
+	}
+}
+
+// connectTo returns the node to connect to: the link's, or any.
+func (k *redisLink) connectTo() (string, rueidis.Client) {
+	nodes := k.s.layer.client.Nodes()
+	if k.node != "" {
+		return k.node, nodes[k.node]
+	}
+	for address, node := range nodes { // in random order
+		return address, node
+	}
+	return "", nil
+}
+
+// begin makes a new connection the present one, with everything to be subscribed to, and
+// returns a channel for its heartbeats: one that is the node's.
+func (k *redisLink) begin() (heartbeats string, g *gate) {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	heartbeats = k.s.layer.key("beat", rand.Text())
+	for k.node != "" && k.ctx.Err() == nil && k.s.owners[k.s.layer.slot(heartbeats)] != k.node {
+		heartbeats = k.s.layer.key("beat", rand.Text())
+	}
+	k.gate = &gate{closed: k.ctx.Err() != nil}
+	return heartbeats, k.gate
+}
+
+// end notes that the connection has ended, and reports whether it had been up. What it
+// had is to be subscribed to by the next one.
+func (k *redisLink) end() (wasUp bool) {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	wasUp, k.up = k.up, false
+	k.todo, k.unused = nil, nil
+	for _, t := range k.s.topics {
+		if t.link != k {
+			continue
+		}
+		t.interrupt()
+		if !t.used() {
+			k.s.forgetLocked(t)
+		} else if k.ctx.Err() != nil {
+			t.move(k.s.limbo)
+		} else {
+			k.todo = append(k.todo, t)
+		}
+	}
+	return wasUp
+}
+
+// message delivers a publication. It is called by the connection's reader.
+func (k *redisLink) message(m rueidis.PubSubMessage) {
+	k.s.mu.Lock()
+	t := k.s.topics[m.Channel]
+	mine := t != nil && t.link == k && t.used()
+	k.s.mu.Unlock()
+	if !mine {
+		return
+	}
+	if payload, ok := k.s.layer.open(m.Channel, m.Message); ok {
+		k.s.receiver.Deliver(Publication{Topic: t.name, Payload: payload})
+	}
+}
+
+// confirmation notes what the server says of a channel. It is called by the
+// connection's reader.
+func (k *redisLink) confirmation(c rueidis.PubSubSubscription) {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	t := k.s.topics[c.Channel]
+	if t == nil || t.link != k {
+		return
+	}
+	switch c.Kind {
+	case "subscribe", "ssubscribe":
+		if t.state == stateSent {
+			t.setState(stateConfirmed)
+		}
+	case "sunsubscribe":
+		if t.state != stateLeaving { // unasked: the slot has moved
+			t.interrupt()
+			t.move(k.s.limbo)
+		}
+	}
+}
+
+// settle calls Lost when all that was lost is in force again, as it is at the start.
+func (k *redisLink) settle(g *gate) {
+	var lost []string
+	k.s.mu.Lock()
+	if k.up = k.missing == 0; k.up {
+		for _, t := range k.s.topics {
+			if t.lost && t.link == k {
+				t.setLost(false)
+				if t.name != k.s.hub {
+					lost = append(lost, t.name)
+				}
+			}
+		}
+	}
+	k.s.mu.Unlock()
+	if len(lost) > 0 && g.enter() {
+		defer g.leave()
+		k.s.receiver.Lost(lost)
+	}
+}
+
+// subscribe sends what is to be subscribed to; confirmations arrive by themselves. It
+// reports whether there is something to unsubscribe from.
+func (k *redisLink) subscribe(client rueidis.DedicatedClient) (unused bool, err error) {
+	for {
+		var batch []*redisTopic
+		k.s.mu.Lock()
+		for len(k.todo) > 0 && len(batch) < redisBatch {
+			t := k.todo[0]
+			k.todo = k.todo[1:]
+			if t.link == k && t.state == stateIdle && t.used() {
+				t.setState(stateSent)
+				batch = append(batch, t)
+			}
+		}
+		unused = len(k.unused) > 0
+		k.s.mu.Unlock()
+		if len(batch) == 0 {
+			return unused, nil
+		}
+		groups, channels := k.bySlot(batch)
+		for i, result := range k.command(client, true, channels) {
+			err := result.Error()
+			if answer, ok := rueidis.IsRedisErr(err); ok {
+				err = k.refused(groups[i], answer)
+			}
+			if err != nil {
+				return false, err
+			}
+		}
+	}
+}
+
+// refused deals with an answer that is an error. Those that wait for a new topic get it;
+// to get back one that was lost, perhaps a new connection helps.
+func (k *redisLink) refused(topics []*redisTopic, answer *rueidis.RedisError) error {
+	_, moved := answer.IsMoved()
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	for _, t := range topics {
+		if t.link != k || t.state != stateSent {
+			continue
+		}
+		t.setState(stateIdle)
+		if moved || answer.IsClusterDown() {
+			t.move(k.s.limbo)
+		} else if t.added {
+			return answer
+		}
+		for _, wait := range t.waiters {
+			if t.link == k {
+				wait.err = answer
+				notify(wait.changed)
+			}
+		}
+	}
+	return nil
+}
+
+// unsubscribe ends the subscription to what is still unused. Who adds it again meanwhile
+// waits until it is subscribed to anew.
+func (k *redisLink) unsubscribe(client rueidis.DedicatedClient) error {
+	var unused []*redisTopic
+	k.s.mu.Lock()
+	for _, t := range k.unused {
+		if t.link == k && !t.used() && (t.state == stateSent || t.state == stateConfirmed) {
+			t.setState(stateLeaving)
+			unused = append(unused, t)
+		}
+	}
+	k.unused = nil
+	k.s.mu.Unlock()
+	for batch := range slices.Chunk(unused, redisBatch) {
+		_, channels := k.bySlot(batch)
+		for _, result := range k.command(client, false, channels) {
+			if err := result.NonRedisError(); err != nil {
+				return err
+			}
+		}
+		k.s.mu.Lock()
+		for _, t := range batch {
+			t.setState(stateIdle)
+			if t.used() {
+				t.move(k)
+			} else {
+				k.s.forgetLocked(t)
+			}
+		}
+		k.s.mu.Unlock()
+	}
+	return nil
+}
+
+// bySlot groups topics, and their channels, as commands may have them: in a Cluster, a
+// command on sharded channels is about one slot.
+func (k *redisLink) bySlot(topics []*redisTopic) (groups [][]*redisTopic, channels [][]string) {
+	bySlot := make(map[uint16][]*redisTopic)
+	for _, t := range topics {
+		slot := uint16(0)
+		if k.node != "" {
+			slot = k.s.layer.slot(t.channel)
+		}
+		bySlot[slot] = append(bySlot[slot], t)
+	}
+	for _, group := range bySlot {
+		var names []string
+		for _, t := range group {
+			names = append(names, t.channel)
+		}
+		groups, channels = append(groups, group), append(channels, names)
+	}
+	return groups, channels
+}
+
+// command subscribes to each list of channels, or unsubscribes from it, and returns the
+// first answer about each.
+func (k *redisLink) command(client rueidis.DedicatedClient, subscribe bool, lists [][]string) []rueidis.RedisResult {
+	ctx, cancel := context.WithTimeout(k.ctx, layerTimeout)
+	defer cancel()
+	var commands []rueidis.Completed
+	for _, channels := range lists {
+		switch b, sharded := client.B(), k.s.layer.sharded; {
+		case subscribe && sharded:
+			commands = append(commands, b.Ssubscribe().Channel(channels...).Build())
+		case subscribe:
+			commands = append(commands, b.Subscribe().Channel(channels...).Build())
+		case sharded:
+			commands = append(commands, b.Sunsubscribe().Channel(channels...).Build())
+		default:
+			commands = append(commands, b.Unsubscribe().Channel(channels...).Build())
+		}
+	}
+	return client.DoMulti(ctx, commands...)
+}

@@ -3,15 +3,16 @@ package grouphub
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
+
+	"github.com/seed-29c60982/grouphub/internal/fault"
 )
 
 // Errors that callers are meant to tell apart, with errors.Is. What is returned
 // wraps them and names the operation and the value.
 var (
 	// ErrClosed means that the hub, the layer or the connection has ended.
-	ErrClosed = errors.New("grouphub: closed")
+	ErrClosed = fault.Closed
 	// ErrInvalidName means that a group, channel or event name is not 1 to 255
 	// bytes of UTF-8 without control characters, or is reserved. Nothing was done.
 	ErrInvalidName = errors.New("grouphub: invalid name")
@@ -20,13 +21,13 @@ var (
 	ErrTooLarge = errors.New("grouphub: event too large")
 	// ErrQueueFull means that a named channel holds as many messages as it may.
 	// The message was not added.
-	ErrQueueFull = errors.New("grouphub: queue full")
+	ErrQueueFull = fault.QueueFull
 	// ErrUnavailable means that the layer is down: nothing went out, and sending
 	// again is safe.
-	ErrUnavailable = errors.New("grouphub: layer unavailable")
+	ErrUnavailable = fault.Unavailable
 	// ErrUncertain means that the layer broke before it answered: the event may
 	// or may not have gone out.
-	ErrUncertain = errors.New("grouphub: layer broke before it answered")
+	ErrUncertain = fault.Uncertain
 )
 
 // layerTimeout is how long a call through a layer may take when its context
@@ -116,33 +117,4 @@ type Subscription interface {
 
 	// Close detaches the hub. After it has returned, the receiver is not called.
 	Close() error
-}
-
-// A gate lets calls of a receiver through until it is shut.
-type gate struct {
-	calls sync.WaitGroup
-
-	mu     sync.Mutex // orders calls.Add before calls.Wait
-	closed bool
-}
-
-// enter reports whether the call may be made; if so, leave follows it.
-func (g *gate) enter() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return false
-	}
-	g.calls.Add(1)
-	return true
-}
-
-func (g *gate) leave() { g.calls.Done() }
-
-// shut refuses further calls, and returns when those under way have.
-func (g *gate) shut() {
-	g.mu.Lock()
-	g.closed = true
-	g.mu.Unlock()
-	g.calls.Wait()
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/seed-29c60982/grouphub/internal/gate"
 )
 
 // What a named channel holds unless RedisOptions say otherwise.
@@ -181,7 +183,7 @@ type memorySubscription struct {
 	receiver Receiver
 	ctx      context.Context // ends with the subscription
 	cancel   context.CancelFunc
-	gate     gate // what calls the receiver passes it
+	gate     gate.Gate // what calls the receiver passes it
 
 	topics map[string]struct{} // guarded by layer.mu
 }
@@ -243,16 +245,16 @@ func (s *memorySubscription) Close() error {
 	}
 	s.layer.mu.Unlock()
 	s.cancel()
-	s.gate.shut()
+	s.gate.Shut()
 	return nil
 }
 
 // ready waits for room. A subscription that has ended, or ends meanwhile, has room.
 func (s *memorySubscription) ready(ctx context.Context, topic string) error {
-	if !s.gate.enter() {
+	if !s.gate.Enter() {
 		return nil
 	}
-	defer s.gate.leave()
+	defer s.gate.Leave()
 	if ctx != over {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
@@ -267,10 +269,10 @@ func (s *memorySubscription) ready(ctx context.Context, topic string) error {
 }
 
 func (s *memorySubscription) deliver(p Publication) {
-	if !s.gate.enter() {
+	if !s.gate.Enter() {
 		return
 	}
-	defer s.gate.leave()
+	defer s.gate.Leave()
 	s.receiver.Deliver(p)
 }
 

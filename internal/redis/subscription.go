@@ -1,4 +1,4 @@
-package grouphub
+package redis
 
 import (
 	"cmp"
@@ -7,12 +7,14 @@ import (
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/seed-29c60982/grouphub/internal/fault"
 )
 
-// A redisSubscription is what one hub is subscribed to. Its links, connections to Redis,
+// A Subscription is what one hub is subscribed to. Its links, connections to Redis,
 // do the work. There is one; with sharded pub/sub in a Cluster, one to each master.
-type redisSubscription struct {
-	layer    *RedisLayer
+type Subscription struct {
+	layer    *Layer
 	kind     string // of the keys that are the channels
 	hub      string
 	receiver Receiver
@@ -20,17 +22,17 @@ type redisSubscription struct {
 	cancel   context.CancelFunc
 	reroute  chan struct{} // has room for one: a topic has no link, or a link no connection
 
-	mu     sync.Mutex             // never held across I/O or a call of the receiver
-	topics map[string]*redisTopic // by channel
-	links  map[string]*redisLink  // by node; "" is any
-	limbo  *redisLink             // never runs; has the topics whose node is not known
-	owners map[uint16]string      // node by slot, where links have their own
+	mu     sync.Mutex        // never held across I/O or a call of the receiver
+	topics map[string]*topic // by channel
+	links  map[string]*link  // by node; "" is any
+	limbo  *link             // never runs; has the topics whose node is not known
+	owners map[uint16]string // node by slot, where links have their own
 }
 
 // subscribeLocked starts a subscription, which tries to connect until it is closed.
-func (l *RedisLayer) subscribeLocked(kind, hub string, r Receiver) *redisSubscription {
-	s := &redisSubscription{layer: l, kind: kind, hub: hub, receiver: r, reroute: make(chan struct{}, 1),
-		topics: make(map[string]*redisTopic), links: make(map[string]*redisLink)}
+func (l *Layer) subscribeLocked(kind, hub string, r Receiver) *Subscription {
+	s := &Subscription{layer: l, kind: kind, hub: hub, receiver: r, reroute: make(chan struct{}, 1),
+		topics: make(map[string]*topic), links: make(map[string]*link)}
 	s.ctx, s.cancel = context.WithCancel(l.ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,30 +50,30 @@ func (l *RedisLayer) subscribeLocked(kind, hub string, r Receiver) *redisSubscri
 	return s
 }
 
-// A redisTopic exists while it is used: somebody has added it, or waits for that. It
+// A topic exists while it is used: somebody has added it, or waits for that. It
 // outlives that for as long as its link is subscribed to it. Guarded by
-// redisSubscription.mu.
-type redisTopic struct {
+// Subscription.mu.
+type topic struct {
 	name, channel string
-	added         bool         // an Add has returned, and no Remove since
-	waiters       []*redisWait // of each Add that has not
-	link          *redisLink
-	state         redisState
+	added         bool      // an Add has returned, and no Remove since
+	waiters       []*waiter // of each Add that has not
+	link          *link
+	state         topicState
 	lost          bool // was interrupted, and the receiver has not been told
 }
 
-type redisState int
+type topicState int
 
 const (
-	stateIdle      redisState = iota // to be sent if it is used
+	stateIdle      topicState = iota // to be sent if it is used
 	stateSent                        // perhaps in force
 	stateConfirmed                   // publications arrive
 	stateLeaving                     // being unsubscribed from, whether it is used or not
 )
 
-// redisWait is an Add that waits for confirmations.
-type redisWait struct {
-	missing int           // guarded by redisSubscription.mu
+// waiter is an Add that waits for confirmations.
+type waiter struct {
+	missing int           // guarded by Subscription.mu
 	err     error         // likewise: the server refused
 	changed chan struct{} // has room for one
 }
@@ -84,10 +86,10 @@ func notify(signal chan struct{}) {
 	}
 }
 
-func (t *redisTopic) used() bool { return t.added || len(t.waiters) > 0 }
+func (t *topic) used() bool { return t.added || len(t.waiters) > 0 }
 
 // setState keeps count of what is missing, for those who wait and for the link.
-func (t *redisTopic) setState(state redisState) {
+func (t *topic) setState(state topicState) {
 	d := 0
 	if t.state == stateConfirmed {
 		d++
@@ -106,7 +108,7 @@ func (t *redisTopic) setState(state redisState) {
 	}
 }
 
-func (t *redisTopic) setLost(lost bool) {
+func (t *topic) setLost(lost bool) {
 	if t.lost && t.state != stateConfirmed {
 		t.link.addMissing(-1)
 	}
@@ -116,7 +118,7 @@ func (t *redisTopic) setLost(lost bool) {
 }
 
 // interrupt notes that the subscription has ended by itself.
-func (t *redisTopic) interrupt() {
+func (t *topic) interrupt() {
 	wasConfirmed := t.state == stateConfirmed
 	t.setState(stateIdle)
 	if wasConfirmed && t.used() {
@@ -125,7 +127,7 @@ func (t *redisTopic) interrupt() {
 }
 
 // move gives an idle topic to a link, which is to subscribe to it.
-func (t *redisTopic) move(to *redisLink) {
+func (t *topic) move(to *link) {
 	lost := t.lost
 	t.setLost(false)
 	t.link = to
@@ -138,11 +140,11 @@ func (t *redisTopic) move(to *redisLink) {
 }
 
 // topicLocked returns a topic, which it makes if need be.
-func (s *redisSubscription) topicLocked(name string) *redisTopic {
+func (s *Subscription) topicLocked(name string) *topic {
 	channel := s.layer.key(s.kind, name)
 	t := s.topics[channel]
 	if t == nil {
-		t = &redisTopic{name: name, channel: channel, link: s.limbo}
+		t = &topic{name: name, channel: channel, link: s.limbo}
 		s.topics[channel] = t
 		t.move(s.homeLocked(channel))
 	}
@@ -150,7 +152,7 @@ func (s *redisSubscription) topicLocked(name string) *redisTopic {
 }
 
 // homeLocked returns the link that is to have a channel.
-func (s *redisSubscription) homeLocked(channel string) *redisLink {
+func (s *Subscription) homeLocked(channel string) *link {
 	node := ""
 	if s.owners != nil {
 		node = s.owners[s.layer.slot(channel)]
@@ -162,7 +164,7 @@ func (s *redisSubscription) homeLocked(channel string) *redisLink {
 }
 
 // forgetLocked gives up a topic that is no longer used: now, or a little later.
-func (s *redisSubscription) forgetLocked(t *redisTopic) {
+func (s *Subscription) forgetLocked(t *topic) {
 	t.setLost(false)
 	if t.state == stateIdle {
 		delete(s.topics, t.channel)
@@ -172,12 +174,12 @@ func (s *redisSubscription) forgetLocked(t *redisTopic) {
 	}
 }
 
-// Add implements [Subscription].
-func (s *redisSubscription) Add(ctx context.Context, topics ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
+// Add is as in [grouphub.Subscription].
+func (s *Subscription) Add(ctx context.Context, topics ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	wait := &redisWait{changed: make(chan struct{}, 1)}
-	added := make([]*redisTopic, len(topics))
+	wait := &waiter{changed: make(chan struct{}, 1)}
+	added := make([]*topic, len(topics))
 	s.mu.Lock()
 	for i, name := range topics {
 		t := s.topicLocked(name)
@@ -203,9 +205,9 @@ func (s *redisSubscription) Add(ctx context.Context, topics ...string) error {
 		s.mu.Lock()
 		switch err = cmp.Or(err, wait.err); {
 		case s.ctx.Err() != nil:
-			err = fmt.Errorf("%w: subscribe to %.300q", ErrClosed, topics)
+			err = fmt.Errorf("%w: subscribe to %.300q", fault.Closed, topics)
 		case err != nil:
-			err = fmt.Errorf("%w: subscribe to %.300q: %w", ErrUnavailable, topics, err)
+			err = fmt.Errorf("%w: subscribe to %.300q: %w", fault.Unavailable, topics, err)
 		}
 		// Without an error something may be missing again: an interruption came first.
 		if done = err != nil || wait.missing == 0; done {
@@ -224,8 +226,8 @@ func (s *redisSubscription) Add(ctx context.Context, topics ...string) error {
 	return err
 }
 
-// Remove implements [Subscription].
-func (s *redisSubscription) Remove(topics ...string) {
+// Remove is as in [grouphub.Subscription].
+func (s *Subscription) Remove(topics ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range topics {
@@ -237,8 +239,8 @@ func (s *redisSubscription) Remove(topics ...string) {
 	}
 }
 
-// Up implements [Subscription].
-func (s *redisSubscription) Up() bool {
+// Up is as in [grouphub.Subscription].
+func (s *Subscription) Up() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	up := s.ctx.Err() == nil && s.limbo.missing == 0
@@ -248,8 +250,8 @@ func (s *redisSubscription) Up() bool {
 	return up
 }
 
-// Close implements [Subscription]. It does not wait for an attempt to connect.
-func (s *redisSubscription) Close() error {
+// Close is as in [grouphub.Subscription]. It does not wait for an attempt to connect.
+func (s *Subscription) Close() error {
 	s.layer.mu.Lock()
 	delete(s.layer.subscriptions, s)
 	s.layer.mu.Unlock()
@@ -258,7 +260,7 @@ func (s *redisSubscription) Close() error {
 	links := slices.Collect(maps.Values(s.links))
 	s.mu.Unlock()
 	for _, k := range links {
-		k.calls().shut()
+		k.calls().Shut()
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package grouphub
+package redis
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/seed-29c60982/grouphub/internal/gate"
 )
 
 var (
@@ -17,10 +19,10 @@ var (
 	errNoNode = errors.New("the node is no longer there")
 )
 
-// A redisLink is one connection of a subscription, made again whenever it ends. Only its
+// A link is one connection of a subscription, made again whenever it ends. Only its
 // own goroutine sends on it; what the server says is noted by the connection's reader.
-type redisLink struct {
-	s      *redisSubscription
+type link struct {
+	s      *Subscription
 	node   string          // its address; "" is any
 	ctx    context.Context // ends with the subscription, or when the node has no slots
 	cancel context.CancelFunc
@@ -28,57 +30,57 @@ type redisLink struct {
 	beaten chan struct{} // has room for one: a heartbeat has come
 
 	// Guarded by s.mu.
-	gate    *gate         // for calls of the receiver; each connection has another
-	up      bool          // connected, and nothing is missing
-	missing int           // topics that are lost, and not yet confirmed again
-	todo    []*redisTopic // idle ones, and some that are not or have moved on
-	unused  []*redisTopic // to be unsubscribed from if they still are
+	gate    *gate.Gate // for calls of the receiver; each connection has another
+	up      bool       // connected, and nothing is missing
+	missing int        // topics that are lost, and not yet confirmed again
+	todo    []*topic   // idle ones, and some that are not or have moved on
+	unused  []*topic   // to be unsubscribed from if they still are
 }
 
-func (s *redisSubscription) newLink(node string) *redisLink {
-	k := &redisLink{s: s, node: node, wake: make(chan struct{}, 1), beaten: make(chan struct{}, 1), gate: &gate{}}
+func (s *Subscription) newLink(node string) *link {
+	k := &link{s: s, node: node, wake: make(chan struct{}, 1), beaten: make(chan struct{}, 1), gate: &gate.Gate{}}
 	k.ctx, k.cancel = context.WithCancel(s.ctx)
 	return k
 }
 
-func (s *redisSubscription) startLocked(node string) {
+func (s *Subscription) startLocked(node string) {
 	s.links[node] = s.newLink(node)
 	s.layer.running.Go(s.links[node].run)
 }
 
-func (k *redisLink) addMissing(n int) {
+func (k *link) addMissing(n int) {
 	if k.missing += n; k.missing == 0 {
 		notify(k.wake)
 	}
 }
 
 // calls returns the gate of the present connection.
-func (k *redisLink) calls() *gate {
+func (k *link) calls() *gate.Gate {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
 	return k.gate
 }
 
 // run keeps the link connected.
-func (k *redisLink) run() {
+func (k *link) run() {
 	defer k.stopped()
-	delay := redisBackoffMin
+	delay := backoffMin
 	for k.ctx.Err() == nil {
 		wasUp, err := k.serve()
 		if wasUp {
-			delay = redisBackoffMin
+			delay = backoffMin
 		}
-		if delay == redisBackoffMin && k.ctx.Err() == nil { // once per outage
+		if delay == backoffMin && k.ctx.Err() == nil { // once per outage
 			slog.Warn("grouphub: no subscription to redis, trying again", "hub", k.s.hub, "error", err)
 		}
 		notify(k.s.reroute)
 		pause(k.ctx, delay)
-		delay = min(2*delay, redisBackoffMax)
+		delay = min(2*delay, backoffMax)
 	}
 }
 
 // stopped makes way for another link to the same node.
-func (k *redisLink) stopped() {
+func (k *link) stopped() {
 	k.cancel()
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
@@ -96,7 +98,7 @@ func pause(ctx context.Context, delay time.Duration) {
 
 // serve connects, subscribes to all topics of the link, and follows their changes until
 // the connection ends.
-func (k *redisLink) serve() (wasUp bool, err error) {
+func (k *link) serve() (wasUp bool, err error) {
 	l := k.s.layer
 	address, node := k.connectTo()
 	if node == nil {
@@ -106,19 +108,19 @@ func (k *redisLink) serve() (wasUp bool, err error) {
 	defer client.Close()
 	heartbeats, g := k.begin()
 	defer func() { wasUp = k.end() }()
-	defer g.shut()
+	defer g.Shut()
 	ended := client.SetPubSubHooks(rueidis.PubSubHooks{
 		OnMessage: func(m rueidis.PubSubMessage) {
 			if m.Channel == heartbeats {
 				notify(k.beaten)
-			} else if g.enter() {
-				defer g.leave()
+			} else if g.Enter() {
+				defer g.Leave()
 				k.message(m)
 			}
 		},
 		OnSubscription: func(c rueidis.PubSubSubscription) {
-			if g.enter() {
-				defer g.leave()
+			if g.Enter() {
+				defer g.Leave()
 				k.confirmation(c)
 			}
 		},
@@ -130,10 +132,10 @@ func (k *redisLink) serve() (wasUp bool, err error) {
 	}
 	notify(k.wake)
 	var unsubscribing <-chan time.Time
-	beat := time.NewTicker(l.heartbeat)
+	beat := time.NewTicker(l.Heartbeat)
 	defer beat.Stop()
-	// Two heartbeats, and most of the time until the third.
-	silence := time.NewTimer(l.heartbeat * 13 / 5)
+	patience := l.Heartbeat * 13 / 5 // two heartbeats, and most of the time until the third
+	silence := time.NewTimer(patience)
 	defer silence.Stop()
 	for {
 		select {
@@ -147,7 +149,7 @@ func (k *redisLink) serve() (wasUp bool, err error) {
 				return false, err
 			}
 			if more && unsubscribing == nil {
-				unsubscribing = time.After(redisUnsubscribe)
+				unsubscribing = time.After(unsubscribeDelay)
 			}
 			k.settle(g)
 		case <-unsubscribing:
@@ -161,7 +163,7 @@ func (k *redisLink) serve() (wasUp bool, err error) {
 			}
 			l.post(l.publish(heartbeats, nil))
 		case <-k.beaten:
-			silence.Reset(l.heartbeat * 13 / 5)
+			silence.Reset(patience)
 		case <-silence.C:
 			return false, errSilent
 		}
@@ -169,7 +171,7 @@ func (k *redisLink) serve() (wasUp bool, err error) {
 }
 
 // connectTo returns the node to connect to: the link's, or any.
-func (k *redisLink) connectTo() (string, rueidis.Client) {
+func (k *link) connectTo() (string, rueidis.Client) {
 	nodes := k.s.layer.client.Nodes()
 	if k.node != "" {
 		return k.node, nodes[k.node]
@@ -182,20 +184,23 @@ func (k *redisLink) connectTo() (string, rueidis.Client) {
 
 // begin makes a new connection the present one, with everything to be subscribed to, and
 // returns a channel for its heartbeats: one that is the node's.
-func (k *redisLink) begin() (heartbeats string, g *gate) {
+func (k *link) begin() (heartbeats string, g *gate.Gate) {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
 	heartbeats = k.s.layer.key("beat", rand.Text())
 	for k.node != "" && k.ctx.Err() == nil && k.s.owners[k.s.layer.slot(heartbeats)] != k.node {
 		heartbeats = k.s.layer.key("beat", rand.Text())
 	}
-	k.gate = &gate{closed: k.ctx.Err() != nil}
+	k.gate = &gate.Gate{}
+	if k.ctx.Err() != nil {
+		k.gate.Shut() // the subscription has been closed, and does not come to do it
+	}
 	return heartbeats, k.gate
 }
 
 // end notes that the connection has ended, and reports whether it had been up. What it
 // had is to be subscribed to by the next one.
-func (k *redisLink) end() (wasUp bool) {
+func (k *link) end() (wasUp bool) {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
 	wasUp, k.up = k.up, false
@@ -217,7 +222,7 @@ func (k *redisLink) end() (wasUp bool) {
 }
 
 // message delivers a publication. It is called by the connection's reader.
-func (k *redisLink) message(m rueidis.PubSubMessage) {
+func (k *link) message(m rueidis.PubSubMessage) {
 	k.s.mu.Lock()
 	t := k.s.topics[m.Channel]
 	mine := t != nil && t.link == k && t.used()
@@ -232,7 +237,7 @@ func (k *redisLink) message(m rueidis.PubSubMessage) {
 
 // confirmation notes what the server says of a channel. It is called by the
 // connection's reader.
-func (k *redisLink) confirmation(c rueidis.PubSubSubscription) {
+func (k *link) confirmation(c rueidis.PubSubSubscription) {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
 	t := k.s.topics[c.Channel]
@@ -253,7 +258,7 @@ func (k *redisLink) confirmation(c rueidis.PubSubSubscription) {
 }
 
 // settle calls Lost when all that was lost is in force again, as it is at the start.
-func (k *redisLink) settle(g *gate) {
+func (k *link) settle(g *gate.Gate) {
 	var lost []string
 	k.s.mu.Lock()
 	if k.up = k.missing == 0; k.up {
@@ -267,19 +272,19 @@ func (k *redisLink) settle(g *gate) {
 		}
 	}
 	k.s.mu.Unlock()
-	if len(lost) > 0 && g.enter() {
-		defer g.leave()
+	if len(lost) > 0 && g.Enter() {
+		defer g.Leave()
 		k.s.receiver.Lost(lost)
 	}
 }
 
 // subscribe sends what is to be subscribed to; confirmations arrive by themselves. It
 // reports whether there is something to unsubscribe from.
-func (k *redisLink) subscribe(client rueidis.DedicatedClient) (unused bool, err error) {
+func (k *link) subscribe(client rueidis.DedicatedClient) (unused bool, err error) {
 	for {
-		var batch []*redisTopic
+		var batch []*topic
 		k.s.mu.Lock()
-		for len(k.todo) > 0 && len(batch) < redisBatch {
+		for len(k.todo) > 0 && len(batch) < batchSize {
 			t := k.todo[0]
 			k.todo = k.todo[1:]
 			if t.link == k && t.state == stateIdle && t.used() {
@@ -307,7 +312,7 @@ func (k *redisLink) subscribe(client rueidis.DedicatedClient) (unused bool, err 
 
 // refused deals with an answer that is an error. Those that wait for a new topic get it;
 // to get back one that was lost, perhaps a new connection helps.
-func (k *redisLink) refused(topics []*redisTopic, answer *rueidis.RedisError) error {
+func (k *link) refused(topics []*topic, answer *rueidis.RedisError) error {
 	_, moved := answer.IsMoved()
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
@@ -333,8 +338,8 @@ func (k *redisLink) refused(topics []*redisTopic, answer *rueidis.RedisError) er
 
 // unsubscribe ends the subscription to what is still unused. Who adds it again meanwhile
 // waits until it is subscribed to anew.
-func (k *redisLink) unsubscribe(client rueidis.DedicatedClient) error {
-	var unused []*redisTopic
+func (k *link) unsubscribe(client rueidis.DedicatedClient) error {
+	var unused []*topic
 	k.s.mu.Lock()
 	for _, t := range k.unused {
 		if t.link == k && !t.used() && (t.state == stateSent || t.state == stateConfirmed) {
@@ -344,7 +349,7 @@ func (k *redisLink) unsubscribe(client rueidis.DedicatedClient) error {
 	}
 	k.unused = nil
 	k.s.mu.Unlock()
-	for batch := range slices.Chunk(unused, redisBatch) {
+	for batch := range slices.Chunk(unused, batchSize) {
 		_, channels := k.bySlot(batch)
 		for _, result := range k.command(client, false, channels) {
 			if err := result.NonRedisError(); err != nil {
@@ -367,8 +372,8 @@ func (k *redisLink) unsubscribe(client rueidis.DedicatedClient) error {
 
 // bySlot groups topics, and their channels, as commands may have them: in a Cluster, a
 // command on sharded channels is about one slot.
-func (k *redisLink) bySlot(topics []*redisTopic) (groups [][]*redisTopic, channels [][]string) {
-	bySlot := make(map[uint16][]*redisTopic)
+func (k *link) bySlot(topics []*topic) (groups [][]*topic, channels [][]string) {
+	bySlot := make(map[uint16][]*topic)
 	for _, t := range topics {
 		slot := uint16(0)
 		if k.node != "" {
@@ -388,8 +393,8 @@ func (k *redisLink) bySlot(topics []*redisTopic) (groups [][]*redisTopic, channe
 
 // command subscribes to each list of channels, or unsubscribes from it, and returns the
 // first answer about each.
-func (k *redisLink) command(client rueidis.DedicatedClient, subscribe bool, lists [][]string) []rueidis.RedisResult {
-	ctx, cancel := context.WithTimeout(k.ctx, layerTimeout)
+func (k *link) command(client rueidis.DedicatedClient, subscribe bool, lists [][]string) []rueidis.RedisResult {
+	ctx, cancel := context.WithTimeout(k.ctx, callTimeout)
 	defer cancel()
 	var commands []rueidis.Completed
 	for _, channels := range lists {

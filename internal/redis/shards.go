@@ -1,4 +1,4 @@
-package grouphub
+package redis
 
 import (
 	"context"
@@ -10,8 +10,8 @@ import (
 
 // route gives topics to the nodes that have their slots: the router of a subscription
 // with sharded pub/sub in a Cluster, where each node delivers only what is its own.
-func (s *redisSubscription) route() {
-	for delay := redisBackoffMin; ; {
+func (s *Subscription) route() {
+	for delay := backoffMin; ; {
 		select {
 		case <-s.reroute:
 		case <-s.ctx.Done():
@@ -23,9 +23,9 @@ func (s *redisSubscription) route() {
 		s.mu.Unlock()
 		if homeless {
 			notify(s.reroute)
-			delay = min(2*delay, redisBackoffMax)
+			delay = min(2*delay, backoffMax)
 		} else {
-			delay = redisBackoffMin
+			delay = backoffMin
 		}
 		pause(s.ctx, delay)
 	}
@@ -33,7 +33,7 @@ func (s *redisSubscription) route() {
 
 // routeLocked starts and ends links, and moves what is not subscribed to at present. It
 // reports whether a topic's slot has no known owner.
-func (s *redisSubscription) routeLocked(known map[string][]uint16) (homeless bool) {
+func (s *Subscription) routeLocked(known map[string][]uint16) (homeless bool) {
 	if s.ctx.Err() != nil {
 		return false
 	}
@@ -74,15 +74,15 @@ func (s *redisSubscription) routeLocked(known map[string][]uint16) (homeless boo
 }
 
 // slot returns the slot of a channel in a Cluster.
-func (l *RedisLayer) slot(channel string) uint16 {
+func (l *Layer) slot(channel string) uint16 {
 	command := l.client.B().Ping().Build().SetSlot(channel)
 	return command.Slot()
 }
 
 // slotsOfNodes asks every node which slots it has. What a node says of itself needs no
 // guessing under which of its addresses it is known here.
-func (l *RedisLayer) slotsOfNodes(ctx context.Context) map[string][]uint16 {
-	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
+func (l *Layer) slotsOfNodes(ctx context.Context) map[string][]uint16 {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	known := make(map[string][]uint16)
 	var mu sync.Mutex

@@ -1,4 +1,4 @@
-package grouphub
+package redis
 
 import (
 	"crypto/aes"

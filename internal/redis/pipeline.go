@@ -1,4 +1,4 @@
-package grouphub
+package redis
 
 import (
 	"context"
@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/seed-29c60982/grouphub/internal/fault"
 )
 
-// redisJob is a command on its way to Redis. Whoever moves its state first, from
+// job is a command on its way to Redis. Whoever moves its state first, from
 // jobWaiting, decides what becomes of it.
-type redisJob struct {
+type job struct {
 	command rueidis.Completed
 	result  chan rueidis.RedisResult // holds one, so that the pipeline never waits
 	timer   *time.Timer
@@ -26,9 +28,9 @@ const (
 	jobLeft    // by its caller: it will not be sent
 )
 
-var redisJobs = sync.Pool{New: func() any {
-	timer := time.NewTimer(layerTimeout)
-	return &redisJob{result: make(chan rueidis.RedisResult, 1), timer: timer}
+var jobs = sync.Pool{New: func() any {
+	timer := time.NewTimer(callTimeout)
+	return &job{result: make(chan rueidis.RedisResult, 1), timer: timer}
 }}
 
 // notSent is the error of a job that was given up before any of it was written.
@@ -36,27 +38,27 @@ type notSent struct{ error }
 
 func (e notSent) Unwrap() error { return e.error }
 
-// do sends a command, no longer than ctx and layerTimeout allow, and returns the answer.
+// do sends a command, no longer than ctx and callTimeout allow, and returns the answer.
 // Everything that is not a subscription goes this way, and every command has a key.
 // rueidis has contexts, too, but may keep a caller for seconds after they have ended.
 // In errors, the operation and the name say what the command was for.
-func (l *RedisLayer) do(ctx context.Context, operation, name string, command rueidis.Completed) (rueidis.RedisResult, error) {
+func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.Completed) (rueidis.RedisResult, error) {
 	fail := func(kind, err error) (rueidis.RedisResult, error) {
 		return rueidis.RedisResult{}, fmt.Errorf("%w: %s %q: %w", kind, operation, name, err)
 	}
 	if l.ctx.Err() != nil {
-		return rueidis.RedisResult{}, fmt.Errorf("%w: %s %q", ErrClosed, operation, name)
+		return rueidis.RedisResult{}, fmt.Errorf("%w: %s %q", fault.Closed, operation, name)
 	}
-	job := redisJobs.Get().(*redisJob)
+	job := jobs.Get().(*job)
 	job.command = command
 	job.state.Store(jobWaiting)
-	job.timer.Reset(layerTimeout)
+	job.timer.Reset(callTimeout)
 	var ended error
 	select {
 	case l.jobs <- job:
 		select {
 		case result := <-job.result:
-			redisJobs.Put(job)
+			jobs.Put(job)
 			if err := result.Error(); err != nil && !rueidis.IsRedisNil(err) {
 				return fail(l.kindOf(err), err)
 			}
@@ -66,52 +68,52 @@ func (l *RedisLayer) do(ctx context.Context, operation, name string, command rue
 		case <-job.timer.C:
 			ended = context.DeadlineExceeded
 		case <-l.ctx.Done():
-			ended = ErrClosed
+			ended = fault.Closed
 		}
 	case <-ctx.Done():
 		ended = ctx.Err()
 	case <-job.timer.C:
 		ended = context.DeadlineExceeded
 	case <-l.ctx.Done():
-		ended = ErrClosed
+		ended = fault.Closed
 	}
-	kind := ErrUncertain
+	kind := fault.Uncertain
 	if job.state.CompareAndSwap(jobWaiting, jobLeft) {
-		kind = ErrUnavailable
+		kind = fault.Unavailable
 	}
 	return fail(kind, ended)
 }
 
 // post sends a command for whose answer nobody waits.
-func (l *RedisLayer) post(command rueidis.Completed) {
+func (l *Layer) post(command rueidis.Completed) {
 	select {
-	case l.jobs <- &redisJob{command: command, result: make(chan rueidis.RedisResult, 1)}:
+	case l.jobs <- &job{command: command, result: make(chan rueidis.RedisResult, 1)}:
 	default: // what is so far behind is lost anyway
 	}
 }
 
 // kindOf tells whether a command that ended with this error can have taken effect.
-func (l *RedisLayer) kindOf(err error) error {
-	var dial redisDialError
+func (l *Layer) kindOf(err error) error {
+	var dial dialError
 	var unsent notSent
 	_, answered := rueidis.IsRedisErr(err)
 	switch {
 	case answered, errors.As(err, &dial), errors.As(err, &unsent), errors.Is(err, rueidis.ErrNoSlot):
-		return ErrUnavailable
+		return fault.Unavailable
 	default:
-		return ErrUncertain
+		return fault.Uncertain
 	}
 }
 
 // pipeline sends what is waiting, all at once, then what has come meanwhile.
-func (l *RedisLayer) pipeline() {
-	jobs := make([]*redisJob, 0, redisBatch)
-	commands := make([]rueidis.Completed, 0, redisBatch)
+func (l *Layer) pipeline() {
+	jobs := make([]*job, 0, batchSize)
+	commands := make([]rueidis.Completed, 0, batchSize)
 	broken := false // the last batch ended without an answer
 	for {
 		clear(jobs)
 		jobs, commands = jobs[:0], commands[:0]
-		add := func(job *redisJob) {
+		add := func(job *job) {
 			if job.state.CompareAndSwap(jobWaiting, jobTaken) {
 				jobs, commands = append(jobs, job), append(commands, job.command)
 			}
@@ -122,7 +124,7 @@ func (l *RedisLayer) pipeline() {
 		case <-l.ctx.Done():
 			return
 		}
-		for more := true; more && len(jobs) < redisBatch; {
+		for more := true; more && len(jobs) < batchSize; {
 			select {
 			case job := <-l.jobs:
 				add(job)
@@ -134,7 +136,7 @@ func (l *RedisLayer) pipeline() {
 			continue
 		}
 		var results []rueidis.RedisResult
-		ctx, cancel := context.WithTimeout(l.ctx, layerTimeout)
+		ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
 		// After a failure it is worth a round trip to know that nothing was sent. In a
 		// Cluster it would be some node's answer, not that of the nodes concerned.
 		if broken && !l.cluster {
@@ -158,14 +160,14 @@ func (l *RedisLayer) pipeline() {
 	}
 }
 
-// redisScript is a script that is sent by its hash, and in full where that is unknown.
-type redisScript struct {
+// script is a script that is sent by its hash, and in full where that is unknown.
+type script struct {
 	sha, source string
 }
 
 // run runs the script on keys of one slot. It may have run even if there is an error,
 // see do; an error that Redis answered with says that it changed nothing.
-func (l *RedisLayer) run(ctx context.Context, operation, name string, script redisScript, keys, args []string) (rueidis.RedisResult, error) {
+func (l *Layer) run(ctx context.Context, operation, name string, script script, keys, args []string) (rueidis.RedisResult, error) {
 	count := int64(len(keys))
 	result, err := l.do(ctx, operation, name, l.client.B().Evalsha().Sha1(script.sha).Numkeys(count).Key(keys...).Arg(args...).Build())
 	if answer := (*rueidis.RedisError)(nil); errors.As(err, &answer) && answer.IsNoScript() {

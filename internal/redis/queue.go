@@ -1,4 +1,4 @@
-package grouphub
+package redis
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/seed-29c60982/grouphub/internal/fault"
 )
 
 // A queue is three keys of one slot: a hash of id to deadline and message, a list of the
@@ -38,10 +40,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', taken, '-inf', now)) do
 end
 `
 
-func newQueueScript(source string) redisScript {
+func newQueueScript(source string) script {
 	source = queuePrelude + source
 	sum := sha1.Sum([]byte(source))
-	return redisScript{hex.EncodeToString(sum[:]), source}
+	return script{hex.EncodeToString(sum[:]), source}
 }
 
 var (
@@ -90,20 +92,20 @@ end
 return 1`)
 )
 
-func (l *RedisLayer) queueKeys(queue string) []string {
+func (l *Layer) queueKeys(queue string) []string {
 	return []string{l.key("messages", queue), l.key("waiting", queue), l.key("taken", queue)}
 }
 
 // runQueue runs a script on a queue.
-func (l *RedisLayer) runQueue(ctx context.Context, operation, queue string, script redisScript, args ...string) (rueidis.RedisResult, error) {
-	life := milliseconds(l.expiry + 2*redisQueueLease)
+func (l *Layer) runQueue(ctx context.Context, operation, queue string, script script, args ...string) (rueidis.RedisResult, error) {
+	life := milliseconds(l.expiry + 2*queueLease)
 	return l.run(ctx, operation, queue, script, l.queueKeys(queue), append([]string{life}, args...))
 }
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 // wakeCommand returns the last arguments of a script that wakes takers.
-func (l *RedisLayer) wakeCommand(queue string) []string {
+func (l *Layer) wakeCommand(queue string) []string {
 	command, channel := "PUBLISH", l.key("wake", queue)
 	if l.sharded {
 		command = "SPUBLISH"
@@ -111,8 +113,8 @@ func (l *RedisLayer) wakeCommand(queue string) []string {
 	return []string{command, channel, rueidis.BinaryString(l.sealer.seal(channel, nil))}
 }
 
-// Append implements [Layer].
-func (l *RedisLayer) Append(ctx context.Context, queue string, message []byte) error {
+// Append is as in [grouphub.Layer].
+func (l *Layer) Append(ctx context.Context, queue string, message []byte) error {
 	sealed := rueidis.BinaryString(l.sealer.seal(l.key("messages", queue), message))
 	args := []string{rand.Text(), sealed, strconv.Itoa(l.capacity), milliseconds(l.expiry)}
 	result, err := l.runQueue(ctx, "append to", queue, queueAppend, append(args, l.wakeCommand(queue)...)...)
@@ -120,38 +122,38 @@ func (l *RedisLayer) Append(ctx context.Context, queue string, message []byte) e
 		return err
 	}
 	if added, err := result.AsInt64(); err != nil || added != 1 {
-		return fmt.Errorf("%w: append to %q", ErrQueueFull, queue)
+		return fmt.Errorf("%w: append to %q", fault.QueueFull, queue)
 	}
 	return nil
 }
 
-// A redisQueue has one goroutine, the taker, that takes messages for all callers of this
-// layer. It lives as long as there are some.
-type redisQueue struct {
-	name string
-	wake chan struct{} // has room for one: there may be a message, or no caller
+// A taker takes the messages of a queue for all callers of this layer, in a goroutine that
+// lives as long as there are some.
+type taker struct {
+	queue string
+	wake  chan struct{} // has room for one: there may be a message, or no caller
 
-	callers []chan []byte // longest waiting first; each holds one. Guarded by RedisLayer.mu
+	callers []chan []byte // longest waiting first; each holds one. Guarded by Layer.mu
 }
 
-// Take implements [Layer]. Callers on one layer are served in the order they came.
-func (l *RedisLayer) Take(ctx context.Context, queue string) ([]byte, error) {
+// Take is as in [grouphub.Layer]. Callers on one layer are served in the order they came.
+func (l *Layer) Take(ctx context.Context, queue string) ([]byte, error) {
 	caller := make(chan []byte, 1)
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return nil, fmt.Errorf("%w: take from %q", ErrClosed, queue)
+		return nil, fmt.Errorf("%w: take from %q", fault.Closed, queue)
 	}
-	q := l.queues[queue]
-	if q == nil {
-		q = &redisQueue{name: queue, wake: make(chan struct{}, 1)}
-		l.queues[queue] = q
+	k := l.takers[queue]
+	if k == nil {
+		k = &taker{queue: queue, wake: make(chan struct{}, 1)}
+		l.takers[queue] = k
 		if l.wakes == nil {
 			l.wakes = l.subscribeLocked("wake", rand.Text(), queueWaker{l})
 		}
-		l.running.Go(func() { l.serveQueue(q) })
+		l.running.Go(func() { l.serve(k) })
 	}
-	q.callers = append(q.callers, caller)
+	k.callers = append(k.callers, caller)
 	l.mu.Unlock()
 
 	var err error
@@ -161,7 +163,7 @@ func (l *RedisLayer) Take(ctx context.Context, queue string) ([]byte, error) {
 	case <-ctx.Done():
 		err = fmt.Errorf("grouphub: take from %q: %w", queue, ctx.Err())
 	case <-l.ctx.Done():
-		err = fmt.Errorf("%w: take from %q", ErrClosed, queue)
+		err = fmt.Errorf("%w: take from %q", fault.Closed, queue)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -170,32 +172,31 @@ func (l *RedisLayer) Take(ctx context.Context, queue string) ([]byte, error) {
 		return message, nil
 	default:
 	}
-	q.callers = slices.DeleteFunc(q.callers, func(other chan []byte) bool { return other == caller })
-	notify(q.wake)
+	k.callers = slices.DeleteFunc(k.callers, func(other chan []byte) bool { return other == caller })
+	notify(k.wake)
 	return nil, err
 }
 
-// serveQueue takes messages until nobody waits for one. A message is removed from Redis
+// serve takes messages until nobody waits for one. A message is removed from Redis
 // when it has been handed over; until then a lease keeps other takers away, and should
 // this process end, the lease will, too.
-func (l *RedisLayer) serveQueue(q *redisQueue) {
-	l.wakes.Add(l.ctx, q.name) // without it there is the poll
-	defer l.wakes.Remove(q.name)
-	poll := time.NewTicker(redisQueuePoll)
+func (l *Layer) serve(k *taker) {
+	l.wakes.Add(l.ctx, k.queue) // without it there is the poll
+	poll := time.NewTicker(queuePoll)
 	defer poll.Stop()
-	for !l.ended(q) {
-		result, err := l.runQueue(l.ctx, "take from", q.name, queueTake, milliseconds(redisQueueLease))
+	for !l.ended(k) {
+		result, err := l.runQueue(l.ctx, "take from", k.queue, queueTake, milliseconds(queueLease))
 		if taken, _ := result.AsStrSlice(); err == nil && len(taken) == 2 {
 			// What cannot be opened is done with.
-			if message, ok := l.open(l.key("messages", q.name), taken[1]); ok && !l.hand(q, message) {
-				l.runQueue(l.ctx, "give back to", q.name, queueBack, append(taken[:1], l.wakeCommand(q.name)...)...)
+			if message, ok := l.open(l.key("messages", k.queue), taken[1]); ok && !l.hand(k, message) {
+				l.runQueue(l.ctx, "give back to", k.queue, queueBack, append(taken[:1], l.wakeCommand(k.queue)...)...)
 			} else {
-				l.runQueue(l.ctx, "remove from", q.name, queueDone, taken[0])
+				l.runQueue(l.ctx, "remove from", k.queue, queueDone, taken[0])
 			}
 			continue
 		}
 		select {
-		case <-q.wake:
+		case <-k.wake:
 		case <-poll.C:
 		case <-l.ctx.Done():
 		}
@@ -203,32 +204,31 @@ func (l *RedisLayer) serveQueue(q *redisQueue) {
 }
 
 // hand gives a message to whoever has waited longest.
-func (l *RedisLayer) hand(q *redisQueue, message []byte) bool {
+func (l *Layer) hand(k *taker, message []byte) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(q.callers) == 0 {
+	if len(k.callers) == 0 {
 		return false
 	}
-	q.callers[0] <- message
-	q.callers = slices.Delete(q.callers, 0, 1)
+	k.callers[0] <- message
+	k.callers = slices.Delete(k.callers, 0, 1)
 	return true
 }
 
-// ended forgets a queue without callers, and reports whether it has.
-func (l *RedisLayer) ended(q *redisQueue) bool {
+// ended forgets a taker without callers, and reports whether it has.
+func (l *Layer) ended(k *taker) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(q.callers) > 0 && !l.closed {
+	if len(k.callers) > 0 && !l.closed {
 		return false
 	}
-	delete(l.queues, q.name)
+	delete(l.takers, k.queue)
+	l.wakes.Remove(k.queue) // before the next one's Add
 	return true
 }
 
 // queueWaker is the receiver of what wakes takers.
-type queueWaker struct{ layer *RedisLayer }
-
-func (queueWaker) Ready(context.Context, string) error { return nil }
+type queueWaker struct{ layer *Layer }
 
 func (w queueWaker) Deliver(p Publication) { w.Lost([]string{p.Topic}) }
 
@@ -236,8 +236,8 @@ func (w queueWaker) Lost(queues []string) {
 	w.layer.mu.Lock()
 	defer w.layer.mu.Unlock()
 	for _, queue := range queues {
-		if q := w.layer.queues[queue]; q != nil {
-			notify(q.wake)
+		if k := w.layer.takers[queue]; k != nil {
+			notify(k.wake)
 		}
 	}
 }

@@ -1,0 +1,245 @@
+// Package redis is the channel layer on Redis: grouphub.RedisLayer, whose documentation
+// says what is promised. Here is how the parts divide the work.
+//
+// A [Layer] sends every command but subscriptions through one pipeline. A [Subscription]
+// keeps the books of what one hub is subscribed to; its links, connections to Redis, do
+// as the books say, and note there what the server confirms. In a Cluster with sharded
+// pub/sub a router assigns topics to the links of their nodes. For each queue that
+// somebody waits for, a taker takes messages and hands them over.
+package redis
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/seed-29c60982/grouphub/internal/fault"
+)
+
+const (
+	callTimeout      = 5 * time.Second // of whatever has a context
+	dialTimeout      = 5 * time.Second
+	writeTimeout     = 3 * time.Second // how long a server may be silent when asked; it is asked after a second
+	defaultHeartbeat = 5 * time.Second // how often a subscription proves itself by a message to itself
+	backoffMin       = 50 * time.Millisecond
+	backoffMax       = 2 * time.Second
+	closeGrace       = 500 * time.Millisecond // for connections to end in good order
+	unsubscribeDelay = time.Second            // how much later than Remove
+	batchSize        = 512                    // commands, or channels, sent at once
+	queueLease       = 15 * time.Second       // longer than to take, hand over and remove a message
+	queuePoll        = time.Second
+)
+
+// Options are grouphub.RedisOptions, field by field.
+type Options struct {
+	Prefix         string
+	EncryptionKeys []string
+	Sharded        bool
+	QueueCapacity  int
+	QueueExpiry    time.Duration
+	Client         func(*rueidis.ClientOption)
+}
+
+// A Publication is a grouphub.Publication.
+type Publication struct {
+	Topic   string
+	Payload []byte
+}
+
+// A Receiver is a grouphub.Receiver. Its Ready is of no use here.
+type Receiver interface {
+	Deliver(p Publication)
+	Lost(topics []string)
+}
+
+// A Layer is the inside of a grouphub.RedisLayer.
+type Layer struct {
+	// Static after construction.
+	client      rueidis.Client
+	connections *connections
+	sealer      *sealer
+	prefix      string
+	sharded     bool
+	cluster     bool
+	capacity    int
+	expiry      time.Duration
+
+	// Heartbeat is how often those who attach from now on prove their subscription.
+	Heartbeat time.Duration
+
+	ctx     context.Context // ends with the layer
+	cancel  context.CancelFunc
+	running sync.WaitGroup // every goroutine of the layer
+	jobs    chan *job      // to the pipeline
+
+	discarded  atomic.Uint64 // payloads that could not be opened
+	discarding sync.Once     // logs the first of them
+
+	mu            sync.Mutex
+	closed        bool
+	subscriptions map[*Subscription]struct{}
+	takers        map[string]*taker // by queue
+	wakes         *Subscription     // to what wakes takers; nil before the first
+}
+
+// New connects to Redis.
+func New(url string, opts Options) (*Layer, error) {
+	prefix := cmp.Or(opts.Prefix, "grouphub")
+	if strings.ContainsAny(prefix, "{}") {
+		return nil, fmt.Errorf("grouphub: redis prefix %q contains a brace", prefix)
+	}
+	if opts.QueueCapacity < 0 || opts.QueueExpiry < 0 {
+		return nil, fmt.Errorf("grouphub: negative queue capacity %d or expiry %v", opts.QueueCapacity, opts.QueueExpiry)
+	}
+	sealer, err := newSealer(opts.EncryptionKeys)
+	if err != nil {
+		return nil, err
+	}
+	var option rueidis.ClientOption
+	if url != "" || opts.Client == nil {
+		// What the parser complains of may be a part of the password.
+		if option, err = rueidis.ParseURL(url); err != nil {
+			return nil, errors.New("grouphub: invalid redis URL: want redis://user:password@host:port/db, rediss://… or unix:///path?db=n, special characters escaped")
+		}
+	}
+	if opts.Client != nil {
+		opts.Client(&option)
+	}
+	l := &Layer{
+		sealer:        sealer,
+		prefix:        prefix,
+		sharded:       opts.Sharded,
+		capacity:      cmp.Or(opts.QueueCapacity, 100),
+		expiry:        cmp.Or(opts.QueueExpiry, 60*time.Second),
+		Heartbeat:     defaultHeartbeat,
+		jobs:          make(chan *job, 2*batchSize),
+		subscriptions: make(map[*Subscription]struct{}),
+		takers:        make(map[string]*taker),
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.connections = newConnections(&option)
+	if err := l.connect(option); err != nil {
+		l.cancel()
+		return nil, fmt.Errorf("%w: connect to redis at %s: %w", fault.Unavailable, strings.Join(option.InitAddress, ", "), err)
+	}
+	l.cluster = l.client.Mode() == rueidis.ClientModeCluster
+	l.running.Go(l.pipeline)
+	return l, nil
+}
+
+// connect makes the client. Many steps have a timeout of their own; that of all
+// together is the dialer's end.
+func (l *Layer) connect(option rueidis.ClientOption) error {
+	option.DisableCache = true
+	option.DisableRetry = true // a retry can duplicate
+	option.AlwaysPipelining = true
+	option.PipelineMultiplex = -1
+	option.Dialer.Timeout = cmp.Or(option.Dialer.Timeout, dialTimeout)
+	option.ConnWriteTimeout = cmp.Or(option.ConnWriteTimeout, writeTimeout)
+	// An announced failover can be missed.
+	option.Sentinel.TopologyRefreshInterval = cmp.Or(option.Sentinel.TopologyRefreshInterval, defaultHeartbeat)
+	timeout := time.AfterFunc(dialTimeout, l.connections.close)
+	client, err := rueidis.NewClient(option)
+	if !timeout.Stop() && err == nil {
+		client.Close()
+	}
+	if l.connections.ctx.Err() != nil {
+		return fmt.Errorf("no answer within %v", dialTimeout)
+	}
+	if err != nil {
+		l.connections.close()
+		return err
+	}
+	l.client = client
+	return nil
+}
+
+// key names what belongs to a topic or queue. In a Cluster all that belongs to one of
+// them is in one slot, which is computed from what is within the braces.
+func (l *Layer) key(kind, name string) string {
+	return l.prefix + ":" + kind + ":{" + braceEscaper.Replace(name) + "}"
+}
+
+var braceEscaper = strings.NewReplacer("%", "%25", "}", "%7D")
+
+// Attach is as in [grouphub.Layer].
+func (l *Layer) Attach(hub string, r Receiver) (*Subscription, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, fmt.Errorf("%w: attach %q", fault.Closed, hub)
+	}
+	return l.subscribeLocked("topic", hub, r), nil
+}
+
+// Publish is as in [grouphub.Layer].
+func (l *Layer) Publish(ctx context.Context, p Publication) error {
+	channel := l.key("topic", p.Topic)
+	_, err := l.do(ctx, "publish to", p.Topic, l.publish(channel, l.sealer.seal(channel, p.Payload)))
+	return err
+}
+
+// publish returns the command. PUBLISH has no key, and rueidis would send it to any
+// node: through one node of a Cluster, those of a topic keep their order.
+func (l *Layer) publish(channel string, sealed []byte) rueidis.Completed {
+	message := rueidis.BinaryString(sealed)
+	if l.sharded {
+		return l.client.B().Spublish().Channel(channel).Message(message).Build()
+	}
+	return l.client.B().Publish().Channel(channel).Message(message).Build().SetSlot(channel)
+}
+
+// open returns what was sealed for this key, or counts it as discarded: others may
+// write to Redis, too, and one bad payload must not trouble anybody.
+func (l *Layer) open(key, sealed string) ([]byte, bool) {
+	payload, err := l.sealer.open(key, sealed)
+	if err != nil {
+		l.discarded.Add(1)
+		l.discarding.Do(func() {
+			slog.Error("grouphub: discarded what came through redis; further ones are not logged", "key", key, "error", err)
+		})
+		return nil, false
+	}
+	return payload, true
+}
+
+// Discarded returns how many payloads could not be opened.
+func (l *Layer) Discarded() uint64 { return l.discarded.Load() }
+
+// Close is as in [grouphub.Layer].
+func (l *Layer) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return fmt.Errorf("%w: close the redis layer", fault.Closed)
+	}
+	l.closed = true
+	var subscriptions []*Subscription
+	for s := range l.subscriptions {
+		subscriptions = append(subscriptions, s)
+	}
+	l.mu.Unlock()
+	l.cancel()
+	// Connections end in good order, unless the server does not answer.
+	force := time.AfterFunc(closeGrace, l.connections.close)
+	defer force.Stop()
+	for _, s := range subscriptions {
+		s.Close()
+	}
+	// The client of a Cluster would close its nodes in the background.
+	for _, node := range l.client.Nodes() {
+		node.Close()
+	}
+	l.client.Close()
+	l.connections.close()
+	l.running.Wait()
+	return nil
+}

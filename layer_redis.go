@@ -26,8 +26,9 @@ type RedisOptions struct {
 	// sealed under one of them is discarded; without keys, what is sealed.
 	EncryptionKeys []string
 
-	// Sharded uses SSUBSCRIBE and SPUBLISH, which in a Cluster go to one node instead
-	// of to all. It needs Redis 7.
+	// Sharded uses SSUBSCRIBE and SPUBLISH, and needs Redis 7. In a Cluster it is the
+	// better choice: a publication stays on one node. Without it, it goes to all, and
+	// where the connection between two of them breaks, nobody is told what was lost.
 	Sharded bool
 
 	QueueCapacity int           // messages that may wait on one named channel; 0: 100

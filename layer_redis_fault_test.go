@@ -261,6 +261,28 @@ func TestRedisThatIsFrozenKeepsNobodyLongerThanHisContext(t *testing.T) {
 	}
 }
 
+func TestRedisUnavailableMeansNeverAndUncertainPerhaps(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	l := redisLayer(t, s.url(), nil)
+	h := attachRedis(t, l, "topic")
+	s.process.Process.Signal(syscall.SIGSTOP)
+	for _, want := range []error{grouphub.ErrUncertain, grouphub.ErrUnavailable, grouphub.ErrUnavailable} {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		err := l.Publish(ctx, publication("topic", want.Error()))
+		if !errors.Is(err, want) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v, want %v and the context's error", err, want)
+		}
+		cancel()
+	}
+	s.process.Process.Signal(syscall.SIGCONT)
+	await(t, "Publish to work again", func() bool { return l.Publish(t.Context(), publication("topic", "after")) == nil })
+	h.untilReceived("after")
+	if got, _ := h.state(); slices.Contains(got, grouphub.ErrUnavailable.Error()) {
+		t.Errorf("received %q: what was unavailable went out", got)
+	}
+}
+
 func TestRedisErrorsSayThatNothingHappened(t *testing.T) {
 	t.Parallel()
 	m := miniredis.RunT(t)

@@ -12,7 +12,7 @@ import (
 // wraps them and names the operation and the value.
 var (
 	// ErrClosed means that the hub, the layer or the connection has ended.
-	ErrClosed = fault.Closed
+	ErrClosed = fault.ErrClosed
 	// ErrInvalidName means that a group, channel or event name is not 1 to 255
 	// bytes of UTF-8 without control characters, or is reserved. Nothing was done.
 	ErrInvalidName = errors.New("grouphub: invalid name")
@@ -21,13 +21,13 @@ var (
 	ErrTooLarge = errors.New("grouphub: event too large")
 	// ErrQueueFull means that a named channel holds as many messages as it may.
 	// The message was not added.
-	ErrQueueFull = fault.QueueFull
+	ErrQueueFull = fault.ErrQueueFull
 	// ErrUnavailable means that the layer is down: nothing went out, and sending
 	// again is safe.
-	ErrUnavailable = fault.Unavailable
+	ErrUnavailable = fault.ErrUnavailable
 	// ErrUncertain means that the layer broke before it answered: the event may
 	// or may not have gone out.
-	ErrUncertain = fault.Uncertain
+	ErrUncertain = fault.ErrUncertain
 )
 
 // layerTimeout is how long a call through a layer may take when its context

@@ -5,8 +5,8 @@ package fault
 import "errors"
 
 var (
-	Closed      = errors.New("grouphub: closed")
-	QueueFull   = errors.New("grouphub: queue full")
-	Unavailable = errors.New("grouphub: layer unavailable")
-	Uncertain   = errors.New("grouphub: layer broke before it answered")
+	ErrClosed      = errors.New("grouphub: closed")
+	ErrQueueFull   = errors.New("grouphub: queue full")
+	ErrUnavailable = errors.New("grouphub: layer unavailable")
+	ErrUncertain   = errors.New("grouphub: layer broke before it answered")
 )

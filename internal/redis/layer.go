@@ -128,7 +128,7 @@ func New(url string, opts Options) (*Layer, error) {
 	l.connections = newConnections(&option)
 	if err := l.connect(option); err != nil {
 		l.cancel()
-		return nil, fmt.Errorf("%w: connect to redis at %s: %w", fault.Unavailable, strings.Join(option.InitAddress, ", "), err)
+		return nil, fmt.Errorf("%w: connect to redis at %s: %w", fault.ErrUnavailable, strings.Join(option.InitAddress, ", "), err)
 	}
 	l.cluster = l.client.Mode() == rueidis.ClientModeCluster
 	l.running.Go(l.pipeline)
@@ -175,7 +175,7 @@ func (l *Layer) Attach(hub string, r Receiver) (*Subscription, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, fmt.Errorf("%w: attach %q", fault.Closed, hub)
+		return nil, fmt.Errorf("%w: attach %q", fault.ErrClosed, hub)
 	}
 	return l.subscribeLocked("topic", hub, r), nil
 }
@@ -219,7 +219,7 @@ func (l *Layer) Close() error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return fmt.Errorf("%w: close the redis layer", fault.Closed)
+		return fmt.Errorf("%w: close the redis layer", fault.ErrClosed)
 	}
 	l.closed = true
 	var subscriptions []*Subscription

@@ -47,7 +47,7 @@ func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.
 		return rueidis.RedisResult{}, fmt.Errorf("%w: %s %q: %w", kind, operation, name, err)
 	}
 	if l.ctx.Err() != nil {
-		return rueidis.RedisResult{}, fmt.Errorf("%w: %s %q", fault.Closed, operation, name)
+		return rueidis.RedisResult{}, fmt.Errorf("%w: %s %q", fault.ErrClosed, operation, name)
 	}
 	job := jobs.Get().(*job)
 	job.command = command
@@ -68,18 +68,18 @@ func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.
 		case <-job.timer.C:
 			ended = context.DeadlineExceeded
 		case <-l.ctx.Done():
-			ended = fault.Closed
+			ended = fault.ErrClosed
 		}
 	case <-ctx.Done():
 		ended = ctx.Err()
 	case <-job.timer.C:
 		ended = context.DeadlineExceeded
 	case <-l.ctx.Done():
-		ended = fault.Closed
+		ended = fault.ErrClosed
 	}
-	kind := fault.Uncertain
+	kind := fault.ErrUncertain
 	if job.state.CompareAndSwap(jobWaiting, jobLeft) {
-		kind = fault.Unavailable
+		kind = fault.ErrUnavailable
 	}
 	return fail(kind, ended)
 }
@@ -99,9 +99,9 @@ func (l *Layer) kindOf(err error) error {
 	_, answered := rueidis.IsRedisErr(err)
 	switch {
 	case answered, errors.As(err, &dial), errors.As(err, &unsent), errors.Is(err, rueidis.ErrNoSlot):
-		return fault.Unavailable
+		return fault.ErrUnavailable
 	default:
-		return fault.Uncertain
+		return fault.ErrUncertain
 	}
 }
 

@@ -122,7 +122,7 @@ func (l *Layer) Append(ctx context.Context, queue string, message []byte) error 
 		return err
 	}
 	if added, err := result.AsInt64(); err != nil || added != 1 {
-		return fmt.Errorf("%w: append to %q", fault.QueueFull, queue)
+		return fmt.Errorf("%w: append to %q", fault.ErrQueueFull, queue)
 	}
 	return nil
 }
@@ -142,7 +142,7 @@ func (l *Layer) Take(ctx context.Context, queue string) ([]byte, error) {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return nil, fmt.Errorf("%w: take from %q", fault.Closed, queue)
+		return nil, fmt.Errorf("%w: take from %q", fault.ErrClosed, queue)
 	}
 	k := l.takers[queue]
 	if k == nil {
@@ -163,7 +163,7 @@ func (l *Layer) Take(ctx context.Context, queue string) ([]byte, error) {
 	case <-ctx.Done():
 		err = fmt.Errorf("grouphub: take from %q: %w", queue, ctx.Err())
 	case <-l.ctx.Done():
-		err = fmt.Errorf("%w: take from %q", fault.Closed, queue)
+		err = fmt.Errorf("%w: take from %q", fault.ErrClosed, queue)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -40,7 +40,7 @@ func TestQueueRedeliversAndExpires(t *testing.T) {
 	}
 	takeAndCrash(t, l, "queue")
 	m.SetTime(now.Add(queueLease + time.Second)) // the lease is over: it is the first again
-	if err := add("three"); !errors.Is(err, fault.QueueFull) {
+	if err := add("three"); !errors.Is(err, fault.ErrQueueFull) {
 		t.Errorf("Append: %v, want ErrQueueFull", err)
 	}
 	take("one")

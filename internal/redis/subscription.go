@@ -71,7 +71,7 @@ const (
 	stateLeaving                     // being unsubscribed from, whether it is used or not
 )
 
-// waiter is an Add that waits for confirmations.
+// A waiter is an Add that waits for confirmations.
 type waiter struct {
 	missing int           // guarded by Subscription.mu
 	err     error         // likewise: the server refused
@@ -205,9 +205,9 @@ func (s *Subscription) Add(ctx context.Context, topics ...string) error {
 		s.mu.Lock()
 		switch err = cmp.Or(err, wait.err); {
 		case s.ctx.Err() != nil:
-			err = fmt.Errorf("%w: subscribe to %.300q", fault.Closed, topics)
+			err = fmt.Errorf("%w: subscribe to %.300q", fault.ErrClosed, topics)
 		case err != nil:
-			err = fmt.Errorf("%w: subscribe to %.300q: %w", fault.Unavailable, topics, err)
+			err = fmt.Errorf("%w: subscribe to %.300q: %w", fault.ErrUnavailable, topics, err)
 		}
 		// Without an error something may be missing again: an interruption came first.
 		if done = err != nil || wait.missing == 0; done {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,6 +125,7 @@ func (l *Layer) pipeline() {
 		case <-l.ctx.Done():
 			return
 		}
+		runtime.Gosched() // those whom the last batch woke may have more
 		for more := true; more && len(jobs) < batchSize; {
 			select {
 			case job := <-l.jobs:

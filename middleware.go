@@ -7,14 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/seed-29c60982/grouphub/internal/origin"
 )
 
 // A User is whoever [Authenticate] found behind a request. Without an ID it is
@@ -109,17 +108,17 @@ func escape(s string) string {
 // https may be left out. Patterns of nested calls add up. AllowOrigins panics if a
 // pattern is none of the above.
 func AllowOrigins(patterns ...string) func(http.Handler) http.Handler {
-	allowed := make([]originPattern, len(patterns))
+	allowed := make([]origin.Pattern, len(patterns))
 	for i, p := range patterns {
 		var ok bool
-		if allowed[i], ok = parsePattern(p); !ok {
+		if allowed[i], ok = origin.ParsePattern(p); !ok {
 			panic(fmt.Sprintf("grouphub: AllowOrigins: %s is not an origin, such as https://example.com, "+
 				"https://*.example.com, or *", quoted(p)))
 		}
 	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			outer, _ := r.Context().Value(originsKey{}).([]originPattern)
+			outer, _ := r.Context().Value(originsKey{}).([]origin.Pattern)
 			all := slices.Concat(outer, allowed)
 			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), originsKey{}, all)))
 		})
@@ -136,86 +135,16 @@ func checkOrigin(r *http.Request) error {
 	if len(header) > 1 {
 		return &Reject{http.StatusForbidden, fmt.Sprintf("%d Origin headers, want one", len(header))}
 	}
-	from, ok := parseOrigin(header[0])
+	from, ok := origin.Parse(header[0])
 	// Behind a proxy that ends TLS nobody here knows the page's scheme, so the
 	// host and port have to do. Taking the origin's scheme for both drops the
 	// same default port from both.
-	if own, valid := parseOrigin(from.scheme + "://" + r.Host); ok && valid && from == own {
+	if own, valid := origin.Parse(from.Scheme + "://" + r.Host); ok && valid && from == own {
 		return nil
 	}
-	allowed, _ := r.Context().Value(originsKey{}).([]originPattern)
-	if slices.ContainsFunc(allowed, func(p originPattern) bool { return p.any || ok && p.match(from) }) {
+	allowed, _ := r.Context().Value(originsKey{}).([]origin.Pattern)
+	if slices.ContainsFunc(allowed, func(p origin.Pattern) bool { return p.Any || ok && p.Match(from) }) {
 		return nil
 	}
 	return &Reject{http.StatusForbidden, "origin " + quoted(header[0]) + " is not allowed"}
-}
-
-// An origin is in lower case, and its port is empty if it is the scheme's own.
-type origin struct{ scheme, host, port string }
-
-// hostLetters are what a host name is made of. ToLower would make ASCII of some
-// other letters, so the host is checked as it came.
-const hostLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
-
-// parseOrigin is strict: what a browser would not send is no origin.
-func parseOrigin(s string) (origin, bool) {
-	u, err := url.Parse(s)
-	// Whatever else a URL may have, user, path, query or escapes, shows here.
-	if err != nil || !strings.EqualFold(u.Scheme+"://"+u.Host, s) {
-		return origin{}, false
-	}
-	o := origin{u.Scheme, strings.ToLower(u.Hostname()), u.Port()}
-	if strings.HasPrefix(u.Host, "[") {
-		address, err := netip.ParseAddr(o.host)
-		if err != nil || !address.Is6() {
-			return origin{}, false
-		}
-		o.host = "[" + address.String() + "]"
-	} else if o.host == "" || strings.Trim(u.Hostname(), hostLetters) != "" {
-		return origin{}, false
-	}
-	if n, err := strconv.ParseUint(o.port, 10, 16); o.port == "" {
-		if strings.HasSuffix(u.Host, ":") {
-			return origin{}, false
-		}
-	} else if err != nil || strconv.FormatUint(n, 10) != o.port {
-		return origin{}, false
-	}
-	if o.scheme == "http" && o.port == "80" || o.scheme == "https" && o.port == "443" {
-		o.port = ""
-	}
-	return o, true
-}
-
-// An originPattern is a parsed argument of AllowOrigins.
-type originPattern struct {
-	origin
-	subdomains bool // those of host, and not host itself
-	any        bool
-}
-
-func parsePattern(s string) (originPattern, bool) {
-	if s == "*" {
-		return originPattern{any: true}, true
-	}
-	scheme, host, _ := strings.Cut(s, "://")
-	host, subdomains := strings.CutPrefix(host, "*.")
-	o, ok := parseOrigin(scheme + "://" + host)
-	_, err := netip.ParseAddr(strings.Trim(o.host, "[]"))
-	switch {
-	case subdomains && err == nil: // an address has no subdomains,
-		ok = false
-	case o.scheme == "ws" || o.scheme == "wss": // and no page is at ws:
-		ok = false
-	}
-	return originPattern{origin: o, subdomains: subdomains}, ok
-}
-
-func (p originPattern) match(o origin) bool {
-	if p.subdomains && len(o.host) > len(p.host)+1 && strings.HasSuffix(o.host, "."+p.host) {
-		o.host = p.host
-	} else if p.subdomains {
-		return false
-	}
-	return o == p.origin
 }

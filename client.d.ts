@@ -66,7 +66,10 @@ export class GroupHub {
 
 	/** Each time a connection is open, and what waited to be sent is on its way. */
 	on(type: "open", handler: () => void): () => void
-	/** Each time a connection, or an attempt at one, has ended; once without `willReconnect`. */
+	/**
+	 * Each time a connection, or an attempt at one, has ended; once without `willReconnect`.
+	 * An attempt that is begun anew because the browser is online again has not ended.
+	 */
 	on(type: "close", handler: (close: GroupHubClose) => void): () => void
 	/** Events of this group may have been lost for good: load anew what it is about. */
 	on(type: "resync", handler: (group: string, event: GroupHubEvent) => void): () => void

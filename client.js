@@ -130,9 +130,7 @@ export class GroupHub {
 
 	// Ends the current connection without waiting for the other side, which may be gone.
 	#drop(code, reason) {
-		const socket = this.#socket
-		this.#socket = undefined
-		socket?.close(code === 1000 ? code : undefined)
+		this.#socket?.close(code === 1000 ? code : undefined)
 		this.#lost({code, reason})
 	}
 
@@ -148,7 +146,6 @@ export class GroupHub {
 			this.#timer = setTimeout(() => this.#connect(), delay)
 		} else {
 			this.#ended = true
-			this.#queue = []
 			this.#listening.abort()
 		}
 		this.#emit("close", {code, reason, willReconnect, delay}) // may call close, or send

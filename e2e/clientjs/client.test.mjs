@@ -638,6 +638,7 @@ test("close is clean, said once, and for good", () => {
 	hub.close()
 	assert.deepEqual(last().closedWith, [1000])
 	assert.deepEqual(closes(), [{code: 1000, reason: "", willReconnect: false, delay: 0}])
+	hub.on("close", close => calls.push(["added after close", close]))
 	hub.close()
 	last().receive({type: "late"})
 	last().end(1000)

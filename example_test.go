@@ -223,6 +223,17 @@ func ExampleAllowOrigins() {
 }
 
 // A server that stops closes its WebSockets with 1001 and waits for their callbacks.
+func ExampleClientJS() {
+	mux := http.NewServeMux()
+	mux.Handle("GET /client.js", grouphub.ClientJS())
+
+	answer := httptest.NewRecorder()
+	mux.ServeHTTP(answer, httptest.NewRequest("GET", "/client.js", nil))
+	fmt.Println(answer.Code, answer.Header().Get("Content-Type"))
+	// Output:
+	// 200 text/javascript; charset=utf-8
+}
+
 func ExampleHub_Shutdown() {
 	hub := grouphub.New(nil)
 	server := httptest.NewServer(hub).Config

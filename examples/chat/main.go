@@ -96,6 +96,7 @@ func routes(hub *grouphub.Hub) http.Handler {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Write(page)
 	})
+	mux.Handle("GET /client.js", grouphub.ClientJS())
 	mux.Handle("GET /ws", hub.Handler(consumer()))
 	mux.HandleFunc("POST /announce", announce(hub))
 	// The hub refuses other origins by itself; this does it for the form.

@@ -93,6 +93,18 @@ func TestAnnouncementReachesItsRoomOnly(t *testing.T) {
 	expect(t, eve, "chat.announcement", message{Text: "Tea in the cellar"})
 }
 
+func TestPageFindsItsClient(t *testing.T) {
+	source := regexp.MustCompile(`from "(/[^"]+)"`).FindSubmatch(page)
+	if source == nil {
+		t.Fatal("the page imports nothing")
+	}
+	w := httptest.NewRecorder()
+	newChat(t).ServeHTTP(w, httptest.NewRequest("GET", string(source[1]), nil))
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "export class GroupHub") {
+		t.Errorf("%s: %d with %d bytes", source[1], w.Code, w.Body.Len())
+	}
+}
+
 func TestAnnouncementOfAnotherSiteIsRefused(t *testing.T) {
 	w := announceTo(newChat(t), "lobby", "Buy now", http.Header{"Sec-Fetch-Site": {"cross-site"}})
 	if w.Code != http.StatusForbidden {

@@ -100,7 +100,8 @@ type Options struct {
 	// A client is sent a ping every PingInterval, 0: 54 s, and is given up if it sends
 	// nothing for PongTimeout, 0: 60 s; where one of the two is given, the other is in
 	// proportion. One that takes no byte of what waits for it for WriteTimeout, 0: 10 s,
-	// is given up too. It has CloseTimeout, 0: 5 s, to answer a close frame.
+	// is given up too, after twice that at the latest. It has CloseTimeout, 0: 5 s, to
+	// answer a close frame.
 	PingInterval, PongTimeout, WriteTimeout, CloseTimeout time.Duration
 
 	// Compression offers permessage-deflate. It saves bandwidth for CPU: an event is

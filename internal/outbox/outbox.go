@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -75,7 +76,7 @@ const (
 type Limits struct {
 	Pending      int           // bytes that may wait
 	PongTimeout  time.Duration // without a byte from the peer
-	WriteTimeout time.Duration // without a byte taken by the peer
+	WriteTimeout time.Duration // without a byte taken by the peer; it may be noticed after twice that
 	CloseTimeout time.Duration // for the peer's answer to a close frame
 }
 
@@ -291,7 +292,7 @@ func (o *Outbox) flush() {
 			o.mu.Unlock()
 			return
 		}
-		for sent < len(frames) && !o.dead {
+		for sent < len(frames) {
 			// WriteTimeout is for progress, however little; it is not for the whole.
 			deadline := o.cutoff
 			if deadline.IsZero() {
@@ -306,7 +307,10 @@ func (o *Outbox) flush() {
 			o.mu.Lock()
 			sent += n
 			o.pending -= n
-			if err != nil {
+			if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+				err = nil // TLS, which cannot go on, says so again
+			}
+			if err != nil || o.dead {
 				o.failAndUnlock(err, dataFrames(frames, sent))
 				return
 			}
@@ -438,9 +442,11 @@ func (o *Outbox) Linger(peerClosed bool) {
 	o.mu.Unlock()
 	o.flushers.Wait()
 	o.mu.Lock()
-	dead := o.dead
+	dead, cutoff := o.dead, o.cutoff
 	o.mu.Unlock()
 	if !dead && !peerClosed {
+		// TLS gives its own farewell, which may block, a deadline of its own.
+		defer time.AfterFunc(time.Until(cutoff), func() { hardClose(o.Conn) }).Stop()
 		if c, ok := o.Conn.(interface{ CloseWrite() error }); ok {
 			c.CloseWrite()
 		}

@@ -1,0 +1,441 @@
+package strand_test
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/seed-29c60982/grouphub/internal/strand"
+)
+
+// A bench is a strand with what its tests look at. All tests run in a bubble, so that
+// synctest.Wait waits until the strand has nothing to do or a job blocks.
+type bench struct {
+	*strand.Strand
+	idle    atomic.Int32 // calls of idle
+	running atomic.Int32 // goroutines that spawn has started
+	spawned atomic.Int32
+	rests   atomic.Int32 // how often running has fallen to zero
+
+	mu  sync.Mutex
+	ran []int
+}
+
+func inBubble(t *testing.T, limit int, test func(t *testing.T, b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{}
+		b.Strand = strand.New(limit, b.spawn, func() { b.idle.Add(1) })
+		test(t, b)
+		synctest.Wait()
+		if n := b.running.Load(); n != 0 {
+			t.Errorf("%d goroutines are left", n)
+		}
+	})
+}
+
+func (b *bench) spawn(f func()) {
+	b.spawned.Add(1)
+	b.running.Add(1)
+	go func() {
+		defer func() {
+			if b.running.Add(-1) == 0 {
+				b.rests.Add(1)
+			}
+		}()
+		f()
+	}()
+}
+
+// job returns a job that notes its number.
+func (b *bench) job(n int) func() {
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.ran = append(b.ran, n)
+	}
+}
+
+func (b *bench) wantRan(t *testing.T, want ...int) {
+	t.Helper()
+	synctest.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !slices.Equal(b.ran, want) {
+		t.Errorf("ran %v, want %v", b.ran, want)
+	}
+}
+
+func (b *bench) wantIdle(t *testing.T, want int32) {
+	t.Helper()
+	synctest.Wait()
+	if got := b.idle.Load(); got != want {
+		t.Errorf("idle was called %d times, want %d", got, want)
+	}
+}
+
+func (b *bench) event(t *testing.T, size int, run func()) {
+	t.Helper()
+	if ok, full := b.Event(size, run); !ok || full {
+		t.Errorf("Event: ok %v, full %v", ok, full)
+	}
+}
+
+func (b *bench) message(t *testing.T, run func()) {
+	t.Helper()
+	if !b.Message(run) {
+		t.Error("Message is refused")
+	}
+}
+
+// block occupies the strand until the returned function is called.
+func (b *bench) block(t *testing.T) (proceed func()) {
+	t.Helper()
+	ch := make(chan struct{})
+	b.event(t, 0, func() { <-ch })
+	synctest.Wait()
+	return func() { close(ch) }
+}
+
+func TestJobsRunInOrderOnceConnectHasReturned(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.event(t, 1, b.job(1))
+		b.message(t, b.job(2))
+		b.event(t, 1, b.job(3))
+		b.wantRan(t) // it is Connect's turn
+		b.Release()
+		b.wantRan(t, 1, 2, 3)
+		b.event(t, 1, b.job(4))
+		b.message(t, b.job(5))
+		b.wantRan(t, 1, 2, 3, 4, 5)
+		b.wantIdle(t, 0)
+	})
+}
+
+func TestJobsNeverRunAtTheSameTime(t *testing.T) {
+	inBubble(t, 1<<20, func(t *testing.T, b *bench) {
+		b.Release()
+		var running atomic.Int32
+		total := 0 // not guarded: the race detector looks
+		run := func() {
+			if running.Add(1) != 1 {
+				t.Error("two jobs at the same time")
+			}
+			total++
+			runtime.Gosched()
+			running.Add(-1)
+		}
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for range 200 {
+					b.event(t, 1, run)
+				}
+			})
+		}
+		wg.Go(func() {
+			for range 200 {
+				b.message(t, run)
+			}
+		})
+		wg.Wait()
+		synctest.Wait()
+		if total != 1800 {
+			t.Errorf("%d jobs ran", total)
+		}
+	})
+}
+
+func TestEachCallersJobsKeepTheirOrder(t *testing.T) {
+	inBubble(t, 1<<20, func(t *testing.T, b *bench) {
+		b.Release()
+		const callers, each = 4, 300
+		var wg sync.WaitGroup
+		for c := range callers {
+			wg.Go(func() {
+				for n := range each {
+					b.event(t, 1, b.job(c*each+n))
+					if rand.IntN(4) == 0 {
+						runtime.Gosched()
+					}
+				}
+			})
+		}
+		wg.Wait()
+		synctest.Wait()
+		next := make([]int, callers)
+		for _, n := range b.ran {
+			if c := n / each; n%each != next[c] {
+				t.Fatalf("caller %d: ran %d, want %d", c, n%each, next[c])
+			}
+			next[n/each]++
+		}
+	})
+}
+
+func TestTheReaderIsOneMessageAhead(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.Release()
+		proceed := b.block(t)
+		b.message(t, b.job(1)) // waits for its turn
+		var second atomic.Bool
+		go func() {
+			b.message(t, b.job(2))
+			second.Store(true)
+		}()
+		synctest.Wait()
+		if second.Load() {
+			t.Error("Message has not waited while another one is waiting")
+		}
+		// Events do not care.
+		b.event(t, 1, b.job(3))
+		proceed()
+		b.wantRan(t, 1, 3, 2)
+	})
+}
+
+func TestMessageThatWaitsIsRefusedByClose(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.message(t, b.job(1))
+		refused := make(chan bool)
+		go func() { refused <- !b.Message(b.job(2)) }()
+		synctest.Wait()
+		if n := b.Close(); n != 0 {
+			t.Errorf("%d events dropped", n)
+		}
+		if !<-refused {
+			t.Error("Message was taken")
+		}
+		b.Release()
+		b.wantRan(t)
+	})
+}
+
+func TestEventsAreBoundedInBytes(t *testing.T) {
+	inBubble(t, 100, func(t *testing.T, b *bench) {
+		b.event(t, 60, b.job(1))
+		b.event(t, 40, b.job(2))
+		b.message(t, b.job(3)) // messages count for nothing
+		if ok, full := b.Event(1, b.job(4)); ok || !full {
+			t.Errorf("Event past the limit: ok %v, full %v", ok, full)
+		}
+		b.Release()
+		b.wantRan(t, 1, 2, 3)
+		// There is room again, and the one that runs holds none.
+		proceed := b.block(t)
+		b.event(t, 100, b.job(5))
+		proceed()
+		b.wantRan(t, 1, 2, 3, 5)
+	})
+}
+
+func TestSingleEventOfAnySizeIsTaken(t *testing.T) {
+	inBubble(t, 100, func(t *testing.T, b *bench) {
+		b.event(t, 1_000_000, b.job(1))
+		if ok, full := b.Event(1, b.job(2)); ok || !full {
+			t.Errorf("Event behind it: ok %v, full %v", ok, full)
+		}
+		b.Release()
+		b.wantRan(t, 1)
+	})
+}
+
+func TestCloseDropsWhatWaitsAndTakesNoMore(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.Release()
+		proceed := b.block(t)
+		b.event(t, 1, b.job(1))
+		b.message(t, b.job(2))
+		b.event(t, 1, b.job(3))
+		if n := b.Close(); n != 2 {
+			t.Errorf("%d events dropped, want 2", n)
+		}
+		if ok, full := b.Event(1, b.job(4)); ok || full {
+			t.Errorf("Event: ok %v, full %v", ok, full)
+		}
+		if b.Message(b.job(5)) {
+			t.Error("Message is taken")
+		}
+		if n, ok := b.Drain(); n != 0 || ok {
+			t.Errorf("Drain: %d, %v", n, ok)
+		}
+		if n := b.Close(); n != 0 {
+			t.Errorf("%d events dropped by the second Close", n)
+		}
+		proceed()
+		b.wantRan(t)
+		b.wantIdle(t, 0)
+	})
+}
+
+func TestLastRunsBehindTheJobThatRuns(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.Release()
+		ch := make(chan struct{})
+		b.event(t, 0, func() { <-ch; b.job(1)() })
+		synctest.Wait()
+		b.event(t, 1, b.job(2))
+		b.message(t, b.job(3))
+		if n := b.Last(b.job(9)); n != 1 {
+			t.Errorf("%d events dropped, want 1", n)
+		}
+		b.wantRan(t) // Last does not wait
+		if n := b.Close(); n != 0 {
+			t.Errorf("%d events dropped, want none", n)
+		}
+		close(ch)
+		b.wantRan(t, 1, 9)
+	})
+	for name, early := range map[string]bool{"before Connect has returned": true, "on an idle strand": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 1000, func(t *testing.T, b *bench) {
+				if !early {
+					b.Release()
+				}
+				b.Last(b.job(9))
+				if early {
+					b.wantRan(t)
+					b.Release()
+				}
+				b.wantRan(t, 9)
+			})
+		})
+	}
+}
+
+func TestDrainHandlesTheMessagesThatAreThere(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.Release()
+		proceed := b.block(t)
+		b.event(t, 1, b.job(1))
+		b.message(t, b.job(2))
+		b.event(t, 1, b.job(3))
+		if n, ok := b.Drain(); n != 2 || !ok {
+			t.Errorf("Drain: %d, %v, want 2, true", n, ok)
+		}
+		if ok, full := b.Event(1, b.job(4)); ok || full {
+			t.Errorf("Event: ok %v, full %v", ok, full)
+		}
+		b.wantIdle(t, 0)
+		proceed()
+		b.wantRan(t, 2)
+		b.wantIdle(t, 1)
+		b.Last(b.job(9))
+		b.wantRan(t, 2, 9)
+		b.wantIdle(t, 1)
+	})
+}
+
+func TestDrainOfAnIdleStrandIsIdleAtOnce(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.Release()
+		if n, ok := b.Drain(); n != 0 || !ok || b.idle.Load() != 1 {
+			t.Errorf("Drain: %d, %v, idle was called %d times", n, ok, b.idle.Load())
+		}
+	})
+}
+
+func TestDrainDuringConnectIsIdleWhenItReturns(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.message(t, b.job(1))
+		b.Drain()
+		b.wantIdle(t, 0)
+		b.Release()
+		b.wantRan(t, 1)
+		b.wantIdle(t, 1)
+	})
+}
+
+func TestCloseAfterDrainMeansThatIdleIsNotCalled(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.Release()
+		proceed := b.block(t)
+		b.Drain()
+		b.Last(b.job(9))
+		proceed()
+		b.wantRan(t, 9)
+		b.wantIdle(t, 0)
+	})
+}
+
+// A callback, and idle, may call anything.
+func TestJobsMayUseTheirStrand(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.Release()
+		b.event(t, 1, func() {
+			b.job(1)()
+			b.event(t, 1, b.job(2))
+			b.message(t, b.job(3))
+		})
+		b.wantRan(t, 1, 2, 3)
+		b.event(t, 1, func() {
+			b.job(4)()
+			b.Drain()
+			b.Last(b.job(9))
+		})
+		b.wantRan(t, 1, 2, 3, 4, 9)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{}
+		b.Strand = strand.New(1, b.spawn, func() { b.Last(b.job(9)) })
+		b.message(t, b.job(1))
+		b.Drain()
+		b.Release()
+		b.wantRan(t, 1, 9)
+	})
+}
+
+func TestJobThatEndsItsGoroutineDoesNotEndTheStrand(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.event(t, 1, runtime.Goexit)
+		b.event(t, 1, b.job(1))
+		b.message(t, runtime.Goexit)
+		b.Release()
+		b.wantRan(t, 1)
+		// Whoever counts goroutines must not take it for the end.
+		if n := b.rests.Load(); n != 1 {
+			t.Errorf("no goroutine was counted %d times, want once", n)
+		}
+		b.Last(runtime.Goexit)
+		b.wantRan(t, 1)
+	})
+}
+
+func TestGoexitInTheLastMessageStillDrains(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.message(t, runtime.Goexit)
+		b.Drain()
+		b.Release()
+		b.wantIdle(t, 1)
+	})
+}
+
+func TestGoroutineLivesWhileThereIsWork(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		b.Release()
+		if n := b.spawned.Load(); n != 0 {
+			t.Errorf("%d goroutines for no work", n)
+		}
+		proceed := b.block(t)
+		for n := range 10 {
+			b.event(t, 1, b.job(n))
+		}
+		proceed()
+		synctest.Wait()
+		if n := b.spawned.Load(); n != 1 {
+			t.Errorf("%d goroutines for one stretch of work", n)
+		}
+		if n := b.running.Load(); n != 0 {
+			t.Errorf("%d goroutines while there is none", n)
+		}
+		b.event(t, 1, b.job(10))
+		synctest.Wait()
+		if n := b.spawned.Load(); n != 2 {
+			t.Errorf("%d goroutines for two stretches of work", n)
+		}
+	})
+}

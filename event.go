@@ -189,6 +189,10 @@ func decodeEnvelope(b []byte) (*envelope, error) {
 		return nil, fmt.Errorf("event of %d bytes with its id at %d", limit, number)
 	case number > 1<<16 && e.kind != kindEvent:
 		return nil, fmt.Errorf("number %d out of range", number)
+	case e.kind == kindClose:
+		if err := checkClose(int(number), string(e.body)); err != nil {
+			return nil, err
+		}
 	}
 	e.number = int(number)
 	return e, nil

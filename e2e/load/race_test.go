@@ -1,0 +1,5 @@
+//go:build race && unix
+
+package load
+
+func init() { raceEnabled = true }

@@ -306,10 +306,35 @@ var transports = []struct {
 		conn, peer := tcp(t)
 		return secured(t, conn, peer)
 	}},
-	{"wrapped TCP", func(t testing.TB) (net.Conn, net.Conn) { // must not be written raw
+	{"wrapped TCP", func(t testing.TB) (net.Conn, net.Conn) {
 		conn, peer := tcp(t)
-		return struct{ net.Conn }{conn}, peer
+		return inverter{conn.(*net.TCPConn)}, inverter{peer.(*net.TCPConn)}
 	}},
+}
+
+// An inverter is a socket whose bytes go through its methods, as TLS's do. What is
+// written past them makes no sense to the peer.
+type inverter struct{ *net.TCPConn }
+
+func (c inverter) Write(p []byte) (int, error) {
+	inverted := make([]byte, len(p))
+	for i := range p {
+		inverted[i] = ^p[i]
+	}
+	return c.TCPConn.Write(inverted)
+}
+
+func (c inverter) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	for i := range p[:n] {
+		p[i] = ^p[i]
+	}
+	return n, err
+}
+
+// WriteTo keeps io.Copy from reading past Read.
+func (c inverter) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{c})
 }
 
 func overEachTransport(t *testing.T, test func(t *testing.T, conn, peer net.Conn)) {

@@ -1,11 +1,13 @@
 package grouphub
 
 import (
+	"compress/flate"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -207,7 +209,7 @@ func (c *Conn) SendJSON(v any) error {
 	if err != nil {
 		return fmt.Errorf("grouphub: send to connection: %w", err)
 	}
-	return c.send(outbox.Text, data)
+	return c.Send(data) // json.RawMessage need not be UTF-8
 }
 
 func (c *Conn) send(opcode byte, data []byte) error {
@@ -352,8 +354,7 @@ func (c *Conn) resync(groups []string) {
 
 func (c *Conn) queueEvent(size int, run func()) {
 	ok, full := c.strand.Event(size, run)
-	if full {
-		c.outbox.CloseWith(closeTryAgainLater, "too slow")
+	if full && c.outbox.CloseWith(closeTryAgainLater, "too slow") == nil {
 		c.hub.count.slowClosed.Add(1)
 	}
 	if !ok {
@@ -482,7 +483,9 @@ func (c *Conn) groupNamesLocked() []string {
 func (c *Conn) readInflated(conn *websocket.Conn) {
 	limit := c.hub.options.MaxMessageSize
 	conn.SetReadLimit(limit)
-	c.hub.goroutines.spawn(func() { c.keepPinging(conn) })
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	c.hub.goroutines.spawn(func() { c.keepPinging(ctx, conn) })
 	for {
 		kind, r, err := conn.NextReader()
 		if err != nil {
@@ -492,6 +495,8 @@ func (c *Conn) readInflated(conn *websocket.Conn) {
 		switch {
 		case errors.Is(err, errMessageTooBig):
 			c.outbox.CloseWith(closeTooBig, "message too big")
+		case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(flate.CorruptInputError)):
+			c.outbox.CloseWith(closeInvalidData, "message does not inflate")
 		case err != nil: // the next read says what it is
 		default:
 			c.receive(data, kind == websocket.BinaryMessage)
@@ -500,8 +505,8 @@ func (c *Conn) readInflated(conn *websocket.Conn) {
 }
 
 // keepPinging sends pings in melody's place, whose write pump only starts when the
-// connect handler has returned. It ends with the connection.
-func (c *Conn) keepPinging(conn *websocket.Conn) {
+// connect handler has returned.
+func (c *Conn) keepPinging(ctx context.Context, conn *websocket.Conn) {
 	ticker := time.NewTicker(c.hub.options.PingInterval)
 	defer ticker.Stop()
 	for {
@@ -510,7 +515,7 @@ func (c *Conn) keepPinging(conn *websocket.Conn) {
 			// The outbox takes control frames without waiting. What fails here the
 			// read loop finds as well.
 			_ = conn.WriteControl(websocket.PingMessage, nil, time.Time{})
-		case <-c.ctx.Done():
+		case <-ctx.Done():
 			return
 		}
 	}
@@ -520,7 +525,7 @@ var errMessageTooBig = errors.New("message too big")
 
 // readAtMost reads r to its end, or fails with errMessageTooBig past the limit.
 func readAtMost(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	data, err := io.ReadAll(io.LimitReader(r, min(limit, math.MaxInt64-1)+1))
 	if err == nil && int64(len(data)) > limit {
 		err = errMessageTooBig
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 )
 
 // An Event is what groups and channels carry: a type that picks the handler, and
@@ -251,6 +252,9 @@ func newEvent(group, event string, data any, maxSize int) (*envelope, error) {
 		body = append(append(body, dataKey...), value...)
 	}
 	body = append(body, '}')
+	if !utf8.Valid(body) { // json.RawMessage passes as it is, and browsers hang up
+		return nil, errors.New("data is not valid UTF-8")
+	}
 	if len(body) > maxSize {
 		return nil, fmt.Errorf("%d bytes, the limit is %d: %w", len(body), maxSize, ErrTooLarge)
 	}

@@ -140,8 +140,9 @@ func (s *shard) turn() {
 	}
 	s.mu.Lock()
 	consumers := s.consumersLocked()
+	s.mu.Unlock()
+	// Who joins from here on is no longer concerned by the batch.
 	if todo := s.unrendered(consumers); len(todo) > 0 {
-		s.mu.Unlock()
 		s.hub.callbacks.spawn(func() {
 			defer s.worker.schedule(s) // also if a Render ends its goroutine
 			for _, render := range todo {
@@ -150,6 +151,7 @@ func (s *shard) turn() {
 		})
 		return
 	}
+	s.mu.Lock()
 	s.pushLocked(consumers)
 	s.mu.Unlock()
 
@@ -222,6 +224,9 @@ func (s *shard) unrendered(consumers []variant) (todo []func()) {
 		}
 		for _, v := range consumers {
 			h := v.endpoint.consumer.Events.handler(d.env.name)
+			if h.kind == handlerNone {
+				s.hub.ignore(d.env.name)
+			}
 			if h.kind == handlerRender && !d.rendered(v.endpoint) {
 				todo = append(todo, func() { d.render(v.endpoint, h) })
 			}
@@ -304,7 +309,6 @@ func (s *shard) compose(v variant, batch []*delivery) composition {
 		switch h := v.endpoint.consumer.Events.handler(d.env.name); h.kind {
 		case handlerNone:
 			all.ignore++
-			s.hub.ignore(d.env.name)
 		case handlerHandle:
 			all.handle = true
 		default:

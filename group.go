@@ -7,9 +7,10 @@ import (
 	"sync/atomic"
 )
 
-// groupTopic returns the layer's topic for a group. A hub's own topic is its name,
-// which has no colon.
+// groupTopic and hubTopic return the layer's topics for a group and for a hub: a hub's
+// name can come from a stranger, in a channel's, and must not lead to a group.
 func groupTopic(group string) string { return groupPrefix + group }
+func hubTopic(hub string) string     { return "h:" + hub }
 
 const groupPrefix = "g:"
 
@@ -43,7 +44,7 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelopeKind, group, channel
 		return err
 	}
 	if hub != h.name {
-		err = h.publish(ctx, hub, &envelope{kind: kind, name: group, channel: channel})
+		err = h.publish(ctx, hubTopic(hub), &envelope{kind: kind, name: group, channel: channel})
 	} else if c := h.conn(channel); c == nil {
 		if kind == kindAdd {
 			err = ErrClosed
@@ -92,7 +93,8 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 }
 
 // GroupClose closes the connections of all members of a group, on every hub, after the
-// events that were sent to it before. Code and reason are those of [Conn.Close].
+// events that were sent to it before; Handle calls that still wait are dropped. Code and
+// reason are those of [Conn.Close].
 func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason string, opts ...SendOption) error {
 	if err := checkName("group close", group); err != nil {
 		return err
@@ -135,7 +137,7 @@ func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
 		if hub, err = hubOf("send", channel); err != nil {
 			return err
 		}
-		err = h.publish(ctx, hub, env)
+		err = h.publish(ctx, hubTopic(hub), env)
 	}
 	if err != nil {
 		return fmt.Errorf("grouphub: send %s to channel %s: %w", quoted(event), quoted(channel), err)
@@ -152,6 +154,9 @@ func (h *Hub) Receive(ctx context.Context, channel string) (Event, error) {
 	}
 	if strings.Contains(channel, "!") {
 		return Event{}, fmt.Errorf("%w: receive: %s is a connection's channel", ErrInvalidName, quoted(channel))
+	}
+	if err := h.alive(); err != nil { // Take would still take what is there
+		return Event{}, fmt.Errorf("grouphub: receive from %s: %w", quoted(channel), err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -428,9 +433,9 @@ func (h *Hub) deliverDirect(env *envelope) bool {
 	d := &delivery{hub: h, env: env}
 	push := func() {
 		frame := d.frame(c.endpoint, c.outbox.Deflated())
-		if frame == nil || c.outbox.Push(frame) != nil {
+		if frame == nil {
 			h.count.dropped.Add(1)
-		} else {
+		} else if c.outbox.Push(frame) == nil { // else the outbox has counted it
 			h.count.delivered.Add(1)
 		}
 	}

@@ -154,7 +154,7 @@ func (o *Options) withDefaults() (Options, error) {
 type Hub struct {
 	// Static after construction.
 	options      Options
-	name         string // unique among all hubs; the topic that this one listens to
+	name         string // unique among all hubs, and part of its channels' names
 	layer        Layer
 	ownLayer     bool // New made the layer
 	subscription Subscription
@@ -208,7 +208,7 @@ func New(opts *Options) *Hub {
 		h.layer = NewMemoryLayer()
 	}
 	h.root = newEndpoint(h, o.Consumer)
-	if h.subscription, err = h.layer.Attach(h.name, (*receiver)(h)); err != nil {
+	if h.subscription, err = h.layer.Attach(hubTopic(h.name), (*receiver)(h)); err != nil {
 		panic("grouphub: New: " + err.Error())
 	}
 	return h
@@ -229,7 +229,7 @@ func (h *Hub) Ping(ctx context.Context) error {
 	defer cancel()
 	token, back := h.control.expectPing()
 	defer h.control.forgetPing(token)
-	if err := h.publish(ctx, h.name, &envelope{kind: kindPing, name: token}); err != nil {
+	if err := h.publish(ctx, hubTopic(h.name), &envelope{kind: kindPing, name: token}); err != nil {
 		return fmt.Errorf("grouphub: ping: %w", err)
 	}
 	select {
@@ -364,8 +364,12 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	if !first {
 		select {
 		case <-h.down:
-			return h.callbacks.wait(ctx)
+			if err := h.callbacks.wait(ctx); err != nil {
+				return fmt.Errorf("grouphub: shutdown: %w", err)
+			}
+			return nil
 		case <-ctx.Done():
+			h.dropSockets()
 			return fmt.Errorf("grouphub: shutdown: %w", ctx.Err())
 		}
 	}
@@ -376,9 +380,7 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 		err = h.goroutines.wait(ctx)
 	}
 	if err != nil {
-		for _, c := range h.connections() {
-			c.outbox.Kill()
-		}
+		h.dropSockets()
 		err = fmt.Errorf("grouphub: shutdown: %w", err)
 	}
 	// Until here callbacks, Disconnect among them, could use the hub.
@@ -390,6 +392,12 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 		h.layer.Close()
 	}
 	return err
+}
+
+func (h *Hub) dropSockets() {
+	for _, c := range h.connections() {
+		c.outbox.Kill()
+	}
 }
 
 // closeAll closes every connection with 1001, spread over time.

@@ -80,9 +80,11 @@ func connOf(s *melody.Session) *Conn { return s.Request.Context().(*connContext)
 // middleware does at a request's end is done.
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := e.hub
-	if !websocket.IsWebSocketUpgrade(r) {
-		w.Header().Set("Upgrade", "websocket")
-		w.Header().Set("Connection", "Upgrade")
+	if !websocket.IsWebSocketUpgrade(r) || r.ProtoMajor != 1 || r.ProtoMinor < 1 {
+		if r.ProtoMajor == 1 { // in HTTP/2 these make a response malformed
+			w.Header().Set("Upgrade", "websocket")
+			w.Header().Set("Connection", "Upgrade")
+		}
 		http.Error(w, "this is a WebSocket endpoint: connect with a WebSocket client", http.StatusUpgradeRequired)
 		return
 	}
@@ -131,14 +133,19 @@ func (e *endpoint) accept(r *http.Request) (err error) {
 	if e.consumer.Accept == nil {
 		return nil
 	}
+	returned := false
 	defer func() {
 		if p := recover(); p != nil {
 			e.hub.logger().Error("grouphub: callback panicked", "callback", "accept",
 				"panic", p, "stack", string(debug.Stack()))
 			err = &Reject{Status: http.StatusInternalServerError}
+		} else if !returned { // runtime.Goexit: the handler ends here
+			e.hub.release()
 		}
 	}()
-	return e.consumer.Accept(r)
+	err = e.consumer.Accept(r)
+	returned = true
+	return err
 }
 
 func (e *endpoint) newConn(r *http.Request) *Conn {
@@ -183,6 +190,8 @@ func (c *Conn) serve(w http.ResponseWriter) {
 	// its answer, or is gone.
 	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{ResponseWriter: w, conn: c}, c.request)
 	if c.outbox != nil {
+		// Shutdown no longer knows of the connection, but can end its wait.
+		defer context.AfterFunc(c.hub.life, c.outbox.Kill)()
 		c.outbox.Linger(c.peerCode.Load() != 0)
 	}
 }

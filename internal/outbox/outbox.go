@@ -116,9 +116,9 @@ func (o *Outbox) Push(frames []byte) error {
 	if err := o.sendLocked(frames, &o.backlog); err != nil {
 		return o.failAndUnlock(err, dataFrames(frames, 0))
 	}
-	// What one push leaves behind on an idle connection may be larger than the
-	// limit: an event of any permitted size must be deliverable.
-	if waiting > 0 && o.pending > o.limits.Pending {
+	// What counts is what waited already: an event of any permitted size must be
+	// deliverable to a connection that keeps up.
+	if waiting > o.limits.Pending {
 		o.cutSlowAndUnlock()
 		return ErrClosed
 	}
@@ -278,10 +278,15 @@ func hardClose(c net.Conn) {
 // flush writes the backlog until there is none.
 func (o *Outbox) flush() {
 	defer o.flushers.Done()
-	scratch := make([]byte, 0, flushChunk)
+	// The kernel reports room when a third of its buffer is free, but takes bytes
+	// whenever there is some. TLS does not survive a deadline.
+	progress, patience := time.Now(), o.limits.WriteTimeout
+	if o.raw != nil {
+		patience /= 4
+	}
 	for {
 		o.mu.Lock()
-		frames, sent := o.nextLocked(scratch)
+		frames, sent := o.nextLocked()
 		if frames == nil {
 			// The deadline is cleared before anyone writes directly again.
 			o.flushing = false
@@ -296,7 +301,7 @@ func (o *Outbox) flush() {
 			// WriteTimeout is for progress, however little; it is not for the whole.
 			deadline := o.cutoff
 			if deadline.IsZero() {
-				deadline = time.Now().Add(o.limits.WriteTimeout)
+				deadline = time.Now().Add(patience)
 				// A peer that is still taking bytes is alive: its pong may be queued
 				// behind megabytes.
 				o.Conn.SetReadDeadline(time.Now().Add(o.limits.PongTimeout))
@@ -307,7 +312,11 @@ func (o *Outbox) flush() {
 			o.mu.Lock()
 			sent += n
 			o.pending -= n
-			if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			if n > 0 {
+				progress = time.Now()
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) && o.cutoff.IsZero() &&
+				(n > 0 || o.raw != nil && time.Since(progress) < o.limits.WriteTimeout) {
 				err = nil // TLS, which cannot go on, says so again
 			}
 			if err != nil || o.dead {
@@ -321,7 +330,7 @@ func (o *Outbox) flush() {
 
 // nextLocked takes what the flusher writes next: whole frames, of which the kernel
 // already has the first sent bytes. It is nil if nothing waits.
-func (o *Outbox) nextLocked(scratch []byte) (frames []byte, sent int) {
+func (o *Outbox) nextLocked() (frames []byte, sent int) {
 	if frames, sent = o.begun, o.begunSent; frames != nil {
 		o.begun = nil
 		return frames, sent
@@ -330,30 +339,28 @@ func (o *Outbox) nextLocked(scratch []byte) (frames []byte, sent int) {
 		frames, o.urgent = o.urgent[0], o.urgent[1:]
 		return frames, 0
 	}
-	for len(o.backlog) > 0 {
+	for len(o.backlog) > 0 && len(frames) < flushChunk {
 		head := o.backlog[0]
-		n := wholeFrames(head, flushChunk-len(scratch))
-		if n == 0 { // the next frame alone is too large to be joined
-			if len(scratch) > 0 {
+		n := wholeFrames(head, flushChunk-len(frames))
+		if n == 0 { // the next frame is too large to be joined
+			if frames != nil {
 				break
 			}
 			n = frameLen(head)
-			scratch = head[:n:n]
+		}
+		if frames == nil {
+			frames = head[:n:n] // shared, so that what is joined goes into a copy
 		} else {
-			scratch = append(scratch, head[:n]...)
+			frames = append(frames, head[:n]...)
 		}
 		if o.backlog[0] = head[n:]; n == len(head) {
 			o.backlog = o.backlog[1:]
 		}
-		if len(scratch) >= flushChunk {
-			break
-		}
 	}
-	if len(scratch) == 0 {
+	if frames == nil {
 		o.backlog = nil
-		return nil, 0
 	}
-	return scratch, 0
+	return frames, 0
 }
 
 // Read is called by gorilla alone. Each read has a deadline of its own, so that
@@ -376,7 +383,7 @@ func (o *Outbox) Read(p []byte) (int, error) {
 func (o *Outbox) Write(p []byte) (int, error) {
 	if !o.upgraded { // nobody else has the outbox yet
 		o.upgraded = true
-		o.deflated = bytes.Contains(p, []byte("permessage-deflate"))
+		o.deflated = bytes.Contains(p, []byte("\r\nSec-WebSocket-Extensions: permessage-deflate"))
 		o.Conn.SetWriteDeadline(time.Now().Add(o.limits.WriteTimeout))
 		n, err := o.Conn.Write(p)
 		o.Conn.SetWriteDeadline(time.Time{})
@@ -403,7 +410,7 @@ func (o *Outbox) Write(p []byte) (int, error) {
 		return 0, o.failAndUnlock(err, 0)
 	}
 	// A peer that sends pings and reads no pongs is slow like any other.
-	if o.pending > o.limits.Pending+flushChunk {
+	if o.pending-flushChunk > o.limits.Pending {
 		o.cutSlowAndUnlock()
 		return len(p), nil
 	}

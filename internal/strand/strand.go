@@ -73,8 +73,8 @@ func (s *Strand) Event(size int, run func()) (ok, full bool) {
 	if s.shut || s.draining {
 		return false, false
 	}
-	// As in the outbox, a single event of any size must be deliverable.
-	if s.bytes > 0 && s.bytes+size > s.limit {
+	// As in the outbox, an event of any size must be deliverable.
+	if s.bytes > s.limit {
 		return false, true
 	}
 	s.addLocked(job{kind: jobEvent, size: size, run: run})

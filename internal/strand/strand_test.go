@@ -218,7 +218,7 @@ func TestMessageThatWaitsIsRefusedByClose(t *testing.T) {
 func TestEventsAreBoundedInBytes(t *testing.T) {
 	inBubble(t, 100, func(t *testing.T, b *bench) {
 		b.event(t, 60, b.job(1))
-		b.event(t, 40, b.job(2))
+		b.event(t, 41, b.job(2))
 		b.message(t, b.job(3)) // messages count for nothing
 		if ok, full := b.Event(1, b.job(4)); ok || !full {
 			t.Errorf("Event past the limit: ok %v, full %v", ok, full)

@@ -187,7 +187,6 @@ func TestContextEndsAtOnceWhenTheSocketEnds(t *testing.T) {
 	}
 }
 
-// F9
 func TestReceiveAfterShutdownIsErrClosed(t *testing.T) {
 	layer := grouphub.NewMemoryLayer()
 	defer layer.Close()
@@ -201,7 +200,6 @@ func TestReceiveAfterShutdownIsErrClosed(t *testing.T) {
 	}
 }
 
-// F10
 func TestDirectSendToASlowConnectionIsCountedOnce(t *testing.T) {
 	hub, conns := connections(t, grouphub.Consumer{Events: grouphub.Events{"note": grouphub.Forward()}})
 	s := serve(t, hub)
@@ -218,7 +216,6 @@ func TestDirectSendToASlowConnectionIsCountedOnce(t *testing.T) {
 	}
 }
 
-// F11
 func TestGoexitInAcceptDoesNotWedgeShutdown(t *testing.T) {
 	hub := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
 		Accept: func(*http.Request) error { runtime.Goexit(); return nil },
@@ -268,7 +265,6 @@ func TestLogHandlerMayUseTheHub(t *testing.T) {
 	}
 }
 
-// F13
 func TestAHeaderThatNamesCompressionDoesNotTurnItOn(t *testing.T) {
 	hub := hubOf(t, grouphub.Consumer{Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) }})
 	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -280,7 +276,6 @@ func TestAHeaderThatNamesCompressionDoesNotTurnItOn(t *testing.T) {
 	wantNext(t, c, strings.Repeat("x", 1000))
 }
 
-// F14
 func TestSecondShutdownCanForce(t *testing.T) {
 	entered := make(chan struct{})
 	hub := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
@@ -316,7 +311,6 @@ func get3(t *testing.T, h http.Handler) (int, string, bool) {
 	return code, body, code == 503 && strings.Contains(body, "shutting down")
 }
 
-// F15
 func TestBadCloseFromTheLayerIsRefused(t *testing.T) {
 	layer := grouphub.NewMemoryLayer()
 	defer layer.Close()

@@ -4,6 +4,9 @@
 // may write to a room, which POST /announce shows:
 //
 //	curl -d room=lobby -d text='Tea is ready' http://127.0.0.1:8080/announce
+//
+// With -redis redis://127.0.0.1:6379, all processes that are given the same Redis share
+// their rooms.
 package main
 
 import (
@@ -44,23 +47,33 @@ type message struct {
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "listen on this `address`")
+	redis := flag.String("redis", "", "share rooms with other processes through the Redis at this `URL`")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
-	options := &grouphub.Options{
-		MaxMessageSize: 8 << 10, // maxTextLength characters, however JSON writes them
-		ReceiveRate:    10,
-	}
-	if err := run(ctx, *addr, options, os.Stdout); err != nil {
+	if err := run(ctx, *addr, *redis, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "chat:", err)
 		os.Exit(1)
 	}
 }
 
 // run serves the chat until ctx ends, and then lets everybody go in good order.
-func run(ctx context.Context, addr string, options *grouphub.Options, out io.Writer) error {
+// Without a redis URL its rooms are its own.
+func run(ctx context.Context, addr, redis string, out io.Writer) error {
+	options := &grouphub.Options{
+		MaxMessageSize: 8 << 10, // maxTextLength characters, however JSON writes them
+		ReceiveRate:    10,
+	}
+	if redis != "" {
+		layer, err := grouphub.NewRedisLayer(redis, nil)
+		if err != nil {
+			return err
+		}
+		defer layer.Close() // whose it is; Shutdown leaves it open
+		options.Layer = layer
+	}
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
@@ -125,7 +138,12 @@ func consumer() grouphub.Consumer {
 			}
 			// Whose connection it is decides, not what the message claims.
 			m.Name = c.Request().URL.Query().Get("name")
-			return c.Hub().GroupSend(c.Context(), roomOf(c), "chat.message", m)
+			err := c.Hub().GroupSend(c.Context(), roomOf(c), "chat.message", m)
+			if errors.Is(err, grouphub.ErrUnavailable) || errors.Is(err, grouphub.ErrUncertain) {
+				// Redis is away. To return the error would close the connection.
+				return c.SendJSON(map[string]any{"type": "chat.unsent", "data": m})
+			}
+			return err
 		}),
 		Events: grouphub.Events{
 			"chat.message":      grouphub.Forward(),

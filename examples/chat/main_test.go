@@ -9,15 +9,20 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/alicebob/miniredis/v2"
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
-func newChat(t *testing.T) http.Handler {
-	hub := grouphub.New(nil)
+func newChat(t *testing.T) http.Handler { return newChatOn(t, nil) }
+
+func newChatOn(t *testing.T, options *grouphub.Options) http.Handler {
+	hub := grouphub.New(options)
 	t.Cleanup(func() {
 		if err := hub.Shutdown(context.Background()); err != nil {
 			t.Error(err)
@@ -140,33 +145,81 @@ func TestTextThatIsEmptyOrTooLongClosesItsConnection(t *testing.T) {
 }
 
 func TestFirstLineSaysWhereAndTheEndIsClean(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	out, in := io.Pipe()
-	ended := make(chan error, 1)
-	go func() {
-		ended <- run(ctx, "127.0.0.1:0", nil, in)
-		in.Close()
-	}()
-	lines := bufio.NewReader(out)
-	first, err := lines.ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	go io.Copy(io.Discard, lines)
+	redis := miniredis.RunT(t)
+	for _, redisURL := range []string{"", "redis://" + redis.Addr()} {
+		ctx, stop := context.WithCancel(t.Context())
+		out, in := io.Pipe()
+		ended := make(chan error, 1)
+		go func() {
+			ended <- run(ctx, "127.0.0.1:0", redisURL, in)
+			in.Close()
+		}()
+		lines := bufio.NewReader(out)
+		first, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		go io.Copy(io.Discard, lines)
 
-	response, err := http.Get(regexp.MustCompile(`http://\S+`).FindString(first))
-	if err != nil {
+		response, err := http.Get(regexp.MustCompile(`http://\S+`).FindString(first))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || string(body) != string(page) {
+			t.Errorf("%q leads to %d bytes (error %v), not to the page", first, len(body), err)
+		}
+		http.DefaultClient.CloseIdleConnections()
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}
+	for redis.CurrentConnectionCount() > 0 { // the server hears a little later that they are closed
+		runtime.Gosched()
+	}
+}
+
+func TestRoomIsSharedThroughRedisAndSurvivesItsAbsence(t *testing.T) {
+	redis := miniredis.RunT(t)
+	var visitors []*hubtest.Client
+	for _, name := range []string{"Ann", "Bob"} {
+		layer, err := grouphub.NewRedisLayer("redis://"+redis.Addr(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { layer.Close() })
+		visitors = append(visitors, enter(t, newChatOn(t, &grouphub.Options{Layer: layer}), "lobby", name))
+	}
+	ann, bob := visitors[0], visitors[1]
+	ann.Send(message{Text: "Hello Bob"})
+	expect(t, ann, "chat.message", message{"Ann", "Hello Bob"})
+	expect(t, bob, "chat.message", message{"Ann", "Hello Bob"})
+
+	redis.Close()
+	bob.Send(message{Text: "Hello Ann"})
+	expect(t, bob, "chat.unsent", message{"Bob", "Hello Ann"})
+	if err := redis.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	body, err := io.ReadAll(response.Body)
-	response.Body.Close()
-	if err != nil || string(body) != string(page) {
-		t.Errorf("%q leads to %d bytes (error %v), not to the page", first, len(body), err)
+	for _, visitor := range visitors {
+		visitor.Expect(`{"type":"resync","group":"room:lobby"}`)
 	}
-	http.DefaultClient.CloseIdleConnections()
-	stop()
-	if err := <-ended; err != nil {
-		t.Errorf("run: %v", err)
+	bob.Send(message{Text: "Hello again"})
+	expect(t, ann, "chat.message", message{"Bob", "Hello again"})
+	expect(t, bob, "chat.message", message{"Bob", "Hello again"})
+}
+
+func TestRedisThatIsNotThereIsAnErrorThatSaysSo(t *testing.T) {
+	redis := miniredis.RunT(t)
+	absent := redis.Addr()
+	redis.Close()
+	for url, want := range map[string]string{"redis://" + absent: absent, "localhost:6379": "redis://user:password@host:port/db"} {
+		err := run(t.Context(), "127.0.0.1:0", url, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("run with redis at %s: %v, want one line with %s", url, err, want)
+		}
 	}
 }
 
@@ -176,7 +229,7 @@ func TestBusyPortIsAnErrorThatNamesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer busy.Close()
-	err = run(t.Context(), busy.Addr().String(), nil, io.Discard)
+	err = run(t.Context(), busy.Addr().String(), "", io.Discard)
 	if err == nil || !strings.Contains(err.Error(), busy.Addr().String()) {
 		t.Errorf("run on a busy port: %v", err)
 	}

@@ -3,6 +3,7 @@ package grouphub
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 )
@@ -388,6 +389,7 @@ func (r *receiver) Lost(topics []string) {
 		}
 	}
 	for c, groups := range concerned {
+		slices.Sort(groups)
 		c.resync(groups)
 	}
 }

@@ -367,6 +367,7 @@ func (d *delivery) release() {
 	case d.group.room <- struct{}{}:
 	default:
 	}
+	d.hub.tellGap(d.group)
 }
 
 func (d *delivery) event() Event {

@@ -229,6 +229,7 @@ type group struct {
 	// waits for room.
 	queued atomic.Int64  // bytes of the events that a shard still has to push
 	room   chan struct{} // a token when queued has fallen
+	gap    atomic.Bool   // events were dropped, and the members are still to be told
 }
 
 // maxQueued is how many bytes of events may wait for the workers, for each group.
@@ -395,13 +396,15 @@ func (r *receiver) Lost(topics []string) {
 }
 
 // fanOut queues an event of a group to the workers that have members. Past the bound
-// it is dropped, and the members are told: a publisher that can wait has asked Ready.
+// it is dropped, and the members will be told: a publisher that can wait has asked
+// Ready. A close is small, and is what logs somebody out: it is never dropped.
 func (h *Hub) fanOut(g *group, env *envelope) {
-	if g.queued.Load() > maxQueued {
+	if env.kind == kindEvent && g.queued.Load() > maxQueued {
 		for i := range g.shards {
 			h.count.dropped.Add(uint64(g.shards[i].size.Load()))
 		}
-		(*receiver)(h).Lost([]string{groupTopic(g.name)})
+		g.gap.Store(true)
+		h.tellGap(g) // the queue may have emptied meanwhile
 		return
 	}
 	d := &delivery{hub: h, group: g, env: env}
@@ -423,6 +426,14 @@ func (h *Hub) fanOut(g *group, env *envelope) {
 		}
 	}
 	d.release()
+}
+
+// tellGap says Resync for the events that were dropped, once for all of them and not
+// before there is room for what follows.
+func (h *Hub) tellGap(g *group) {
+	if g.queued.Load() <= maxQueued/2 && g.gap.CompareAndSwap(true, false) {
+		(*receiver)(h).Lost([]string{groupTopic(g.name)})
+	}
 }
 
 // deliverDirect delivers an event to one connection of this hub. It reports whether

@@ -1,6 +1,8 @@
 package grouphub_test
 
 import (
+	"context"
+	"log/slog"
 	"slices"
 	"testing"
 
@@ -17,6 +19,12 @@ type lossyLayer struct {
 func (l *lossyLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
 	l.hub = r
 	return l.Layer.Attach(hub, r)
+}
+
+// Publish delivers to the hub without asking whether there is room, as Redis does.
+func (l *lossyLayer) Publish(_ context.Context, p grouphub.Publication) error {
+	l.hub.Deliver(p)
+	return nil
 }
 
 func newLossyLayer() *lossyLayer { return &lossyLayer{Layer: grouphub.NewMemoryLayer()} }
@@ -60,4 +68,43 @@ func TestResyncTellsExactlyTheConnectionsConcerned(t *testing.T) {
 	if n := hub.Stats().Resyncs; n != 2 || len(told) > 0 {
 		t.Errorf("%d Resyncs, and %d more calls, want 2 and none", n, len(told))
 	}
+}
+
+func TestEventsForWhichThereIsNoRoomAreToldOnce(t *testing.T) {
+	layer := newLossyLayer()
+	unblock := make(chan struct{})
+	hub := newHub(t, &grouphub.Options{Layer: layer, MaxPending: 4 << 20, Logger: slog.New(slog.DiscardHandler),
+		Consumer: grouphub.Consumer{
+			Connect: joinAll,
+			Events: grouphub.Events{"note": grouphub.Render(func(e grouphub.Event) ([]byte, error) {
+				<-unblock
+				return []byte("note"), nil
+			})},
+		}})
+	c := hubtest.Dial(t, hub, "/")
+	for range 30 { // eight of them, in base64, are a little more than 1 MiB
+		send(t, hub, "all", "note", make([]byte, 100_000))
+	}
+	if n := hub.Stats(); n.Dropped != 22 || n.Resyncs != 0 {
+		t.Errorf("%d dropped, %d Resyncs before there is room again, want 22 and none", n.Dropped, n.Resyncs)
+	}
+	if err := hub.GroupClose(background, "all", 4000, "bye"); err != nil { // a command, not an event
+		t.Fatal(err)
+	}
+	close(unblock)
+	var notes, resyncs int
+	for range 9 {
+		switch m := string(c.Next().Data); m {
+		case "note":
+			notes++
+		case `{"type":"resync","group":"all"}`:
+			resyncs++
+		default:
+			t.Errorf("got %s", m)
+		}
+	}
+	if notes != 8 || resyncs != 1 {
+		t.Errorf("%d events and %d Resyncs, want 8 and 1", notes, resyncs)
+	}
+	c.ExpectClose(4000)
 }

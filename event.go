@@ -111,8 +111,8 @@ type badEventError struct{ error }
 // where in it the id belongs.
 //
 // On the wire: version, kind, then name, channel and each exception as length and
-// bytes (the exceptions after their number), then a number, then the body. All
-// lengths and numbers are unsigned varints.
+// bytes (the exceptions after their number), then a number, then the body like a
+// name. All lengths and numbers are unsigned varints.
 type envelope struct {
 	kind    envelopeKind
 	name    string   // the event's type; the group to join or leave; the ping's token
@@ -136,7 +136,7 @@ const (
 const envelopeVersion = 1
 
 func (e *envelope) encode() []byte {
-	size := 24 + len(e.name) + len(e.channel) + len(e.body)
+	size := 28 + len(e.name) + len(e.channel) + len(e.body)
 	for _, x := range e.except {
 		size += len(x) + 3
 	}
@@ -148,6 +148,7 @@ func (e *envelope) encode() []byte {
 		b = appendString(b, x)
 	}
 	b = binary.AppendUvarint(b, uint64(e.number))
+	b = binary.AppendUvarint(b, uint64(len(e.body)))
 	return append(b, e.body...)
 }
 
@@ -181,10 +182,13 @@ func decodeEnvelope(b []byte) (*envelope, error) {
 		e.except = append(e.except, d.string())
 	}
 	number := d.uvarint()
-	if d.bad {
+	if size := d.uvarint(); d.bad || size != uint64(len(d.b)) {
 		return nil, errTruncated
 	}
 	e.body = d.b
+	if e.kind == kindEvent && !utf8.Valid(e.body) { // browsers close on a text frame that is not UTF-8
+		return nil, errors.New("event is not UTF-8")
+	}
 	switch limit := uint64(len(e.body)); {
 	case e.kind == kindEvent && (number > limit || len(e.body) < 2):
 		return nil, fmt.Errorf("event of %d bytes with its id at %d", limit, number)

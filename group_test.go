@@ -449,19 +449,23 @@ func TestGarbageFromTheLayerIsCountedAndLoggedOnce(t *testing.T) {
 	layer := grouphub.NewMemoryLayer()
 	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 	c := hubtest.Dial(t, hub, "/")
+	const event = "\x01\x01\x04note\x00\x00\x0f\x1a" + `{"type":"note","data":"x"}`
 	for range 3 {
-		for _, payload := range []string{"", "\x01", "\x02\x01newer", "\x01\x63unknown kind", "\x01\x01\xff\xff\xff\xff\x7f"} {
+		for _, payload := range []string{"", "\x01", "\x02\x01newer", "\x01\x63unknown kind", "\x01\x01\xff\xff\xff\xff\x7f",
+			event[:len(event)-1], event + "}", strings.Replace(event, "x", "\xff", 1)} {
 			if err := layer.Publish(background, grouphub.Publication{Topic: "g:all", Payload: []byte(payload)}); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	send(t, hub, "all", "note", 1)
-	c.ExpectEvent("note")
-	if n := hub.Stats().Dropped; n != 15 {
+	if err := layer.Publish(background, grouphub.Publication{Topic: "g:all", Payload: []byte(event)}); err != nil {
+		t.Fatal(err)
+	}
+	c.Expect(`{"type":"note","data":"x"}`)
+	if n := hub.Stats().Dropped; n != 24 {
 		t.Errorf("%d dropped", n)
 	}
-	for _, fault := range []string{"truncated", "version 2", "unknown kind"} {
+	for _, fault := range []string{"truncated", "version 2", "unknown kind", "not UTF-8"} {
 		if n := strings.Count(logged.String(), fault); n != 1 {
 			t.Errorf("%q is logged %d times:\n%s", fault, n, logged.String())
 		}

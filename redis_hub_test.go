@@ -1,0 +1,380 @@
+package grouphub_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
+)
+
+// redisHubOn returns a hub on a Redis layer of its own, as in a process of its own, once
+// its subscription is in force.
+func redisHubOn(t *testing.T, s *redisServer, options grouphub.Options) *grouphub.Hub {
+	t.Helper()
+	layer := redisLayer(t, s.url(), nil)
+	options.Layer = layer
+	hub := newHub(t, &options)
+	await(t, "the layer", func() bool { return hub.Stats().LayerUp })
+	return hub
+}
+
+// redisHubs returns two hubs that share nothing but the server, and serve one consumer.
+func redisHubs(t *testing.T, s *redisServer, c grouphub.Consumer) (a, b *grouphub.Hub) {
+	t.Helper()
+	options := grouphub.Options{Consumer: c, Logger: slog.New(slog.DiscardHandler)}
+	return redisHubOn(t, s, options), redisHubOn(t, s, options)
+}
+
+func TestEventsCrossBothWaysThroughRedisInOrder(t *testing.T) {
+	t.Parallel()
+	const each = 300
+	hubs := [2]*grouphub.Hub{}
+	hubs[0], hubs[1] = redisHubs(t, startRedis(t), noteConsumer)
+	clients := make([]*hubtest.Client, 6)
+	for i := range clients {
+		clients[i] = hubtest.Dial(t, hubs[i%2], "/")
+	}
+	var sending sync.WaitGroup
+	for from, hub := range hubs {
+		sending.Go(func() {
+			for i := range each {
+				send(t, hub, "all", "note", [2]int{from, i})
+			}
+		})
+	}
+	sending.Wait()
+	var seen [2][][2]int // by hub
+	for i, c := range clients {
+		var all [][2]int
+		var next [2]int
+		for range 2 * each {
+			var got [2]int
+			if err := c.ExpectEvent("note").Decode(&got); err != nil {
+				t.Fatal(err)
+			}
+			if got[1] != next[got[0]] {
+				t.Fatalf("client %d: got number %d of hub %d, want %d", i, got[1], got[0], next[got[0]])
+			}
+			next[got[0]]++
+			all = append(all, got)
+		}
+		if first := seen[i%2]; first == nil {
+			seen[i%2] = all
+		} else if !slices.Equal(first, all) {
+			t.Errorf("client %d sees another order than the first of its hub", i)
+		}
+	}
+}
+
+func TestCommandsCrossThroughRedis(t *testing.T) {
+	t.Parallel()
+	conns := make(chan *grouphub.Conn, 1)
+	a, b := redisHubs(t, startRedis(t), grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
+		Events:  grouphub.Events{"*": grouphub.Forward()},
+	})
+	ann := hubtest.Dial(t, a, "/")
+	annConn := <-conns
+	bob := hubtest.Dial(t, b, "/")
+	bobConn := <-conns
+
+	// Each is added by the other's hub.
+	if err := errors.Join(b.GroupAdd(background, "g", annConn.Channel()), a.GroupAdd(background, "g", bobConn.Channel())); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "both to be added", func() bool { return len(annConn.Groups()) == 1 && len(bobConn.Groups()) == 1 })
+	send(t, a, "g", "note", "for all")
+	send(t, a, "g", "note", "not for Bob", grouphub.Except(bobConn.Channel()))
+	send(t, a, "g", "note", "not for Ann", grouphub.Except(annConn.Channel(), "nobody"))
+	ann.Expect(`{"type":"note","group":"g","data":"for all"}`)
+	ann.Expect(`{"type":"note","group":"g","data":"not for Bob"}`)
+	bob.Expect(`{"type":"note","group":"g","data":"for all"}`)
+	bob.Expect(`{"type":"note","group":"g","data":"not for Ann"}`)
+
+	if err := a.Send(background, bobConn.Channel(), "direct", 1); err != nil {
+		t.Fatal(err)
+	}
+	bob.Expect(`{"type":"direct","data":1}`)
+
+	if err := a.GroupDiscard(background, "g", bobConn.Channel()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "Bob to be discarded", func() bool { return len(bobConn.Groups()) == 0 })
+	send(t, b, "g", "note", "for Ann alone")
+	ann.Expect(`{"type":"note","group":"g","data":"for Ann alone"}`)
+
+	// Whoever is excepted stays; what was sent before arrives first. What b has sent so
+	// far has come back when Ping has, and is none of Bob's.
+	if err := errors.Join(b.Ping(background), b.GroupAdd(background, "g", bobConn.Channel())); err != nil {
+		t.Fatal(err)
+	}
+	send(t, b, "g", "note", "last")
+	if err := b.GroupClose(background, "g", 4000, "closing time", grouphub.Except(bobConn.Channel())); err != nil {
+		t.Fatal(err)
+	}
+	ann.Expect(`{"type":"note","group":"g","data":"last"}`)
+	ann.ExpectClose(4000)
+	send(t, a, "g", "note", "after")
+	bob.Expect(`{"type":"note","group":"g","data":"last"}`)
+	bob.Expect(`{"type":"note","group":"g","data":"after"}`)
+
+	if err := a.Send(background, "jobs", "job", "cat.jpg"); err != nil {
+		t.Fatal(err)
+	}
+	if job, err := b.Receive(background, "jobs"); err != nil || job.Type != "job" || string(job.Data) != `"cat.jpg"` {
+		t.Errorf("Receive: %+v, %v", job, err)
+	}
+}
+
+func TestLogoutReachesEveryHubThroughRedis(t *testing.T) {
+	t.Parallel()
+	conns := make(chan *grouphub.Conn, 1)
+	a, b := redisHubs(t, startRedis(t), grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
+		Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },
+	})
+	authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+		return grouphub.User{ID: r.URL.Query().Get("user")}, nil
+	})
+	dial := func(hub *grouphub.Hub, user string) (*hubtest.Client, *grouphub.Conn) {
+		return hubtest.Dial(t, authenticate(hub), "/?user="+user), <-conns
+	}
+	here, _ := dial(a, "ann")
+	there, _ := dial(b, "ann")
+	kept, keptConn := dial(b, "ann")
+	bob, _ := dial(b, "bob")
+	err := a.GroupClose(background, grouphub.UserGroup("ann"), 4401, "logged out", grouphub.Except(keptConn.Channel()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	here.ExpectClose(4401)
+	there.ExpectClose(4401)
+	for _, c := range []*hubtest.Client{kept, bob} {
+		c.Send("still here")
+		c.Expect("still here")
+	}
+}
+
+func TestRedisThatIsKilledAndComesBackClosesNoSocket(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	told, resync := resyncs()
+	consumer := func(resync func(*grouphub.Conn, []string), groups ...string) grouphub.Consumer {
+		return grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error {
+				for _, group := range groups {
+					if err := c.Join(group); err != nil {
+						return err
+					}
+				}
+				return nil
+			},
+			Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },
+			Resync:  resync,
+			Events:  grouphub.Events{"note": grouphub.Forward()},
+		}
+	}
+	a, b := redisHubs(t, s, grouphub.Consumer{})
+	user := grouphub.Authenticate(func(*http.Request) (grouphub.User, error) { return grouphub.User{ID: "ann"}, nil })
+	both := hubtest.Dial(t, a.Handler(consumer(resync, "two", "one")), "/")
+	plain := hubtest.Dial(t, a.Handler(consumer(nil, "one")), "/")
+	stranger := hubtest.Dial(t, a.Handler(consumer(resync)), "/")
+	ann := hubtest.Dial(t, user(a.Handler(consumer(nil))), "/")
+	elsewhere := hubtest.Dial(t, b.Handler(consumer(nil, "one")), "/")
+	clients := []*hubtest.Client{both, plain, stranger, ann, elsewhere}
+
+	for round := range uint64(2) {
+		send(t, b, "one", "note", "before")
+		for _, c := range []*hubtest.Client{both, plain, elsewhere} {
+			c.ExpectEvent("note")
+		}
+		s.kill()
+		await(t, "LayerUp to be false", func() bool { return !a.Stats().LayerUp && !b.Stats().LayerUp })
+		for name, call := range map[string]func(context.Context) error{
+			"GroupSend":  func(ctx context.Context) error { return a.GroupSend(ctx, "one", "note", "meanwhile") },
+			"GroupClose": func(ctx context.Context) error { return a.GroupClose(ctx, "one", 4000, "meanwhile") },
+			"Ping":       a.Ping,
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			start := time.Now()
+			if err := call(ctx); !errors.Is(err, grouphub.ErrUnavailable) && !errors.Is(err, grouphub.ErrUncertain) {
+				t.Errorf("%s while Redis is away: %v, want ErrUnavailable or ErrUncertain", name, err)
+			}
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("%s took %v, want no more than its context's 200ms", name, took)
+			}
+			cancel()
+		}
+		for _, c := range clients {
+			c.Send("still here")
+			c.Expect("still here")
+		}
+
+		if err := s.start(); err != nil {
+			t.Fatal(err)
+		}
+		back := time.Now()
+		plain.Expect(`{"type":"resync","group":"one"}`)
+		elsewhere.Expect(`{"type":"resync","group":"one"}`)
+		ann.Expect(map[string]string{"type": "resync", "group": grouphub.UserGroup("ann")})
+		if groups := <-told; !slices.Equal(groups, []string{"one", "two"}) {
+			t.Errorf("Resync of %q, want one and two", groups)
+		}
+		await(t, "the hubs to send again", func() bool { return a.Ping(t.Context()) == nil && b.Ping(t.Context()) == nil })
+		send(t, b, "one", "note", "after")
+		for _, c := range []*hubtest.Client{both, plain, elsewhere} {
+			c.Expect(`{"type":"note","group":"one","data":"after"}`)
+		}
+		if took := time.Since(back); took > 5*time.Second {
+			t.Errorf("events flow again after %v, want 5s at most", took)
+		}
+		for _, c := range clients {
+			c.Send("nothing else")
+			c.Expect("nothing else")
+		}
+		for i, hub := range []*grouphub.Hub{a, b} {
+			concerned := []uint64{3, 1}[i] * (round + 1)
+			if n := hub.Stats(); !n.LayerUp || n.Resyncs != concerned || n.Conns != []int{4, 1}[i] {
+				t.Errorf("hub %d after interruption %d: %+v, want %d Resyncs and all connections", i, round, n, concerned)
+			}
+		}
+		if len(told) > 0 {
+			t.Errorf("Resync was called again, for %q", <-told)
+		}
+	}
+	s.kill() // the hubs end well without it
+}
+
+func TestSubscribersThatAreKilledAgainAndAgainLoseNothingInSilence(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	a, b := redisHubs(t, s, noteConsumer)
+	clients := []*hubtest.Client{hubtest.Dial(t, a, "/"), hubtest.Dial(t, b, "/")}
+	stop, sent := make(chan struct{}), make(chan int)
+	go func() {
+		pace := time.NewTicker(time.Millisecond)
+		defer pace.Stop()
+		for n := 0; ; n++ {
+			select {
+			case <-pace.C:
+				if err := b.GroupSend(background, "all", "note", n); err != nil {
+					t.Errorf("GroupSend: %v, though only subscribers are killed", err)
+				}
+			case <-stop:
+				sent <- n
+				return
+			}
+		}
+	}()
+	for i := range 20 {
+		before := a.Stats().Resyncs
+		s.cli("CLIENT", "KILL", "TYPE", "pubsub")
+		if i%4 == 0 {
+			continue // again while it comes back
+		}
+		await(t, "Resync", func() bool { return a.Stats().Resyncs > before })
+		if i%4 > 1 { // or else at once
+			arrived := a.Stats().Delivered + 30
+			await(t, "events", func() bool { return a.Stats().Delivered > arrived })
+		}
+	}
+	await(t, "the layer", func() bool { return a.Stats().LayerUp && b.Stats().LayerUp })
+	close(stop)
+	last := <-sent
+	send(t, b, "all", "note", last)
+
+	for i, c := range clients {
+		next, missed := 0, 0
+		told, untold := false, false // since the last event; of the last gap
+		hear := func() (n int, isEvent bool) {
+			m := c.Next()
+			if string(m.Data) == `{"type":"resync","group":"all"}` {
+				return 0, false
+			}
+			var e struct{ Data *int }
+			if err := m.Decode(&e); err != nil || e.Data == nil {
+				t.Fatalf("client %d: got %s", i, m.Data)
+			}
+			return *e.Data, true
+		}
+		for next <= last {
+			n, isEvent := hear()
+			switch {
+			case !isEvent:
+				told, untold = true, false
+				continue
+			case n < next:
+				t.Fatalf("client %d: got %d after %d", i, n, next-1)
+			case n > next && !told:
+				untold = true
+			}
+			missed += n - next
+			next, told = n+1, false
+		}
+		if untold { // Resync may follow the first events of the new subscription
+			if n, isEvent := hear(); isEvent {
+				t.Errorf("client %d: got %d, want to be told that events are missing", i, n)
+			}
+		}
+		t.Logf("client %d missed %d of %d", i, missed, last+1)
+	}
+}
+
+func TestGarbageThroughRedisIsCountedAndLoggedOnce(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	var logged safeBuffer
+	layer := redisLayer(t, s.url(), nil)
+	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+	c := hubtest.Dial(t, hub, "/")
+	const channel = "grouphub:topic:{g:all}"
+	tap := redisTap(t, s, channel)
+	send(t, hub, "all", "note", "as it should be")
+	c.ExpectEvent("note")
+	whole := <-tap
+	for _, c := range []struct {
+		name    string
+		payload []string
+		hub     bool // whose business it is; otherwise the layer's
+	}{
+		{"nothing", []string{""}, false},
+		{"garbage", []string{"garbage", "{}", strings.Repeat("\xff", 10_000)}, false},
+		{"sealed under an unknown key", []string{"\x02" + strings.Repeat("x", 100)}, false},
+		{"a newer layer's", []string{"\x09" + whole[1:]}, false},
+		{"a newer hub's", []string{whole[:1] + "\x09" + whole[2:], whole[:1] + "\x09"}, true},
+		{"of an unknown kind", []string{whole[:2] + "\x63" + whole[3:]}, true},
+		{"cut short", []string{whole[:1], whole[:2], whole[:3], whole[:len(whole)/2], whole[:len(whole)-1]}, true},
+	} {
+		dropped, discarded := hub.Stats().Dropped, grouphub.RedisDiscarded(layer)
+		for _, payload := range c.payload {
+			s.publish(channel, payload)
+			<-tap // which must not get full
+		}
+		if n := uint64(len(c.payload)); c.hub {
+			dropped += n
+		} else {
+			discarded += n
+		}
+		await(t, c.name+" to be counted", func() bool {
+			return hub.Stats().Dropped == dropped && grouphub.RedisDiscarded(layer) == discarded
+		})
+	}
+	s.publish(channel, whole)
+	c.Expect(`{"type":"note","group":"all","data":"as it should be"}`)
+	if n := hub.Stats(); n.Resyncs > 0 || !n.LayerUp || n.Conns != 1 {
+		t.Errorf("%+v after garbage, want nothing but drops", n)
+	}
+	for _, fault := range []string{"truncated", "version 9", "kind 99"} {
+		if n := strings.Count(logged.String(), fault); n != 1 {
+			t.Errorf("%q is logged %d times:\n%s", fault, n, logged.String())
+		}
+	}
+}

@@ -229,7 +229,16 @@ func (h *Hub) Ping(ctx context.Context) error {
 	defer cancel()
 	token, back := h.control.expectPing()
 	defer h.control.forgetPing(token)
-	if err := h.publish(ctx, hubTopic(h.name), &envelope{kind: kindPing, name: token}); err != nil {
+	topic := hubTopic(h.name)
+	send := func() error { return h.publish(ctx, topic, &envelope{kind: kindPing, name: token}) }
+	up := h.subscription.Up()
+	err := send()
+	if err == nil && !up { // that was too early, as it can be right after New
+		if err = h.subscription.Add(ctx, topic); err == nil {
+			err = send()
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("grouphub: ping: %w", err)
 	}
 	select {

@@ -33,6 +33,17 @@ func redisHubs(t *testing.T, s *redisServer, c grouphub.Consumer) (a, b *grouphu
 	return redisHubOn(t, s, options), redisHubOn(t, s, options)
 }
 
+func TestPingRightAfterNewWaitsForTheSubscription(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	for range 20 {
+		hub := newHub(t, &grouphub.Options{Layer: redisLayer(t, s.url(), nil)})
+		if err := hub.Ping(background); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestEventsCrossBothWaysThroughRedisInOrder(t *testing.T) {
 	t.Parallel()
 	const each = 300

@@ -3,15 +3,19 @@ package grouphub_test
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/gorilla/websocket"
+	"github.com/redis/rueidis"
 
 	"github.com/seed-29c60982/grouphub"
 )
@@ -270,6 +274,58 @@ func ExampleHub_Receive() {
 	}
 	fmt.Println(event.Type, string(event.Data))
 	// Output: thumbnail.create "cat.jpg"
+}
+
+// Hubs in other processes are reached by giving each a layer on the same Redis.
+func ExampleNewRedisLayer() {
+	redis := miniredis.NewMiniRedis() // stands in for a server
+	if err := redis.Start(); err != nil {
+		log.Fatal(err)
+	}
+	defer redis.Close()
+	os.Setenv("REDIS_URL", "redis://"+redis.Addr())
+	defer os.Unsetenv("REDIS_URL")
+
+	layer, err := grouphub.NewRedisLayer(os.Getenv("REDIS_URL"), nil)
+	if err != nil {
+		log.Fatal(err) // a bad URL, or nobody there
+	}
+	defer layer.Close() // yours to close, once the hub has been shut down
+	hub := grouphub.New(&grouphub.Options{Layer: layer})
+	defer hub.Shutdown(context.Background())
+
+	fmt.Println(hub.Ping(context.Background()))
+	// Output: <nil>
+}
+
+// What a Redis URL cannot say is in RedisOptions.
+func ExampleRedisOptions() {
+	certified := httptest.NewTLSServer(nil) // for its certificate
+	defer certified.Close()
+	ourCA := certified.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	redis := miniredis.NewMiniRedis()
+	if err := redis.StartTLS(&tls.Config{Certificates: certified.TLS.Certificates}); err != nil {
+		log.Fatal(err)
+	}
+	defer redis.Close()
+	redisURL, newKey, oldKey := "rediss://"+redis.Addr(), "from openssl rand", "from a year ago"
+
+	layer, err := grouphub.NewRedisLayer(redisURL, &grouphub.RedisOptions{
+		Prefix:         "shop",                   // where applications share a Redis
+		EncryptionKeys: []string{newKey, oldKey}, // the first encrypts, all decrypt
+		Client: func(o *rueidis.ClientOption) { // the last word, after the URL
+			o.TLSConfig.RootCAs = ourCA
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer layer.Close()
+	hub := grouphub.New(&grouphub.Options{Layer: layer})
+	defer hub.Shutdown(context.Background())
+
+	fmt.Println(hub.Ping(context.Background()))
+	// Output: <nil>
 }
 
 // What people who come from Django Channels look for. The README has the table.

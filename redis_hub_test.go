@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -387,5 +388,41 @@ func TestGarbageThroughRedisIsCountedAndLoggedOnce(t *testing.T) {
 		if n := strings.Count(logged.String(), fault); n != 1 {
 			t.Errorf("%q is logged %d times:\n%s", fault, n, logged.String())
 		}
+	}
+}
+
+func TestPermissionsThatTheReadmeGivesAreEnough(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	line := regexp.MustCompile(`(?m)^redis-cli (ACL SETUSER .*)$`).FindStringSubmatch(read(t, "README.md"))
+	if line == nil {
+		t.Fatal("the README has no ACL SETUSER")
+	}
+	s.cli(strings.Fields(strings.ReplaceAll(line[1], "'", ""))...)
+	for _, sharded := range []bool{false, true} {
+		layer := redisLayer(t, "redis://shop:password@127.0.0.1:"+s.port, &grouphub.RedisOptions{Prefix: "shop", Sharded: sharded})
+		hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer})
+		c := hubtest.Dial(t, hub, "/")
+		if err := hub.Ping(background); err != nil {
+			t.Error(err)
+		}
+		send(t, hub, "all", "note", 1)
+		c.ExpectEvent("note")
+		c.Close()
+		// A message that is taken for somebody who no longer waits is put back.
+		ctx, cancel := context.WithCancel(t.Context())
+		given := make(chan error)
+		go func() { given <- second(hub.Receive(ctx, "jobs")) }()
+		cancel()
+		<-given
+		if err := hub.Send(background, "jobs", "job", 1); err != nil {
+			t.Error(err)
+		}
+		if _, err := hub.Receive(background, "jobs"); err != nil {
+			t.Error(err)
+		}
+	}
+	if log := s.cli("ACL", "LOG"); log != "" {
+		t.Errorf("refused:\n%s", log)
 	}
 }

@@ -1,0 +1,193 @@
+package redis_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
+)
+
+// frozenLoad sends numbers to a group from several goroutines.
+type frozenLoad struct {
+	stop func()
+
+	mu       sync.Mutex
+	accepted map[string]bool // GroupSend returned nil
+	refused  map[string]bool // ErrUnavailable: must not arrive
+	failures int
+}
+
+func (w *frozenLoad) note(event string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case err == nil:
+		w.accepted[event] = true
+	case errors.Is(err, grouphub.ErrUnavailable):
+		w.refused[event] = true
+		w.failures++
+	default:
+		w.failures++
+	}
+}
+
+func sendTo(t *testing.T, hub *grouphub.Hub, group string, senders int) *frozenLoad {
+	ctx, cancel := context.WithCancel(context.Background())
+	var sending sync.WaitGroup
+	w := &frozenLoad{accepted: make(map[string]bool), refused: make(map[string]bool)}
+	w.stop = func() { cancel(); sending.Wait() }
+	t.Cleanup(w.stop)
+	for sender := range senders {
+		sending.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				event := fmt.Sprint(sender, ".", i)
+				const limit = 250 * time.Millisecond
+				limited, done := context.WithTimeout(context.Background(), limit)
+				start := time.Now()
+				err := hub.GroupSend(limited, group, "note", event)
+				done()
+				if took := time.Since(start); took > limit+time.Second {
+					t.Errorf("GroupSend took %v, want %v at most", took, limit)
+				}
+				if err != nil && !errors.Is(err, grouphub.ErrUnavailable) && !errors.Is(err, grouphub.ErrUncertain) {
+					t.Errorf("GroupSend: %v", err)
+				}
+				w.note(event, err)
+				select {
+				case <-ctx.Done():
+				case <-time.After(2 * time.Millisecond):
+				}
+			}
+		})
+	}
+	return w
+}
+
+func TestHubsWhoseRedisFreezesForTwentySeconds(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	consumer := grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join("all") },
+		Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },
+		Events:  grouphub.Events{"*": grouphub.Forward()},
+	}
+	newHub := func() *grouphub.Hub {
+		hub := grouphub.New(&grouphub.Options{Layer: layer(t, s.url(), nil), Consumer: consumer})
+		t.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			if err := hub.Shutdown(ctx); err != nil {
+				t.Errorf("Shutdown: %v", err)
+			}
+		})
+		return hub
+	}
+	hubs := []*grouphub.Hub{newHub(), newHub()}
+	clients := []*hubtest.Client{hubtest.Dial(t, hubs[0], "/"), hubtest.Dial(t, hubs[1], "/")}
+	const senders = 4
+	w := sendTo(t, hubs[0], "all", senders)
+	await(t, "the load", func() bool { return hubs[1].Stats().Delivered > 100 })
+
+	s.process.Process.Signal(syscall.SIGSTOP)
+	frozen := time.Now()
+	for _, hub := range hubs {
+		await(t, "LayerUp to be false", func() bool { return !hub.Stats().LayerUp })
+	}
+	if noticed := time.Since(frozen); noticed > 15*time.Second {
+		t.Errorf("noticed after %v, want 15s at most", noticed)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := hubs[0].Ping(ctx); !errors.Is(err, grouphub.ErrUnavailable) && !errors.Is(err, grouphub.ErrUncertain) {
+		t.Errorf("Ping: %v, want ErrUnavailable or ErrUncertain", err)
+	}
+	time.Sleep(20*time.Second - time.Since(frozen)) // the length of the outage, not a wait for anything
+	s.process.Process.Signal(syscall.SIGCONT)
+	back := time.Now()
+	for _, hub := range hubs {
+		await(t, "Resync", func() bool { return hub.Stats().Resyncs > 0 && hub.Stats().LayerUp })
+		await(t, "Ping", func() bool { return hub.Ping(t.Context()) == nil })
+	}
+	arrived := hubs[1].Stats().Delivered
+	await(t, "events", func() bool { return hubs[1].Stats().Delivered > arrived+100 })
+	took := time.Since(back)
+	t.Logf("events flow again after %v", took)
+	if took > 5*time.Second {
+		t.Errorf("events flow again after %v, want 5s at most", took)
+	}
+	w.stop()
+	for i, hub := range hubs {
+		await(t, "a last event", func() bool { return hub.GroupSend(t.Context(), "all", "last", i) == nil })
+	}
+
+	for i, c := range clients {
+		seen := make(map[string]bool)
+		last := make(map[string]int) // the number of the last accepted event, by sender
+		resyncs, ends := 0, 0
+		for ends < len(hubs) {
+			var e grouphub.Event
+			m := c.Next()
+			if err := json.Unmarshal(m.Data, &e); err != nil {
+				t.Fatal(err)
+			}
+			switch e.Type {
+			case "resync":
+				resyncs++
+				continue
+			case "last":
+				ends++
+				continue
+			}
+			var event string
+			if err := e.Decode(&event); err != nil {
+				t.Fatal(err)
+			}
+			if seen[event] {
+				t.Errorf("client %d: got %s twice", i, event)
+			}
+			seen[event] = true
+			if w.refused[event] {
+				t.Errorf("client %d: got %s, whose sender was told that it did not go out", i, event)
+			}
+			if !w.accepted[event] {
+				continue // uncertain, and may go out after later ones
+			}
+			var sender string
+			var n int
+			if _, err := fmt.Sscanf(event, "%1s.%d", &sender, &n); err != nil {
+				t.Fatal(err)
+			}
+			if before, ok := last[sender]; ok && n < before {
+				t.Errorf("client %d: got %s after %d", i, event, before)
+			}
+			last[sender] = n
+		}
+		if resyncs != 1 {
+			t.Errorf("client %d was told %d times that events may be lost, want once", i, resyncs)
+		}
+		missed := 0
+		for event := range w.accepted {
+			if !seen[event] {
+				missed++
+			}
+		}
+		t.Logf("client %d: %d events, %d accepted ones are missing", i, len(seen), missed)
+		c.Send("still here")
+		c.Expect("still here")
+	}
+	if w.failures == 0 {
+		t.Error("no GroupSend failed")
+	}
+	for i, hub := range hubs {
+		if n := hub.Stats(); n.Dropped > 0 || n.Conns != 1 || n.SlowClosed > 0 {
+			t.Errorf("hub %d: %+v", i, n)
+		}
+	}
+}

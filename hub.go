@@ -34,7 +34,8 @@
 //   - Senders never wait for receivers. A connection that cannot keep up gets a backlog
 //     of MaxPending bytes; past that it is sent 1013 and is cut off CloseTimeout later.
 //     No other connection notices. Bytes given to the kernel count as delivered.
-//   - Nothing is lost in silence: every drop is counted in [Stats].
+//   - Nothing is lost in silence: every drop is counted in [Stats], and where events
+//     may have been lost on their way, Resync tells exactly the connections concerned.
 //   - Errors are the sender's. Every call that goes through the layer, except Receive,
 //     ends with its context or after five seconds, whichever is first, with
 //     [ErrUnavailable] or [ErrUncertain] when the layer is down. Sockets stay open.

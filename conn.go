@@ -20,7 +20,9 @@ import (
 	"github.com/olahol/melody"
 	"golang.org/x/time/rate"
 
+	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
+	"github.com/seed-29c60982/grouphub/internal/sequence"
 
 	"github.com/seed-29c60982/grouphub/internal/strand"
 )
@@ -148,13 +150,15 @@ type Conn struct {
 	upgraded chan struct{} // closed once session and outbox are set
 	expiry   *time.Timer   // nil if the user does not expire
 
+	positions bool         // the client wants to know where it is in groups with history
 	connected bool         // Connect was called; owned by the strand
 	peerCode  atomic.Int32 // of the peer's close frame, 0 if there was none
 	finished  atomic.Bool
 
-	mu     sync.Mutex // may be held while a shard's is taken, never the reverse
-	groups map[string]*membership
-	left   []string // what Groups answers once ended
+	mu     sync.Mutex             // may be held while a shard's is taken, never the reverse
+	groups map[string]*membership // nil values are Joins under way
+	resume map[string]string      // by group: the id of what the client had last, until a Join uses it
+	left   []string               // what Groups answers once ended
 	ended  bool
 }
 
@@ -223,18 +227,24 @@ func (c *Conn) send(opcode byte, data []byte) error {
 // Join makes the connection a member of a group. When it returns nil, no event sent
 // afterwards by anyone is missed. Joining twice is the same as once. It ends with the
 // connection's context or after five seconds.
+//
+// In a group with history, a client that says in its URL where it was, as client.js
+// does, gets what it missed first, whatever the options say; of several options the last
+// one counts. If something of that is gone, it gets a Resync instead. The replay
+// waits for the client to take it.
 func (c *Conn) Join(group string, opts ...JoinOption) error {
 	if err := checkGroup("join", group); err != nil {
 		return err
 	}
-	if err := c.hub.join(c.ctx, c, group); err != nil {
+	var r sequence.Replay
+	for _, o := range opts {
+		r = o.replay
+	}
+	if err := c.hub.join(c.ctx, c, group, r); err != nil {
 		return fmt.Errorf("grouphub: join %s: %w", quoted(group), err)
 	}
 	return nil
 }
-
-// A JoinOption changes what Join does.
-type JoinOption struct{}
 
 // Leave ends the membership of a group: events sent after it has returned are not
 // pushed, though bytes already queued may still arrive. Leaving a group that the
@@ -263,27 +273,11 @@ func (c *Conn) Groups() []string {
 // 123 bytes. No callback but Disconnect begins afterwards. The client has
 // Options.CloseTimeout to answer. Closing twice is ErrClosed.
 func (c *Conn) Close(code int, reason string) error {
-	if err := checkClose(code, reason); err != nil {
+	if err := outbox.CheckClose(code, reason); err != nil {
 		return fmt.Errorf("grouphub: close connection: %w", err)
 	}
 	if err := c.outbox.CloseWith(code, reason); err != nil {
 		return fmt.Errorf("%w: close connection: %w", ErrClosed, err)
-	}
-	return nil
-}
-
-// checkClose returns an error unless a close frame may say this.
-func checkClose(code int, reason string) error {
-	switch {
-	case code == 1000 || code == 1001 || code == 1003 || code >= 1007 && code <= 1014 || code >= 3000 && code <= 4999:
-	default:
-		return fmt.Errorf("%d is no close code, such as 1000 or 3000 to 4999", code)
-	}
-	if len(reason) > 123 {
-		return fmt.Errorf("reason of %d bytes, at most 123 fit", len(reason))
-	}
-	if !utf8.ValidString(reason) {
-		return fmt.Errorf("reason %q is not valid UTF-8", reason)
 	}
 	return nil
 }
@@ -295,7 +289,11 @@ func checkClose(code int, reason string) error {
 func (c *Conn) connect() {
 	defer c.strand.Release()
 	if c.user.ID != "" {
-		if err := c.hub.join(c.ctx, c, UserGroup(c.user.ID)); err != nil {
+		err := catchUp(c.ctx, c.hub.everyone, sequence.Replay{}) // or a logout could be missed
+		if err == nil {
+			err = c.hub.join(c.ctx, c, UserGroup(c.user.ID), sequence.Replay{})
+		}
+		if err != nil {
 			c.fail("join the user's group", err)
 			return
 		}
@@ -327,6 +325,18 @@ func (c *Conn) receive(data []byte, binary bool) {
 		c.strand.Message(func() {
 			c.call("receive", func() error { return receive(c, Message{Data: data, Binary: binary}) })
 		})
+	}
+}
+
+// variant says what of the fan-out the connection has in common with others.
+func (c *Conn) variant() variant { return variant{c.endpoint, c.outbox.Deflated()} }
+
+// handleAll queues the callbacks of those events that have one.
+func (c *Conn) handleAll(batch []*delivery) {
+	for _, d := range batch {
+		if h := c.endpoint.consumer.Events.handler(d.env.Name); h.kind == handlerHandle && d.env.Kind == envelope.Event {
+			c.handle(h.handle, d.event())
+		}
 	}
 }
 
@@ -387,7 +397,7 @@ func (c *Conn) fail(name string, err error) {
 	var bad *badEventError
 	switch {
 	case errors.As(err, &closing):
-		if invalid := checkClose(closing.Code, ""); invalid != nil {
+		if invalid := outbox.CheckClose(closing.Code, ""); invalid != nil {
 			c.hub.logger().Error("grouphub: callback returned a bad CloseError", "callback", name, "error", invalid)
 			c.outbox.CloseWith(closeInternalError, closing.Reason)
 			return
@@ -441,9 +451,9 @@ func (c *Conn) finish() {
 		return
 	}
 	c.cancel()
-	c.hub.forget(c)
+	c.hub.leaveAll(c)
 	dropped := c.strand.Last(func() {
-		defer c.hub.callbacks.done()
+		defer c.hub.callbacks.Done()
 		if c.expiry != nil {
 			c.expiry.Stop()
 		}
@@ -467,8 +477,8 @@ func (c *Conn) code() int {
 
 func (c *Conn) groupNamesLocked() []string {
 	names := make([]string, 0, len(c.groups))
-	for name := range c.groups {
-		if !isUserGroup(name) {
+	for name, m := range c.groups {
+		if m != nil && !isUserGroup(name) {
 			names = append(names, name)
 		}
 	}
@@ -485,7 +495,7 @@ func (c *Conn) readInflated(conn *websocket.Conn) {
 	conn.SetReadLimit(limit)
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
-	c.hub.goroutines.spawn(func() { c.keepPinging(ctx, conn) })
+	c.hub.goroutines.Go(func() { c.keepPinging(ctx, conn) })
 	for {
 		kind, r, err := conn.NextReader()
 		if err != nil {

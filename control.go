@@ -2,104 +2,103 @@ package grouphub
 
 import (
 	"context"
-	"crypto/rand"
-	"fmt"
-	"sync"
+	"errors"
+	"time"
+
+	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/sequence"
 )
 
-// control is what hubs tell each other, and themselves, on their own topics.
-type control struct {
-	mu    sync.Mutex
-	pings map[string]chan struct{}
-	queue []*envelope // changes of membership, which may have to wait for the layer
-	busy  bool        // a goroutine works on the queue
+// controlTopic is what all hubs are subscribed to. Each hub listens to its own name,
+// too. What is said there is numbered and kept, so that a hub that was cut off
+// does it as soon as it is back.
+const controlTopic = "c:all"
+
+var controlKeep = Keep{Count: 10_000, Life: 5 * time.Minute}
+
+const closeServiceRestart = 1012
+
+// listen subscribes to the control topic, if need be when the layer is up.
+func (h *Hub) listen() {
+	listening := func(ctx context.Context) bool {
+		if h.subscription.Add(ctx, controlTopic) != nil {
+			return false
+		}
+		h.own.Start()
+		h.everyone.Start()
+		return true
+	}
+	now, cancel := context.WithCancel(h.life)
+	cancel()
+	if listening(now) { // with a layer in memory nobody has to wait
+		return
+	}
+	h.goroutines.Go(func() {
+		for !listening(h.life) {
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-h.life.Done():
+				return
+			}
+		}
+	})
 }
 
-// obey does what an envelope on the hub's own topic says. It never blocks.
-func (h *Hub) obey(env *envelope) error {
-	switch env.kind {
-	case kindPing:
-		h.control.pong(env.name)
-	case kindEvent:
-		if !h.deliverDirect(env) { // it has just ended
-			h.count.dropped.Add(1)
+// lostOwn says that what other hubs wanted of this one is gone.
+func (h *Hub) lostOwn() {
+	h.count.dropped.Add(1)
+	h.logger().Error("grouphub: direct sends and changes of membership from other hubs may be lost")
+}
+
+// lostEveryone closes all who may have been logged out without this hub hearing of it.
+func (h *Hub) lostEveryone() {
+	for _, c := range h.connections() {
+		if c.user.ID != "" {
+			c.outbox.CloseWith(closeServiceRestart, "please reconnect")
 		}
-	case kindAdd, kindDiscard:
-		if err := checkGroup("change of membership", env.name); err != nil {
-			return err
+	}
+}
+
+// obey does what an envelope for hubs says. It never blocks.
+func (h *Hub) obey(p Publication) {
+	env, err := envelope.Decode(p.Payload)
+	if err == nil {
+		switch {
+		case env.Kind == envelope.Ping:
+			if back, ok := h.pings.LoadAndDelete(env.Name); ok {
+				close(back.(chan struct{}))
+			}
+		case env.Kind == envelope.Event:
+			if !h.deliverDirect(env) { // it has just ended
+				h.count.dropped.Add(1)
+			}
+		case env.Kind == envelope.Close:
+			if g := h.group(env.Name); g != nil {
+				h.fanOut(&delivery{hub: h, group: g, env: env})
+			}
+		default:
+			if err = checkGroup("change of membership", env.Name); err == nil {
+				h.changes.Add(env)
+			}
 		}
-		h.control.mu.Lock()
-		h.control.queue = append(h.control.queue, env)
-		start := !h.control.busy
-		h.control.busy = true
-		h.control.mu.Unlock()
-		if start {
-			h.goroutines.spawn(h.changeMemberships)
-		}
+	}
+	if err != nil {
+		h.refusePayload(p.Topic, err)
+	}
+}
+
+// change carries out another hub's GroupAdd or GroupDiscard. It may wait for the layer.
+func (h *Hub) change(env *envelope.Envelope) {
+	c := h.conn(env.Channel)
+	switch {
+	case c == nil: // it has ended, and is in no group any more
+	case env.Kind == envelope.Discard:
+		h.leave(c, env.Name)
 	default:
-		return fmt.Errorf("payload of kind %d for a hub", env.kind)
-	}
-	return nil
-}
-
-// changeMemberships carries out, in order, what other hubs' GroupAdd and GroupDiscard
-// ask for.
-func (h *Hub) changeMemberships() {
-	for {
-		h.control.mu.Lock()
-		if len(h.control.queue) == 0 {
-			h.control.busy = false
-			h.control.mu.Unlock()
-			return
-		}
-		env := h.control.queue[0]
-		h.control.queue = h.control.queue[1:]
-		h.control.mu.Unlock()
-
-		c := h.conn(env.channel)
-		if c == nil { // it has ended, and is in no group any more
-			continue
-		}
-		if env.kind == kindDiscard {
-			h.leave(c, env.name)
-			continue
-		}
-		ctx, cancel := context.WithTimeout(c.ctx, layerTimeout)
-		stop := context.AfterFunc(h.life, cancel)
-		if err := h.join(ctx, c, env.name); err != nil && c.ctx.Err() == nil {
+		if err := h.join(c.ctx, c, env.Name, sequence.Replay{}); err != nil && !errors.Is(err, ErrClosed) && c.ctx.Err() == nil {
 			h.count.dropped.Add(1)
-			h.logger().Error("grouphub: group add from another hub failed", "channel", env.channel,
-				"group", env.name, "error", err)
+			h.logger().Error("grouphub: group add from another hub failed", "channel", env.Channel,
+				"group", env.Name, "error", err)
 		}
-		stop()
-		cancel()
-	}
-}
-
-// expectPing returns a token to send and the channel that is closed when it comes back.
-func (c *control) expectPing() (token string, back <-chan struct{}) {
-	ch := make(chan struct{})
-	token = rand.Text()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.pings == nil {
-		c.pings = make(map[string]chan struct{})
-	}
-	c.pings[token] = ch
-	return token, ch
-}
-
-func (c *control) forgetPing(token string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.pings, token)
-}
-
-func (c *control) pong(token string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if ch := c.pings[token]; ch != nil {
-		close(ch)
-		delete(c.pings, token)
 	}
 }

@@ -1,16 +1,25 @@
 package grouphub
 
-import "time"
+import (
+	"time"
+
+	"github.com/seed-29c60982/grouphub/internal/envelope"
+)
 
 // MemoryInUse returns how many topics and queues the layer has in memory.
-func MemoryInUse(l *MemoryLayer) (topics, queues int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.topics), len(l.queues)
-}
+func MemoryInUse(l *MemoryLayer) (topics, queues int) { return l.memory.InUse() }
 
 // SetRedisHeartbeat sets how often hubs that attach from now on prove their subscription.
 func SetRedisHeartbeat(l *RedisLayer, d time.Duration) { l.redis.Heartbeat = d }
 
 // RedisDiscarded returns how many payloads could not be opened.
 func RedisDiscarded(l *RedisLayer) uint64 { return l.redis.Discarded() }
+
+// EncodeEvent returns an event as it travels through a layer.
+func EncodeEvent(group, event string, data any) []byte {
+	env, err := envelope.NewEvent(group, event, data, 1<<20)
+	if err != nil {
+		panic(err)
+	}
+	return env.Encode()
+}

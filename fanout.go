@@ -5,8 +5,10 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
+	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
@@ -83,13 +85,15 @@ type membership struct {
 	shard *shard
 	index int    // in the shard's members
 	since uint64 // only events with a higher number are for it
+
+	joined time.Time
 }
 
 // add makes a connection a member from the next event on.
 func (s *shard) add(c *Conn) *membership {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := &membership{conn: c, shard: s, index: len(s.members)}
+	m := &membership{conn: c, shard: s, index: len(s.members), joined: time.Now()}
 	s.members = append(s.members, m)
 	s.queueMu.Lock()
 	m.since = s.last
@@ -142,8 +146,8 @@ func (s *shard) turn() {
 	consumers := s.consumersLocked()
 	s.mu.Unlock()
 	// Who joins from here on is no longer concerned by the batch.
-	if todo := s.unrendered(consumers); len(todo) > 0 {
-		s.hub.callbacks.spawn(func() {
+	if todo := unrendered(s.batch, consumers); len(todo) > 0 {
+		s.hub.callbacks.Go(func() {
 			defer s.worker.schedule(s) // also if a Render ends its goroutine
 			for _, render := range todo {
 				render()
@@ -171,9 +175,9 @@ func (s *shard) take() {
 	s.queueMu.Lock()
 	defer s.queueMu.Unlock()
 	n := 0
-	for size := 0; n < len(s.queue) && (n == 0 || size+len(s.queue[n].env.body) <= maxRun); n++ {
-		size += len(s.queue[n].env.body)
-		if s.queue[n].env.kind == kindClose {
+	for size := 0; n < len(s.queue) && (n == 0 || size+len(s.queue[n].env.Body) <= maxRun); n++ {
+		size += len(s.queue[n].env.Body)
+		if s.queue[n].env.Kind == envelope.Close {
 			n++
 			break
 		}
@@ -217,15 +221,15 @@ func (s *shard) consumersLocked() []variant {
 }
 
 // unrendered returns what has to run before the batch can be pushed.
-func (s *shard) unrendered(consumers []variant) (todo []func()) {
-	for _, d := range s.batch {
-		if d.env.kind != kindEvent {
+func unrendered(batch []*delivery, consumers []variant) (todo []func()) {
+	for _, d := range batch {
+		if d.env.Kind != envelope.Event {
 			continue
 		}
 		for _, v := range consumers {
-			h := v.endpoint.consumer.Events.handler(d.env.name)
+			h := v.endpoint.consumer.Events.handler(d.env.Name)
 			if h.kind == handlerNone {
-				s.hub.ignore(d.env.name)
+				d.hub.ignore(d.env.Name)
 			}
 			if h.kind == handlerRender && !d.rendered(v.endpoint) {
 				todo = append(todo, func() { d.render(v.endpoint, h) })
@@ -240,14 +244,14 @@ func (s *shard) unrendered(consumers []variant) (todo []func()) {
 func (s *shard) pushLocked(consumers []variant) {
 	compositions := make([]composition, len(consumers))
 	for i, v := range consumers {
-		compositions[i] = s.compose(v, s.batch)
+		compositions[i] = s.hub.compose(v, s.batch)
 	}
 	excepting := false
 	for _, d := range s.batch {
 		excepting = excepting || d.except != nil
 	}
 	closing := s.batch[len(s.batch)-1]
-	if closing.env.kind != kindClose {
+	if closing.env.Kind != envelope.Close {
 		closing = nil
 	}
 	var delivered, dropped, ignored int
@@ -261,7 +265,7 @@ func (s *shard) pushLocked(consumers []variant) {
 		var own composition
 		whole := &own
 		if len(batch) < len(s.batch) {
-			own = s.compose(v, batch)
+			own = s.hub.compose(v, batch)
 		} else {
 			whole = &compositions[slices.IndexFunc(compositions, func(x composition) bool { return x.variant == v })]
 		}
@@ -273,14 +277,10 @@ func (s *shard) pushLocked(consumers []variant) {
 		dropped += whole.lost
 		ignored += whole.ignore
 		if whole.handle {
-			for _, d := range batch {
-				if h := c.endpoint.consumer.Events.handler(d.env.name); h.kind == handlerHandle && d.env.kind == kindEvent {
-					c.handle(h.handle, d.event())
-				}
-			}
+			c.handleAll(batch)
 		}
 		if closing != nil && len(batch) > 0 && batch[len(batch)-1] == closing {
-			c.outbox.CloseWith(closing.env.number, string(closing.env.body))
+			c.outbox.CloseWith(closing.env.Number, string(closing.env.Body))
 		}
 	}
 	s.hub.count.delivered.Add(uint64(delivered))
@@ -300,13 +300,13 @@ func (s *shard) batchFor(m *membership) []*delivery {
 }
 
 // compose joins the frames of a batch for a variant.
-func (s *shard) compose(v variant, batch []*delivery) composition {
+func (h *Hub) compose(v variant, batch []*delivery) composition {
 	all := composition{variant: v}
 	for _, d := range batch {
-		if d.env.kind != kindEvent {
+		if d.env.Kind != envelope.Event {
 			continue
 		}
-		switch h := v.endpoint.consumer.Events.handler(d.env.name); h.kind {
+		switch eh := v.endpoint.consumer.Events.handler(d.env.Name); eh.kind {
 		case handlerNone:
 			all.ignore++
 		case handlerHandle:
@@ -333,7 +333,8 @@ type delivery struct {
 	// Static after construction.
 	hub    *Hub
 	group  *group // nil: sent to one connection
-	env    *envelope
+	env    *envelope.Envelope
+	id     string // position in the group's history, "" without
 	size   int64
 	except map[*Conn]struct{}
 
@@ -363,18 +364,16 @@ func (d *delivery) release() {
 		return
 	}
 	d.group.queued.Add(-d.size)
-	select {
-	case d.group.room <- struct{}{}:
-	default:
-	}
+	d.group.signalRoom()
 	d.hub.tellGap(d.group)
 }
 
 func (d *delivery) event() Event {
+	group := ""
 	if d.group != nil {
-		return d.env.event(d.group.name)
+		group = d.group.name
 	}
-	return d.env.event("")
+	return Event{Type: d.env.Name, Group: group, ID: d.id, Data: d.env.Data()}
 }
 
 // frame returns the event as a frame for an endpoint's connections, nil if its Render
@@ -382,15 +381,21 @@ func (d *delivery) event() Event {
 func (d *delivery) frame(e *endpoint, deflated bool) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	key, text := frameKey{nil, deflated}, d.env.body
-	if r := d.renders[e]; r != nil {
+	r, key := d.renders[e], frameKey{nil, deflated}
+	if r != nil {
 		if r.text == nil {
 			return nil
 		}
-		key.endpoint, text = e, r.text
+		key.endpoint = e
 	}
 	frame, ok := d.frames[key]
 	if !ok {
+		var text []byte
+		if r != nil {
+			text = r.text
+		} else {
+			text = d.env.Text(d.id)
+		}
 		if d.frames == nil {
 			d.frames = make(map[frameKey][]byte)
 		}
@@ -425,7 +430,7 @@ func (d *delivery) render(e *endpoint, h EventHandler) {
 		defer func() {
 			p := recover()
 			if p != nil {
-				d.hub.logger().Error("grouphub: callback panicked", "callback", "render "+quoted(d.env.name),
+				d.hub.logger().Error("grouphub: callback panicked", "callback", "render "+quoted(d.env.Name),
 					"panic", p, "stack", string(debug.Stack()))
 			}
 			d.mu.Lock()
@@ -435,9 +440,9 @@ func (d *delivery) render(e *endpoint, h EventHandler) {
 		rendered, err := h.render(d.event())
 		switch {
 		case err != nil:
-			d.hub.logger().Error("grouphub: event dropped: render failed", "type", d.env.name, "error", err)
+			d.hub.logger().Error("grouphub: event dropped: render failed", "type", d.env.Name, "error", err)
 		case !utf8.Valid(rendered):
-			d.hub.logger().Error("grouphub: event dropped: render did not return UTF-8", "type", d.env.name)
+			d.hub.logger().Error("grouphub: event dropped: render did not return UTF-8", "type", d.env.Name)
 		case rendered == nil:
 			text = []byte{}
 		default:

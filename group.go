@@ -1,11 +1,19 @@
 package grouphub
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
+
+	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/outbox"
+	"github.com/seed-29c60982/grouphub/internal/sequence"
+	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 // groupTopic and hubTopic return the layer's topics for a group and for a hub: a hub's
@@ -20,18 +28,18 @@ const groupPrefix = "g:"
 // and one that has ended is ErrClosed; one of another hub is a member shortly
 // afterwards. Adding a member again does nothing.
 func (h *Hub) GroupAdd(ctx context.Context, group, channel string) error {
-	return h.changeGroup(ctx, kindAdd, group, channel)
+	return h.changeGroup(ctx, envelope.Add, group, channel)
 }
 
 // GroupDiscard ends a connection's membership of a group, as [Conn.Leave] does. It is
 // no error if there is none.
 func (h *Hub) GroupDiscard(ctx context.Context, group, channel string) error {
-	return h.changeGroup(ctx, kindDiscard, group, channel)
+	return h.changeGroup(ctx, envelope.Discard, group, channel)
 }
 
-func (h *Hub) changeGroup(ctx context.Context, kind envelopeKind, group, channel string) error {
+func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channel string) error {
 	operation := "group add"
-	if kind == kindDiscard {
+	if kind == envelope.Discard {
 		operation = "group discard"
 	}
 	if err := h.alive(); err != nil {
@@ -45,13 +53,13 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelopeKind, group, channel
 		return err
 	}
 	if hub != h.name {
-		err = h.publish(ctx, hubTopic(hub), &envelope{kind: kind, name: group, channel: channel})
+		err = h.publish(ctx, hubTopic(hub), &envelope.Envelope{Kind: kind, Name: group, Channel: channel}, controlKeep)
 	} else if c := h.conn(channel); c == nil {
-		if kind == kindAdd {
+		if kind == envelope.Add {
 			err = ErrClosed
 		}
-	} else if kind == kindAdd {
-		err = h.join(ctx, c, group)
+	} else if kind == envelope.Add {
+		err = h.join(ctx, c, group, sequence.Replay{})
 	} else {
 		h.leave(c, group)
 	}
@@ -85,8 +93,13 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 	if err != nil {
 		return err
 	}
-	env.except = exceptions(opts)
-	if err := h.publish(ctx, groupTopic(group), env); err != nil {
+	o := mergeOptions(opts)
+	env.Except = o.except
+	keep := h.policy(group).keep()
+	if keep.Once = o.once; o.once != "" && keep.Count == 0 {
+		return fmt.Errorf("grouphub: send %s to group %s: Once needs a group with history", quoted(event), quoted(group))
+	}
+	if err := h.publish(ctx, groupTopic(group), env, keep); err != nil {
 		return fmt.Errorf("grouphub: send %s to group %s: %w", quoted(event), quoted(group), err)
 	}
 	h.count.published.Add(1)
@@ -100,10 +113,10 @@ func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason str
 	if err := checkName("group close", group); err != nil {
 		return err
 	}
-	err := checkClose(code, reason)
+	err := outbox.CheckClose(code, reason)
 	if err == nil {
-		env := &envelope{kind: kindClose, except: exceptions(opts), number: code, body: []byte(reason)}
-		err = h.publish(ctx, groupTopic(group), env)
+		env := &envelope.Envelope{Kind: envelope.Close, Name: group, Except: mergeOptions(opts).except, Number: code, Body: []byte(reason)}
+		err = h.publish(ctx, controlTopic, env, controlKeep)
 	}
 	if err != nil {
 		return fmt.Errorf("grouphub: close group %s: %w", quoted(group), err)
@@ -127,9 +140,9 @@ func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
 	}
 	if !strings.Contains(channel, "!") {
 		if err = h.alive(); err == nil {
-			err = h.layer.Append(ctx, channel, env.encode())
+			err = h.layer.Append(ctx, channel, env.Encode())
 		}
-	} else if env.channel = channel; strings.HasPrefix(channel, h.name+"!") {
+	} else if env.Channel = channel; strings.HasPrefix(channel, h.name+"!") {
 		if err = h.alive(); err == nil && !h.deliverDirect(env) {
 			err = ErrClosed
 		}
@@ -138,7 +151,7 @@ func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
 		if hub, err = hubOf("send", channel); err != nil {
 			return err
 		}
-		err = h.publish(ctx, hubTopic(hub), env)
+		err = h.publish(ctx, hubTopic(hub), env, controlKeep)
 	}
 	if err != nil {
 		return fmt.Errorf("grouphub: send %s to channel %s: %w", quoted(event), quoted(channel), err)
@@ -170,24 +183,24 @@ func (h *Hub) Receive(ctx context.Context, channel string) (Event, error) {
 		if err != nil {
 			return Event{}, fmt.Errorf("grouphub: receive from %s: %w", quoted(channel), err)
 		}
-		env, err := decodeEnvelope(payload)
-		if err == nil && env.kind != kindEvent {
-			err = fmt.Errorf("payload of kind %d in a queue", env.kind)
+		env, err := envelope.Decode(payload)
+		if err == nil && env.Kind != envelope.Event {
+			err = fmt.Errorf("payload of kind %d in a queue", env.Kind)
 		}
 		if err != nil {
 			h.refusePayload(channel, err)
 			continue
 		}
-		return env.event(""), nil
+		return Event{Type: env.Name, Data: env.Data()}, nil
 	}
 }
 
 // newEvent checks an event and makes its envelope.
-func (h *Hub) newEvent(operation, group, event string, data any) (*envelope, error) {
+func (h *Hub) newEvent(operation, group, event string, data any) (*envelope.Envelope, error) {
 	if err := checkName(operation+": event type", event); err != nil {
 		return nil, err
 	}
-	env, err := newEvent(group, event, data, h.options.MaxEventSize)
+	env, err := envelope.NewEvent(group, event, data, h.options.MaxEventSize)
 	if err != nil {
 		return nil, fmt.Errorf("grouphub: %s: event %s: %w", operation, quoted(event), err)
 	}
@@ -195,23 +208,31 @@ func (h *Hub) newEvent(operation, group, event string, data any) (*envelope, err
 }
 
 // publish hands an envelope to the layer.
-func (h *Hub) publish(ctx context.Context, topic string, env *envelope) error {
+func (h *Hub) publish(ctx context.Context, topic string, env *envelope.Envelope, keep Keep) error {
 	if err := h.alive(); err != nil {
 		return err
 	}
-	return h.layer.Publish(ctx, Publication{Topic: topic, Payload: env.encode()})
+	return h.layer.Publish(ctx, Publication{Topic: topic, Payload: env.Encode(), Keep: keep})
 }
 
-// A SendOption changes whom GroupSend and GroupClose reach.
-type SendOption struct{ except []string }
+// A SendOption changes whom GroupSend and GroupClose reach, and how often.
+type SendOption struct {
+	except []string
+	once   string
+}
 
 // Except leaves the connections of these channels out.
 func Except(channels ...string) SendOption { return SendOption{except: channels} }
 
-func exceptions(opts []SendOption) []string {
-	var all []string
+// Once gives an event a key: sent again with the same key to the same group within five
+// minutes, it is delivered once. So what ended with [ErrUncertain] can be sent again.
+// The group must have history.
+func Once(key string) SendOption { return SendOption{once: key} }
+
+func mergeOptions(opts []SendOption) (all SendOption) {
 	for _, o := range opts {
-		all = append(all, o.except...)
+		all.except = append(all.except, o.except...)
+		all.once = cmp.Or(o.once, all.once)
 	}
 	return all
 }
@@ -222,14 +243,36 @@ type group struct {
 	name   string
 	shards []shard // one for each worker
 
+	policy     GroupPolicy
+	sequence   *sequence.Sequence[*delivery] // nil: no history
+	forget     context.CancelFunc
 	subscribed atomic.Bool // the layer has confirmed
+	mismatch   atomic.Bool // it was logged that an event had no number
 	holders    int         // guarded by Hub.groupsMu
 
-	// Deliver is never called concurrently for one topic, so at most one publisher
-	// waits for room.
 	queued atomic.Int64  // bytes of the events that a shard still has to push
 	room   chan struct{} // a token when queued has fallen
 	gap    atomic.Bool   // events were dropped, and the members are still to be told
+}
+
+// waitForRoom returns when more events may be queued, or with ctx's error.
+func (g *group) waitForRoom(ctx context.Context) error {
+	for g.queued.Load() > maxQueued {
+		select {
+		case <-g.room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	g.signalRoom() // for whoever else waits
+	return nil
+}
+
+func (g *group) signalRoom() {
+	select {
+	case g.room <- struct{}{}:
+	default:
+	}
 }
 
 // maxQueued is how many bytes of events may wait for the workers, for each group.
@@ -243,9 +286,14 @@ func (h *Hub) hold(name string) *group {
 	defer h.groupsMu.Unlock()
 	g := h.groups[name]
 	if g == nil {
-		g = &group{name: name, shards: make([]shard, len(h.workers)), room: make(chan struct{}, 1)}
+		g = &group{name: name, policy: h.policy(name), shards: make([]shard, len(h.workers)), room: make(chan struct{}, 1)}
 		for i := range g.shards {
 			g.shards[i].hub, g.shards[i].group, g.shards[i].worker = h, g, h.workers[i]
+		}
+		var life context.Context
+		life, g.forget = context.WithCancel(h.life)
+		if g.policy.History > 0 {
+			g.sequence = h.groupSequence(life, g)
 		}
 		h.groups[name] = g
 	}
@@ -258,6 +306,7 @@ func (h *Hub) let(g *group) {
 	defer h.groupsMu.Unlock()
 	if g.holders--; g.holders == 0 {
 		delete(h.groups, g.name)
+		g.forget()
 		// Under the lock, so that an Add for the group's next life comes after it.
 		h.subscription.Remove(groupTopic(g.name))
 	}
@@ -269,31 +318,86 @@ func (h *Hub) group(name string) *group {
 	return h.groups[name]
 }
 
+// errMember says that there is nothing to join.
+var errMember = errors.New("a member already")
+
 // join subscribes the hub to the group, and then makes the connection a member.
-func (h *Hub) join(ctx context.Context, c *Conn, name string) error {
+func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay) error {
 	g := h.hold(name)
+	err := h.subscribe(ctx, g)
+	if err == nil {
+		if asked, ok := c.takeResume(name); ok { // what the client knows is better than a guess
+			r = asked
+		}
+		if err = c.reserve(name); err != nil {
+		} else if g.sequence == nil {
+			err = c.enter(g)
+		} else if err = c.joinReplaying(ctx, g, r); err != nil {
+			c.cancelReservation(name)
+		}
+	}
+	if err != nil {
+		h.let(g)
+	}
+	if err == errMember {
+		return nil
+	}
+	return err
+}
+
+// subscribe waits for the layer's confirmation, unless it has come.
+func (h *Hub) subscribe(ctx context.Context, g *group) error {
 	if !g.subscribed.Load() {
-		if err := h.subscription.Add(ctx, groupTopic(name)); err != nil {
-			h.let(g)
+		if err := h.subscription.Add(ctx, groupTopic(g.name)); err != nil {
 			return err
 		}
 		g.subscribed.Store(true)
-	}
-	c.mu.Lock()
-	if !c.ended && c.groups[name] == nil {
-		if c.groups == nil {
-			c.groups = make(map[string]*membership)
+		if g.sequence != nil {
+			g.sequence.Start()
 		}
-		c.groups[name] = g.shards[c.worker].add(c)
-		c.mu.Unlock()
-		return nil
+		h.keepUp(g)
 	}
-	ended := c.ended
-	c.mu.Unlock()
-	h.let(g)
-	if ended {
+	return nil
+}
+
+// reserve marks a membership as under way, so that of two Joins at the same time one
+// replays. A Leave in between takes the mark away, and with it the membership.
+func (c *Conn) reserve(name string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
 		return errEnded
 	}
+	if _, ok := c.groups[name]; ok {
+		return errMember
+	}
+	if c.groups == nil {
+		c.groups = make(map[string]*membership)
+	}
+	c.groups[name] = nil
+	return nil
+}
+
+func (c *Conn) cancelReservation(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m, ok := c.groups[name]; ok && m == nil {
+		delete(c.groups, name)
+	}
+}
+
+// enter turns the reservation into a membership.
+func (c *Conn) enter(g *group) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return errEnded
+	}
+	if m, ok := c.groups[g.name]; !ok || m != nil {
+		return errMember
+	}
+	c.groups[g.name] = g.shards[c.worker].add(c)
+	c.hub.presenceChanged(g)
 	return nil
 }
 
@@ -301,29 +405,38 @@ func (h *Hub) join(ctx context.Context, c *Conn, name string) error {
 func (h *Hub) leave(c *Conn, name string) {
 	c.mu.Lock()
 	m := c.groups[name]
+	delete(c.groups, name)
 	if m != nil {
-		delete(c.groups, name)
 		m.shard.remove(m)
 	}
 	c.mu.Unlock()
 	if m != nil {
-		h.let(m.shard.group)
+		h.left(m.shard.group)
 	}
 }
 
 // leaveAll ends all memberships for good.
 func (h *Hub) leaveAll(c *Conn) {
 	c.mu.Lock()
-	c.ended, c.left = true, c.groupNamesLocked()
+	c.left, c.ended = c.groupNamesLocked(), true
 	groups := c.groups
 	c.groups = nil
 	for _, m := range groups {
-		m.shard.remove(m)
+		if m != nil {
+			m.shard.remove(m)
+		}
 	}
 	c.mu.Unlock()
 	for _, m := range groups {
-		h.let(m.shard.group)
+		if m != nil {
+			h.left(m.shard.group)
+		}
 	}
+}
+
+func (h *Hub) left(g *group) {
+	h.presenceChanged(g)
+	h.let(g)
 }
 
 func isUserGroup(name string) bool { return strings.HasPrefix(name, userPrefix) }
@@ -333,16 +446,8 @@ type receiver Hub
 
 // Ready implements [Receiver].
 func (r *receiver) Ready(ctx context.Context, topic string) error {
-	g := (*Hub)(r).group(strings.TrimPrefix(topic, groupPrefix))
-	if g == nil {
-		return nil
-	}
-	for g.queued.Load() > maxQueued {
-		select {
-		case <-g.room:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if g := (*Hub)(r).group(strings.TrimPrefix(topic, groupPrefix)); g != nil {
+		return g.waitForRoom(ctx)
 	}
 	return nil
 }
@@ -351,64 +456,108 @@ func (r *receiver) Ready(ctx context.Context, topic string) error {
 func (r *receiver) Deliver(p Publication) {
 	h := (*Hub)(r)
 	name, isGroup := strings.CutPrefix(p.Topic, groupPrefix)
-	g := h.group(name)
-	if isGroup && g == nil { // the last member has just left
-		return
-	}
-	env, err := decodeEnvelope(p.Payload)
+	numbered := p.At.Number > 0
 	switch {
-	case err != nil:
+	case !isGroup && !numbered:
+		h.obey(p)
+	case p.Topic == controlTopic:
+		h.everyone.Receive(toWire(p))
 	case !isGroup:
-		err = h.obey(env)
-	case env.kind == kindEvent || env.kind == kindClose:
-		h.fanOut(g, env)
+		h.own.Receive(toWire(p))
 	default:
-		err = fmt.Errorf("payload of kind %d for a group", env.kind)
-	}
-	if err != nil {
-		h.refusePayload(p.Topic, err)
+		g := h.group(name)
+		if g == nil { // the last member has just left
+			return
+		}
+		if g.sequence != nil && numbered {
+			g.sequence.Receive(toWire(p))
+			return
+		}
+		if g.sequence != nil {
+			h.count.mismatched.Add(1)
+			if !g.mismatch.Swap(true) {
+				h.logger().Error("grouphub: event without a number in a group with history: "+
+					"not all processes have the same Policy", "group", quoted(name))
+			}
+		}
+		// A publisher that can wait has asked Ready.
+		if g.queued.Load() > maxQueued {
+			for i := range g.shards {
+				h.count.dropped.Add(uint64(g.shards[i].size.Load()))
+			}
+			g.gap.Store(true)
+			h.tellGap(g) // the queue may have emptied meanwhile
+			return
+		}
+		if d := h.newDelivery(g, p); d != nil {
+			h.fanOut(d)
+		}
 	}
 }
 
-// Lost implements [Receiver].
+// Lost implements [Receiver]. What was numbered is looked for in the history.
 func (r *receiver) Lost(topics []string) {
 	h := (*Hub)(r)
-	concerned := make(map[*Conn][]string)
+	h.own.Check(true)
+	h.everyone.Check(true)
+	var groups []*group
 	for _, topic := range topics {
 		name, ok := strings.CutPrefix(topic, groupPrefix)
-		if !ok {
-			continue
+		if g := h.group(name); !ok || g == nil {
+		} else if g.sequence != nil {
+			g.sequence.Check(true)
+		} else {
+			groups = append(groups, g)
 		}
-		g := h.group(name)
-		if g == nil {
-			continue
-		}
+	}
+	h.resync(groups...)
+}
+
+// tellGap says Resync for the events that were dropped, once for all of them and not
+// before there is room for what follows.
+func (h *Hub) tellGap(g *group) {
+	if g.queued.Load() <= maxQueued/2 && g.gap.CompareAndSwap(true, false) {
+		h.resync(g)
+	}
+}
+
+// resync tells the members of groups that events may be lost: each connection once.
+func (h *Hub) resync(groups ...*group) {
+	concerned := make(map[*Conn][]string)
+	for _, g := range groups {
 		for i := range g.shards {
 			for _, c := range g.shards[i].conns() {
-				concerned[c] = append(concerned[c], name)
+				concerned[c] = append(concerned[c], g.name)
 			}
 		}
 	}
-	for c, groups := range concerned {
-		slices.Sort(groups)
-		c.resync(groups)
+	for c, names := range concerned {
+		slices.Sort(names)
+		c.resync(names)
 	}
 }
 
-// fanOut queues an event of a group to the workers that have members. Past the bound
-// it is dropped, and the members will be told: a publisher that can wait has asked
-// Ready. A close is small, and is what logs somebody out: it is never dropped.
-func (h *Hub) fanOut(g *group, env *envelope) {
-	if env.kind == kindEvent && g.queued.Load() > maxQueued {
-		for i := range g.shards {
-			h.count.dropped.Add(uint64(g.shards[i].size.Load()))
-		}
-		g.gap.Store(true)
-		h.tellGap(g) // the queue may have emptied meanwhile
-		return
+// newDelivery makes what a group's members get of a publication, nil if it makes no
+// sense.
+func (h *Hub) newDelivery(g *group, p Publication) *delivery {
+	env, err := envelope.Decode(p.Payload)
+	if err == nil && env.Kind != envelope.Event {
+		err = fmt.Errorf("payload of kind %d for a group", env.Kind)
+	}
+	if err != nil {
+		h.refusePayload(p.Topic, err)
+		return nil
 	}
 	d := &delivery{hub: h, group: g, env: env}
-	for _, channel := range env.except {
+	if p.At.Number > 0 {
+		d.id = wire.Position(p.At).ID()
+	}
+	return d
+}
+
+// fanOut queues a delivery to the workers that have members of its group.
+func (h *Hub) fanOut(d *delivery) {
+	for _, channel := range d.env.Except {
 		if c := h.conn(channel); c != nil {
 			if d.except == nil {
 				d.except = make(map[*Conn]struct{})
@@ -416,11 +565,11 @@ func (h *Hub) fanOut(g *group, env *envelope) {
 			d.except[c] = struct{}{}
 		}
 	}
-	d.size = int64(len(env.body)) + deliveryOverhead
-	g.queued.Add(d.size)
+	d.size = int64(len(d.env.Body)) + deliveryOverhead
+	d.group.queued.Add(d.size)
 	d.holders.Store(1)
-	for i := range g.shards {
-		if s := &g.shards[i]; s.size.Load() > 0 {
+	for i := range d.group.shards {
+		if s := &d.group.shards[i]; s.size.Load() > 0 {
 			d.holders.Add(1)
 			s.put(d)
 		}
@@ -428,18 +577,10 @@ func (h *Hub) fanOut(g *group, env *envelope) {
 	d.release()
 }
 
-// tellGap says Resync for the events that were dropped, once for all of them and not
-// before there is room for what follows.
-func (h *Hub) tellGap(g *group) {
-	if g.queued.Load() <= maxQueued/2 && g.gap.CompareAndSwap(true, false) {
-		(*receiver)(h).Lost([]string{groupTopic(g.name)})
-	}
-}
-
 // deliverDirect delivers an event to one connection of this hub. It reports whether
 // there is such a connection.
-func (h *Hub) deliverDirect(env *envelope) bool {
-	c := h.conn(env.channel)
+func (h *Hub) deliverDirect(env *envelope.Envelope) bool {
+	c := h.conn(env.Channel)
 	if c == nil {
 		return false
 	}
@@ -452,14 +593,14 @@ func (h *Hub) deliverDirect(env *envelope) bool {
 			h.count.delivered.Add(1)
 		}
 	}
-	switch eh := c.endpoint.consumer.Events.handler(env.name); eh.kind {
+	switch eh := c.endpoint.consumer.Events.handler(env.Name); eh.kind {
 	case handlerNone:
 		h.count.unhandled.Add(1)
-		h.ignore(env.name)
+		h.ignore(env.Name)
 	case handlerForward:
 		push()
 	case handlerRender: // it may block, and the sender must not
-		c.queueEvent(len(env.body), func() {
+		c.queueEvent(len(env.Body), func() {
 			d.render(c.endpoint, eh)
 			push()
 		})
@@ -471,8 +612,8 @@ func (h *Hub) deliverDirect(env *envelope) bool {
 
 // ignore logs an event type without a handler, once. The caller counts.
 func (h *Hub) ignore(event string) {
-	if h.unhandled.first(event) {
-		h.logger().Debug("grouphub: event type without a handler", "type", event)
+	if h.unhandled.Is(event) {
+		h.logLater(func(l *slog.Logger) { l.Debug("grouphub: event type without a handler", "type", event) })
 	}
 }
 
@@ -480,7 +621,7 @@ func (h *Hub) ignore(event string) {
 // logged once.
 func (h *Hub) refusePayload(topic string, err error) {
 	h.count.dropped.Add(1)
-	if h.malformed.first(err.Error()) {
-		h.logger().Error("grouphub: payload refused", "topic", quoted(topic), "error", err)
+	if h.malformed.Is(err.Error()) {
+		h.logLater(func(l *slog.Logger) { l.Error("grouphub: payload refused", "topic", quoted(topic), "error", err) })
 	}
 }

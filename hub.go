@@ -63,6 +63,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/sequence"
+	"github.com/seed-29c60982/grouphub/internal/track"
 )
 
 // Options configure a Hub. The zero value of each field is its default, and the
@@ -74,6 +78,11 @@ type Options struct {
 
 	// Consumer is what ServeHTTP serves.
 	Consumer Consumer
+
+	// Policy says which groups keep history and presence. Every process that sends to
+	// or joins a group must say the same of it, workers included. It is asked often and
+	// concurrently. Nil: no group does.
+	Policy func(group string) GroupPolicy
 
 	// MaxMessageSize is how many bytes a client may send in one message, inflated
 	// if it was compressed; more closes it with 1009. 0: 64 KiB.
@@ -112,6 +121,25 @@ type Options struct {
 	// Logger gets what an operator should know. Nil: slog.Default() at the time of
 	// each record.
 	Logger *slog.Logger
+}
+
+// A GroupPolicy says what is kept of a group.
+type GroupPolicy struct {
+	History    int           // events kept, for those who join later or resume; 0: none
+	HistoryTTL time.Duration // how long they are kept after the last one; 0: 5 min
+	Presence   bool          // Members works
+}
+
+// keep returns what the layer is to keep of the group.
+func (p GroupPolicy) keep() Keep {
+	return Keep{Count: max(p.History, 0), Life: cmp.Or(max(p.HistoryTTL, 0), 5*time.Minute)}
+}
+
+func (h *Hub) policy(group string) GroupPolicy {
+	if h.options.Policy == nil {
+		return GroupPolicy{}
+	}
+	return h.options.Policy(group)
 }
 
 // withDefaults returns a copy, or an error for what contradicts itself.
@@ -167,11 +195,17 @@ type Hub struct {
 
 	lastConn   atomic.Uint64
 	count      counters
-	callbacks  tracker // callbacks that run or wait, and connections that owe a Disconnect
-	goroutines tracker // everything else that the hub has started
-	control    control
-	unhandled  onceEach // event types that were logged
-	malformed  onceEach // faults of payloads that were logged
+	callbacks  *track.Group                    // callbacks that run or wait, and connections that owe a Disconnect
+	goroutines *track.Group                    // everything else that the hub has started
+	pings      sync.Map                        // of the channels to close, by the token that comes back
+	changes    track.Queue[*envelope.Envelope] // of membership, that other hubs have asked for
+	own        *sequence.Sequence[*delivery]   // what other hubs tell this one
+	everyone   *sequence.Sequence[*delivery]   // what is told to all hubs
+	presence   track.Changes                   // groups whose lease is to be written
+	upkeep     sync.Once                       // starts the goroutine that renews and compares
+	reads      chan struct{}                   // a token for each history that is being read
+	unhandled  track.First                     // event types that were logged
+	malformed  track.First                     // faults of payloads that were logged
 
 	mu      sync.Mutex
 	closing bool // no more upgrades
@@ -198,20 +232,26 @@ func New(opts *Options) *Hub {
 		down:     make(chan struct{}),
 		conns:    make(map[string]*Conn),
 		groups:   make(map[string]*group),
+		reads:    make(chan struct{}, maxReads),
 	}
 	h.life, h.endLife = context.WithCancel(context.Background())
-	h.callbacks.init()
-	h.goroutines.init()
+	h.callbacks, h.goroutines = track.NewGroup(), track.NewGroup()
+	h.changes.Group, h.changes.Handle = h.goroutines, h.change
+	h.presence.Group, h.presence.Handle = h.goroutines, h.writeLease
+	h.presence.Pause, h.presence.Ended = presencePause, h.life.Done()
 	for range runtime.GOMAXPROCS(0) {
-		h.workers = append(h.workers, &worker{spawn: h.goroutines.spawn})
+		h.workers = append(h.workers, &worker{spawn: h.goroutines.Go})
 	}
 	if h.ownLayer {
 		h.layer = NewMemoryLayer()
 	}
 	h.root = newEndpoint(h, o.Consumer)
+	h.own = h.controlSequence(hubTopic(h.name), h.lostOwn)
+	h.everyone = h.controlSequence(controlTopic, h.lostEveryone)
 	if h.subscription, err = h.layer.Attach(hubTopic(h.name), (*receiver)(h)); err != nil {
 		panic("grouphub: New: " + err.Error())
 	}
+	h.listen()
 	return h
 }
 
@@ -228,10 +268,13 @@ func (h *Hub) Handler(c Consumer) http.Handler { return newEndpoint(h, c) }
 func (h *Hub) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
 	defer cancel()
-	token, back := h.control.expectPing()
-	defer h.control.forgetPing(token)
+	token, back := rand.Text(), make(chan struct{})
+	h.pings.Store(token, back)
+	defer h.pings.Delete(token)
 	topic := hubTopic(h.name)
-	send := func() error { return h.publish(ctx, topic, &envelope{kind: kindPing, name: token}) }
+	send := func() error {
+		return h.publish(ctx, topic, &envelope.Envelope{Kind: envelope.Ping, Name: token}, Keep{})
+	}
 	up := h.subscription.Up()
 	err := send()
 	if err == nil && !up { // that was too early, as it can be right after New
@@ -259,7 +302,9 @@ type Stats struct {
 	Received, Published, Delivered uint64 // client messages in; events accepted by the layer; frames queued to connections
 	Dropped                        uint64 // frames and events that did not reach a connection that should have had them, and payloads that made no sense
 	Unhandled                      uint64 // events that a connection's consumer has no handler for
-	SlowClosed, Resyncs            uint64 // connections
+	SlowClosed, Resyncs            uint64 // connections closed for slowness, and told to resync
+	Recovered                      uint64 // events of groups with history that were missed, and found in it
+	PolicyMismatch                 uint64 // unnumbered events received in groups that this hub keeps history of
 	LayerUp                        bool
 }
 
@@ -269,6 +314,7 @@ type counters struct {
 	received, published, delivered atomic.Uint64
 	dropped, unhandled             atomic.Uint64
 	slowClosed, resyncs            atomic.Uint64
+	recovered, mismatched          atomic.Uint64
 }
 
 // Stats returns the numbers of this moment, each for itself.
@@ -286,6 +332,7 @@ func (h *Hub) Stats() Stats {
 		Received: n.received.Load(), Published: n.published.Load(), Delivered: n.delivered.Load(),
 		Dropped: n.dropped.Load(), Unhandled: n.unhandled.Load(),
 		SlowClosed: n.slowClosed.Load(), Resyncs: n.resyncs.Load(),
+		Recovered: n.recovered.Load(), PolicyMismatch: n.mismatched.Load(),
 		LayerUp: h.subscription.Up(),
 	}
 }
@@ -295,6 +342,11 @@ func (h *Hub) logger() *slog.Logger {
 		return h.options.Logger
 	}
 	return slog.Default()
+}
+
+// logLater logs where locks are held that a log's handler may want.
+func (h *Hub) logLater(log func(*slog.Logger)) {
+	h.goroutines.Go(func() { log(h.logger()) })
 }
 
 // admit takes a seat for a connection, which release gives back. Shutdown waits for it:
@@ -309,20 +361,24 @@ func (h *Hub) admit() error {
 		return &Reject{http.StatusServiceUnavailable, "too many connections"}
 	}
 	h.seats++
-	h.callbacks.begin()
+	h.callbacks.Begin()
 	return nil
 }
 
-func (h *Hub) release() {
+// release gives a seat back. The connection, if it came to one, is over.
+func (h *Hub) release(c *Conn) {
 	h.mu.Lock()
 	h.seats--
+	if c != nil {
+		delete(h.conns, c.channel)
+	}
 	h.mu.Unlock()
-	h.callbacks.done()
+	h.callbacks.Done()
 }
 
 // register makes a connection known. It owes a Disconnect from now on.
 func (h *Hub) register(c *Conn) {
-	h.callbacks.begin()
+	h.callbacks.Begin()
 	h.mu.Lock()
 	h.conns[c.channel] = c
 	closing := h.closing
@@ -332,19 +388,14 @@ func (h *Hub) register(c *Conn) {
 	}
 }
 
-// forget takes a connection out of the hub and its groups.
-func (h *Hub) forget(c *Conn) {
-	h.mu.Lock()
-	delete(h.conns, c.channel)
-	h.mu.Unlock()
-	h.leaveAll(c)
-}
-
-// conn returns a connection of this hub, nil if there is none of that name.
+// conn returns a connection of this hub, nil if there is none of that name any more.
 func (h *Hub) conn(channel string) *Conn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.conns[channel]
+	if c := h.conns[channel]; c != nil && !c.finished.Load() {
+		return c
+	}
+	return nil
 }
 
 func (h *Hub) connections() []*Conn {
@@ -374,7 +425,7 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	if !first {
 		select {
 		case <-h.down:
-			if err := h.callbacks.wait(ctx); err != nil {
+			if err := h.callbacks.Wait(ctx); err != nil {
 				return fmt.Errorf("grouphub: shutdown: %w", err)
 			}
 			return nil
@@ -385,19 +436,17 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	}
 	defer close(h.down)
 	h.closeAll(ctx)
-	err := h.callbacks.wait(ctx)
-	if err == nil {
-		err = h.goroutines.wait(ctx)
-	}
+	err := h.callbacks.Wait(ctx)
 	if err != nil {
 		h.dropSockets()
 		err = fmt.Errorf("grouphub: shutdown: %w", err)
 	}
 	// Until here callbacks, Disconnect among them, could use the hub.
 	h.endLife()
+	// What is left ends by itself, and does not wait for callbacks: read loops of dead
+	// sockets, workers, and at most one last word to the layer.
+	h.goroutines.Wait(context.Background())
 	h.subscription.Close()
-	// Nothing but callbacks can hold these up now, and they do not wait for those.
-	h.goroutines.wait(context.Background())
 	if h.ownLayer {
 		h.layer.Close()
 	}
@@ -438,72 +487,4 @@ func (h *Hub) alive() error {
 		return ErrClosed
 	}
 	return nil
-}
-
-// A tracker counts goroutines and promises that somebody waits for.
-type tracker struct {
-	n    atomic.Int64
-	zero chan struct{}
-}
-
-func (t *tracker) init() { t.zero = make(chan struct{}, 1) }
-
-func (t *tracker) begin() { t.n.Add(1) }
-
-func (t *tracker) done() {
-	if t.n.Add(-1) == 0 {
-		t.signal()
-	}
-}
-
-// spawn runs f on a goroutine that is counted until it has returned.
-func (t *tracker) spawn(f func()) {
-	t.begin()
-	go func() {
-		defer t.done()
-		f()
-	}()
-}
-
-// wait returns when nothing is left, or with ctx's error.
-func (t *tracker) wait(ctx context.Context) error {
-	for t.n.Load() != 0 {
-		select {
-		case <-t.zero:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	t.signal() // for whoever else waits
-	return nil
-}
-
-func (t *tracker) signal() {
-	select {
-	case t.zero <- struct{}{}:
-	default:
-	}
-}
-
-// onceEach remembers which keys it has seen, up to a number that keeps a stranger
-// from filling the memory.
-type onceEach struct {
-	mu   sync.Mutex
-	seen map[string]struct{}
-}
-
-const maxOnceEach = 1000
-
-// first reports whether a key is new.
-func (o *onceEach) first(key string) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if _, ok := o.seen[key]; ok || len(o.seen) >= maxOnceEach {
-		return false
-	}
-	if o.seen == nil {
-		o.seen = make(map[string]struct{})
-	}
-	o.seen[key] = struct{}{}
-	return true
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/fault"
+	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 // Errors that callers are meant to tell apart, with errors.Is. What is returned
@@ -18,7 +19,7 @@ var (
 	ErrInvalidName = errors.New("grouphub: invalid name")
 	// ErrTooLarge means that an event's JSON is larger than Options.MaxEventSize.
 	// Nothing went out.
-	ErrTooLarge = errors.New("grouphub: event too large")
+	ErrTooLarge = fault.ErrTooLarge
 	// ErrQueueFull means that a named channel holds as many messages as it may.
 	// The message was not added.
 	ErrQueueFull = fault.ErrQueueFull
@@ -60,6 +61,18 @@ type Layer interface {
 	// layer all see the same order of what they see.
 	Publish(ctx context.Context, p Publication) error
 
+	// History returns what is kept of a topic after a number, oldest first. It is one
+	// consistent view: all that is kept from after+1 to Last.
+	History(ctx context.Context, topic string, after uint64) (History, error)
+
+	// Lease keeps a holder's value for a topic for as long as life says, in place of
+	// what it kept before; a life of zero removes it. A nil value prolongs what is
+	// there, and reports false if nothing is.
+	Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error)
+
+	// Leases returns the values that are kept for a topic, by holder.
+	Leases(ctx context.Context, topic string) (map[string][]byte, error)
+
 	// Append adds a message to a queue, or returns ErrQueueFull.
 	Append(ctx context.Context, queue string, message []byte) error
 
@@ -77,6 +90,37 @@ type Layer interface {
 type Publication struct {
 	Topic   string
 	Payload []byte
+	Keep    Keep     // for Publish: whether it is numbered and kept
+	At      Position // for Deliver and History: where it stands; zero if it was not kept
+}
+
+// Keep makes Publish number a publication and keep it, in one step with handing it
+// to the subscribers, so that all of them see the publications of a topic in the order
+// of their numbers, though perhaps with gaps.
+type Keep struct {
+	Count int           // of publications of the topic that are kept at least, and not many more; 0: this one is not
+	Life  time.Duration // how long they are kept after the last of them
+	Once  string        // if not empty: within OnceLife of a publication with the same key, do nothing
+}
+
+// OnceLife is how long a layer remembers the key of [Once].
+const OnceLife = wire.OnceLife
+
+// A Position says where a kept publication stands in its topic. Numbers begin at 1 and
+// leave none out within an epoch. The epoch changes when the count began anew: the
+// server has lost its data, or nothing was sent for a day at least. The nonce is
+// the publication's own: a server that lost some of them gives their numbers out again.
+type Position struct {
+	Epoch  string
+	Number uint64
+	Nonce  string
+}
+
+// A History is what a layer keeps of a topic.
+type History struct {
+	Epoch string // empty if nothing was ever kept
+	Last  uint64 // the number given out last
+	Kept  []Publication
 }
 
 // A Receiver is a hub's side of its subscription. A layer never calls Ready or
@@ -93,7 +137,7 @@ type Receiver interface {
 	Deliver(p Publication)
 
 	// Lost says that publications of these topics may have been lost since they
-	// were subscribed to. It is called once the subscription is in force again,
+	// were subscribed to; what was kept of them can be found in History. It is called once the subscription is in force again,
 	// so that whoever now asks for the present state misses nothing. It never
 	// blocks. The slice is the receiver's.
 	Lost(topics []string)
@@ -117,4 +161,59 @@ type Subscription interface {
 
 	// Close detaches the hub. After it has returned, the receiver is not called.
 	Close() error
+}
+
+// builtIn is a layer whose inside is in a package of its own. That does not know this
+// one, so it has the same types once more.
+type builtIn struct{ inside wire.Layer }
+
+func (l builtIn) Attach(hub string, r Receiver) (Subscription, error) {
+	return l.inside.Attach(hub, wireReceiver{r})
+}
+
+func (l builtIn) Publish(ctx context.Context, p Publication) error {
+	return l.inside.Publish(ctx, toWire(p))
+}
+
+func (l builtIn) History(ctx context.Context, topic string, after uint64) (History, error) {
+	h, err := l.inside.History(ctx, topic, after)
+	return History{h.Epoch, h.Last, convert(h.Kept, fromWire)}, err
+}
+
+func (l builtIn) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
+	return l.inside.Lease(ctx, topic, holder, value, life)
+}
+
+func (l builtIn) Leases(ctx context.Context, topic string) (map[string][]byte, error) {
+	return l.inside.Leases(ctx, topic)
+}
+
+func (l builtIn) Append(ctx context.Context, queue string, message []byte) error {
+	return l.inside.Append(ctx, queue, message)
+}
+
+func (l builtIn) Take(ctx context.Context, queue string) ([]byte, error) {
+	return l.inside.Take(ctx, queue)
+}
+
+func (l builtIn) Close() error { return l.inside.Close() }
+
+type wireReceiver struct{ Receiver }
+
+func (r wireReceiver) Deliver(p wire.Publication) { r.Receiver.Deliver(fromWire(p)) }
+
+func toWire(p Publication) wire.Publication {
+	return wire.Publication{Topic: p.Topic, Payload: p.Payload, Keep: wire.Keep(p.Keep), At: wire.Position(p.At)}
+}
+
+func fromWire(p wire.Publication) Publication {
+	return Publication{Topic: p.Topic, Payload: p.Payload, Keep: Keep(p.Keep), At: Position(p.At)}
+}
+
+func convert[A, B any](from []A, one func(A) B) []B {
+	to := make([]B, len(from))
+	for i, a := range from {
+		to[i] = one(a)
+	}
+	return to
 }

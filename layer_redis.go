@@ -1,7 +1,6 @@
 package grouphub
 
 import (
-	"context"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -53,7 +52,10 @@ type RedisOptions struct {
 // its connection, before it had handed them over: perhaps to a second caller.
 //
 // In a Cluster, rueidis may keep a goroutine for a few seconds after Close.
-type RedisLayer struct{ redis *redis.Layer }
+type RedisLayer struct {
+	builtIn
+	redis *redis.Layer
+}
 
 // NewRedisLayer connects to Redis and returns a layer, or says within five seconds what
 // is wrong. The URL is redis://user:password@host:port/db, rediss:// for TLS, or
@@ -67,37 +69,5 @@ func NewRedisLayer(url string, opts *RedisOptions) (*RedisLayer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &RedisLayer{l}, nil
+	return &RedisLayer{builtIn{l}, l}, nil
 }
-
-// Attach implements [Layer].
-func (l *RedisLayer) Attach(hub string, r Receiver) (Subscription, error) {
-	s, err := l.redis.Attach(hub, redisReceiver{r})
-	if err != nil {
-		return nil, err // and no typed nil
-	}
-	return s, nil
-}
-
-// redisReceiver gives internal/redis, which does not know this package, a receiver.
-type redisReceiver struct{ Receiver }
-
-func (r redisReceiver) Deliver(p redis.Publication) { r.Receiver.Deliver(Publication(p)) }
-
-// Publish implements [Layer].
-func (l *RedisLayer) Publish(ctx context.Context, p Publication) error {
-	return l.redis.Publish(ctx, redis.Publication(p))
-}
-
-// Append implements [Layer].
-func (l *RedisLayer) Append(ctx context.Context, queue string, message []byte) error {
-	return l.redis.Append(ctx, queue, message)
-}
-
-// Take implements [Layer]. Callers on one layer are served in the order they came.
-func (l *RedisLayer) Take(ctx context.Context, queue string) ([]byte, error) {
-	return l.redis.Take(ctx, queue)
-}
-
-// Close implements [Layer].
-func (l *RedisLayer) Close() error { return l.redis.Close() }

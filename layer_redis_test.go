@@ -2,13 +2,16 @@ package grouphub_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/seed-29c60982/grouphub"
@@ -114,8 +117,29 @@ func redisPair(url func() string, opts grouphub.RedisOptions) func(t *testing.T)
 	}
 }
 
+// tick lets the time of a miniredis go on, until the end of the test.
+func tick(t *testing.T, m *miniredis.Miniredis) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var ticking sync.WaitGroup
+	t.Cleanup(func() { cancel(); ticking.Wait() })
+	ticking.Go(func() {
+		const interval = 50 * time.Millisecond
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				m.FastForward(interval)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
 func TestRedisLayerOnMiniredis(t *testing.T) {
 	m := miniredis.RunT(t)
+	tick(t, m)
 	url := func() string { return "redis://" + m.Addr() }
 	hubtest.TestLayer(t, redisPair(url, grouphub.RedisOptions{}))
 }

@@ -100,14 +100,14 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := e.accept(r); err != nil {
-		h.release()
+		h.release(nil)
 		h.count.rejected.Add(1)
 		refuse(w, err, http.StatusForbidden)
 		return
 	}
 	c := e.newConn(r)
 	ended := make(chan struct{})
-	h.goroutines.spawn(func() {
+	h.goroutines.Go(func() {
 		defer close(ended)
 		c.serve(w)
 	})
@@ -140,7 +140,7 @@ func (e *endpoint) accept(r *http.Request) (err error) {
 				"panic", p, "stack", string(debug.Stack()))
 			err = &Reject{Status: http.StatusInternalServerError}
 		} else if !returned { // runtime.Goexit: the handler ends here
-			e.hub.release()
+			e.hub.release(nil)
 		}
 	}()
 	err = e.consumer.Accept(r)
@@ -163,16 +163,19 @@ func (e *endpoint) newConn(r *http.Request) *Conn {
 	c.request = r.WithContext(c.ctx)
 	c.request.Body = http.NoBody
 	c.user, _ = UserFrom(ctx)
+	if query := r.URL.Query(); query.Has("resume") {
+		c.positions, c.resume = true, parseResume(query["resume"])
+	}
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)
 	}
-	c.strand = strand.New(h.options.MaxPending, h.callbacks.spawn, c.finish)
+	c.strand = strand.New(h.options.MaxPending, h.callbacks.Go, c.finish)
 	return c
 }
 
 // serve upgrades the connection and reads from it until it ends.
 func (c *Conn) serve(w http.ResponseWriter) {
-	defer c.hub.release()
+	defer c.hub.release(c)
 	defer func() {
 		// net/http recovers panics of handlers only.
 		if p := recover(); p != nil {
@@ -190,8 +193,6 @@ func (c *Conn) serve(w http.ResponseWriter) {
 	// its answer, or is gone.
 	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{ResponseWriter: w, conn: c}, c.request)
 	if c.outbox != nil {
-		// Shutdown no longer knows of the connection, but can end its wait.
-		defer context.AfterFunc(c.hub.life, c.outbox.Kill)()
 		c.outbox.Linger(c.peerCode.Load() != 0)
 	}
 }

@@ -279,7 +279,7 @@ func (c *Client) end() error {
 
 func (c *Client) fatalf(format string, args ...any) {
 	c.t.Helper()
-	c.t.Fatalf("hubtest: "+c.path+": "+format, args...)
+	c.t.Fatalf("hubtest: %s: %s", c.path, fmt.Sprintf(format, args...))
 }
 
 // show describes a message in one line.

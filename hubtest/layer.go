@@ -55,6 +55,15 @@ func TestLayer(t *testing.T, newPair func(t *testing.T) (a, b grouphub.Layer)) {
 		{"CallsEndWithTheirContext", testContexts},
 		{"UpWhilePublicationsArrive", testUp},
 		{"SubscriptionThatIsClosedIsSilent", testSubscriptionClose},
+		{"KeptPublicationsAreNumberedInTheirOrder", testKeep},
+		{"KeptAndOthersOfOneSenderKeepTheirOrder", testKeepOrder},
+		{"HistoryBeginsAfterANumber", testHistoryAfter},
+		{"HistoryKeepsAsManyAsItWasTold", testHistoryCount},
+		{"HistoryEndsWithItsLifeAndTheNumbersGoOn", testHistoryLife},
+		{"HistoryIsOneViewWhileOthersPublish", testHistoryView},
+		{"PublishTakesAKeyOnce", testOnce},
+		{"LeasesBelongToTheirTopicsAndHolders", testLeases},
+		{"LeaseEndsUnlessItIsProlonged", testLeaseLife},
 		{"QueueKeepsItsOrder", testQueueOrder},
 		{"QueueGivesEachMessageToOneTaker", testQueueOneTaker},
 		{"QueueWakesATakerThatWaits", testQueueWakes},
@@ -126,7 +135,7 @@ func (w *layerWorld) close() {
 func (w *layerWorld) hub(l grouphub.Layer, topics ...string) *layerHub {
 	w.t.Helper()
 	w.hubs++
-	h := &layerHub{name: fmt.Sprint("hub", w.hubs), t: w.t, world: w, got: make(map[string][][]byte),
+	h := &layerHub{name: fmt.Sprint("hub", w.hubs), t: w.t, world: w, got: make(map[string][]grouphub.Publication),
 		busy: make(map[string]bool), changed: make(chan struct{})}
 	s, err := l.Attach(h.name, h)
 	if err != nil {
@@ -142,6 +151,35 @@ func (w *layerWorld) publish(l grouphub.Layer, topic, payload string) {
 	if err := l.Publish(w.ctx, grouphub.Publication{Topic: topic, Payload: []byte(payload)}); err != nil {
 		w.t.Fatalf("Publish: %v", err)
 	}
+}
+
+// keep publishes with what keep says.
+func (w *layerWorld) keep(l grouphub.Layer, topic, payload string, keep grouphub.Keep) {
+	w.t.Helper()
+	if err := l.Publish(w.ctx, grouphub.Publication{Topic: topic, Payload: []byte(payload), Keep: keep}); err != nil {
+		w.t.Fatalf("Publish: %v", err)
+	}
+}
+
+// history returns the history after a number, and checks that it is one: all from
+// there, or from the first that is kept, to the last.
+func (w *layerWorld) history(l grouphub.Layer, topic string, after uint64) grouphub.History {
+	w.t.Helper()
+	h, err := l.History(w.ctx, topic, after)
+	if err != nil {
+		w.t.Fatalf("History: %v", err)
+	}
+	next := h.Last + 1 - uint64(len(h.Kept))
+	if len(h.Kept) > 0 && next <= after {
+		w.t.Errorf("History after %d begins with %d", after, next)
+	}
+	for _, p := range h.Kept {
+		if p.Topic != topic || p.At.Number != next || p.At.Epoch != h.Epoch {
+			w.t.Fatalf("History after %d of %q in epoch %q: %q at %+v, want number %d", after, topic, h.Epoch, p.Topic, p.At, next)
+		}
+		next++
+	}
+	return h
 }
 
 func (w *layerWorld) append(l grouphub.Layer, queue, message string) {
@@ -168,11 +206,11 @@ type layerHub struct {
 	world *layerWorld
 
 	mu      sync.Mutex
-	got     map[string][][]byte // by topic
-	busy    map[string]bool     // topics with a call under way
-	full    bool                // Ready waits for its context
-	closed  bool                // no call is allowed any more
-	changed chan struct{}       // closed and replaced when got changes
+	got     map[string][]grouphub.Publication // by topic
+	busy    map[string]bool                   // topics with a call under way
+	full    bool                              // Ready waits for its context
+	closed  bool                              // no call is allowed any more
+	changed chan struct{}                     // closed and replaced when got changes
 }
 
 func (h *layerHub) enter(call, topic string) {
@@ -211,7 +249,7 @@ func (h *layerHub) Deliver(p grouphub.Publication) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.busy, p.Topic)
-	h.got[p.Topic] = append(h.got[p.Topic], p.Payload)
+	h.got[p.Topic] = append(h.got[p.Topic], p)
 	close(h.changed)
 	h.changed = make(chan struct{})
 }
@@ -236,8 +274,8 @@ func (h *layerHub) received(topic string) []string {
 
 func (h *layerHub) receivedLocked(topic string) []string {
 	payloads := make([]string, len(h.got[topic]))
-	for i, payload := range h.got[topic] {
-		payloads[i] = string(payload)
+	for i, p := range h.got[topic] {
+		payloads[i] = string(p.Payload)
 	}
 	return payloads
 }
@@ -458,14 +496,23 @@ func testPayloads(t *testing.T, w *layerWorld) {
 		binary[i] = byte(i)
 	}
 	var want []string
-	for _, payload := range [][]byte{nil, {}, {0}, []byte("\r\n"), binary, bytes.Repeat(binary, 4096)} {
-		want = append(want, string(payload))
-		payload = bytes.Clone(payload)
-		if err := w.a.Publish(w.ctx, grouphub.Publication{Topic: "topic", Payload: payload}); err != nil {
-			t.Fatalf("Publish: %v", err)
+	var kept []string
+	for _, payload := range [][]byte{nil, {}, {0}, {1}, {2}, {3}, []byte("\x03a 1 b x"), []byte("\r\n"), binary, bytes.Repeat(binary, 4096)} {
+		kept = append(kept, string(payload))
+		for _, keep := range []grouphub.Keep{{}, plenty} {
+			want = append(want, string(payload))
+			payload := bytes.Clone(payload)
+			if err := w.a.Publish(w.ctx, grouphub.Publication{Topic: "topic", Payload: payload, Keep: keep}); err != nil {
+				t.Fatalf("Publish: %v", err)
+			}
+			for i := range payload {
+				payload[i] = 'x' // the sender's again: no receiver may see it
+			}
 		}
-		for i := range payload {
-			payload[i] = 'x' // the sender's again: no receiver may see it
+	}
+	for i, p := range w.history(w.b, "topic", 0).Kept {
+		if string(p.Payload) != kept[i] {
+			t.Errorf("%d bytes %.20q are kept as %d bytes %.20q", len(kept[i]), kept[i], len(p.Payload), p.Payload)
 		}
 	}
 	for _, h := range hubs {
@@ -486,10 +533,22 @@ func testNames(t *testing.T, w *layerWorld) {
 	for _, name := range oddNames {
 		w.publish(w.b, name, name)
 		w.append(w.b, name, name)
+		w.keep(w.b, name, name, plenty)
+		for _, holder := range oddNames {
+			w.lease(w.b, name, holder, []byte(name+holder), time.Minute, true)
+		}
 	}
 	for _, name := range oddNames {
-		h.expect(name, name)
+		h.expect(name, name, name)
 		w.take(w.a, name, name)
+		if h := w.history(w.a, name, 0); len(h.Kept) != 1 || string(h.Kept[0].Payload) != name {
+			t.Errorf("history of %q: %+v", name, h.Kept)
+		}
+		leases := make(map[string]string)
+		for _, holder := range oddNames {
+			leases[holder] = name + holder
+		}
+		w.expectLeases(name, leases)
 	}
 }
 
@@ -530,6 +589,13 @@ func testContexts(t *testing.T, w *layerWorld) {
 	}
 	h := w.hub(w.a, "topic")
 	check("Publish", w.a.Publish(ctx, grouphub.Publication{Topic: "topic", Payload: []byte("x")}))
+	check("Publish of what is kept", w.a.Publish(ctx, grouphub.Publication{Topic: "topic", Payload: []byte("x"), Keep: plenty}))
+	_, err := w.a.History(ctx, "topic", 0)
+	check("History", err)
+	_, err = w.a.Lease(ctx, "topic", "holder", []byte("x"), time.Minute)
+	check("Lease", err)
+	_, err = w.a.Leases(ctx, "topic")
+	check("Leases", err)
 	check("Append", w.a.Append(ctx, "appended", []byte("x")))
 	check("Add", h.Add(ctx, "more"))
 
@@ -592,6 +658,266 @@ func testSubscriptionClose(t *testing.T, w *layerWorld) {
 	if got := again.await("topic", 1); got[len(got)-1] != "last" {
 		again.await("topic", len(got)+1)
 	}
+}
+
+// plenty keeps what a case publishes.
+var plenty = grouphub.Keep{Count: 1000, Life: time.Minute}
+
+func testKeep(t *testing.T, w *layerWorld) {
+	const publishers, each = 6, 50
+	hubs := []*layerHub{w.hub(w.a, "topic"), w.hub(w.a, "topic"), w.hub(w.b, "topic")}
+	var wg sync.WaitGroup
+	for i := range publishers {
+		l := w.a
+		if i%2 == 1 {
+			l = w.b
+		}
+		wg.Go(func() {
+			for j := range each {
+				err := l.Publish(w.ctx, grouphub.Publication{Topic: "topic", Payload: fmt.Append(nil, i, ":", j), Keep: plenty})
+				if err != nil {
+					t.Errorf("Publish: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	kept := w.history(w.b, "topic", 0)
+	if kept.Last != publishers*each || len(kept.Kept) != publishers*each || kept.Epoch == "" {
+		t.Fatalf("%d publications are kept, epoch %q, last %d, want %d", len(kept.Kept), kept.Epoch, kept.Last, publishers*each)
+	}
+	for _, h := range hubs {
+		h.await("topic", publishers*each)
+		h.mu.Lock()
+		for i, p := range h.got["topic"] {
+			if want := kept.Kept[i]; p.At != want.At || !bytes.Equal(p.Payload, want.Payload) {
+				t.Errorf("%s received %q at %+v, History says %q at %+v", h.name, p.Payload, p.At, want.Payload, want.At)
+			}
+		}
+		h.mu.Unlock()
+	}
+}
+
+func testKeepOrder(t *testing.T, w *layerWorld) {
+	hubs := []*layerHub{w.hub(w.a, "topic"), w.hub(w.b, "topic")}
+	var want []string
+	for i := range 200 {
+		keep := plenty
+		if i%2 == 1 {
+			keep = grouphub.Keep{}
+		}
+		want = append(want, fmt.Sprint(i))
+		w.keep(w.a, "topic", want[i], keep)
+	}
+	for _, h := range hubs {
+		h.expect("topic", want...)
+		h.mu.Lock()
+		for i, p := range h.got["topic"] {
+			if kept := p.At != (grouphub.Position{}); kept != (i%2 == 0) {
+				t.Errorf("%s received %q at %+v", h.name, p.Payload, p.At)
+			}
+		}
+		h.mu.Unlock()
+	}
+	if h := w.history(w.b, "topic", 0); h.Last != 100 || len(h.Kept) != 100 {
+		t.Errorf("%d are kept, last %d, want 100", len(h.Kept), h.Last)
+	}
+}
+
+func testHistoryAfter(t *testing.T, w *layerWorld) {
+	for _, after := range []uint64{0, 1, 1 << 62} {
+		if h := w.history(w.a, "nothing", after); h.Epoch != "" || h.Last != 0 || len(h.Kept) != 0 {
+			t.Errorf("History of a topic that nothing was published to: %+v", h)
+		}
+	}
+	for i := range 20 {
+		w.keep(w.a, "topic", fmt.Sprint(i+1), plenty) // without a subscriber
+		w.keep(w.b, "other", "x", plenty)
+	}
+	for _, after := range []uint64{0, 1, 19, 20, 21, 1 << 62} {
+		h := w.history(w.b, "topic", after)
+		if want := 20 - int(min(after, 20)); h.Last != 20 || len(h.Kept) != want {
+			t.Errorf("History after %d: %d publications, last %d, want %d and 20", after, len(h.Kept), h.Last, want)
+		}
+		for _, p := range h.Kept {
+			if string(p.Payload) != fmt.Sprint(p.At.Number) {
+				t.Errorf("%q has number %d", p.Payload, p.At.Number)
+			}
+		}
+	}
+}
+
+func testHistoryCount(t *testing.T, w *layerWorld) {
+	const count, published = 10, 500
+	for i := range published {
+		w.keep(w.a, "topic", fmt.Sprint(i+1), grouphub.Keep{Count: count, Life: time.Minute})
+	}
+	h := w.history(w.b, "topic", 0)
+	if n := len(h.Kept); n < count || n > published/2 || h.Last != published {
+		t.Errorf("%d of %d publications are kept, last %d, want %d", n, published, h.Last, count)
+	}
+}
+
+func testHistoryLife(t *testing.T, w *layerWorld) {
+	short := grouphub.Keep{Count: 10, Life: time.Second}
+	w.hub(w.a, "topic")
+	w.keep(w.a, "topic", "one", short)
+	w.keep(w.a, "long", "long", plenty)
+	epoch := w.history(w.a, "topic", 0).Epoch
+	if !eventually(func() bool { return len(w.history(w.b, "topic", 0).Kept) == 0 }) {
+		t.Fatal("what was kept for a second is still there")
+	}
+	w.keep(w.b, "topic", "two", short)
+	if h := w.history(w.a, "topic", 0); h.Epoch != epoch || h.Last != 2 || len(h.Kept) != 1 {
+		t.Errorf("epoch %q, last %d, %d kept after the end of the first, want %q, 2, 1", h.Epoch, h.Last, len(h.Kept), epoch)
+	}
+	if h := w.history(w.a, "long", 0); len(h.Kept) != 1 {
+		t.Error("what was to be kept for a minute is gone after a second")
+	}
+}
+
+func testHistoryView(t *testing.T, w *layerWorld) {
+	var publishing, reading sync.WaitGroup
+	published := make(chan struct{})
+	for range 4 {
+		publishing.Go(func() {
+			for range 100 {
+				err := w.a.Publish(w.ctx, grouphub.Publication{Topic: "topic", Payload: []byte("x"), Keep: plenty})
+				if err != nil {
+					t.Errorf("Publish: %v", err)
+				}
+			}
+		})
+	}
+	for i := range 4 {
+		reading.Go(func() {
+			for after := uint64(0); ; after += uint64(i) { // some read all of it, some what is new
+				h, err := w.b.History(w.ctx, "topic", after)
+				if err != nil || len(h.Kept) != int(h.Last-min(after, h.Last)) {
+					t.Errorf("History after %d: %d publications, last %d, %v", after, len(h.Kept), h.Last, err)
+				}
+				select {
+				case <-published:
+					return
+				default:
+				}
+			}
+		})
+	}
+	publishing.Wait()
+	close(published)
+	reading.Wait()
+	if h := w.history(w.b, "topic", 0); len(h.Kept) != 400 {
+		t.Errorf("%d publications are kept, want 400", len(h.Kept))
+	}
+}
+
+func testOnce(t *testing.T, w *layerWorld) {
+	h := w.hub(w.a, "topic", "other")
+	once := func(key string) grouphub.Keep {
+		keep := plenty
+		keep.Once = key
+		return keep
+	}
+	var wg sync.WaitGroup
+	for _, l := range []grouphub.Layer{w.a, w.b, w.a, w.b} {
+		wg.Go(func() {
+			for range 10 {
+				if err := l.Publish(w.ctx, grouphub.Publication{Topic: "topic", Payload: []byte("x"), Keep: once("key")}); err != nil {
+					t.Errorf("Publish: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	want := []string{"x"}
+	for _, key := range append(oddNames, strings.Repeat("long", 1000)) {
+		w.keep(w.b, "topic", key, once(key))
+		w.keep(w.a, "topic", key, once(key))
+		want = append(want, key)
+	}
+	w.keep(w.b, "other", "of another topic", once("key"))
+	w.keep(w.b, "topic", "no key", plenty)
+	w.keep(w.b, "topic", "no key", plenty)
+	h.expect("topic", append(want, "no key", "no key")...)
+	h.expect("other", "of another topic")
+	if got := w.history(w.b, "topic", 0); len(got.Kept) != len(want)+2 {
+		t.Errorf("%d publications are kept, want %d", len(got.Kept), len(want)+2)
+	}
+}
+
+// expectLeases compares a topic's leases, as both ends see them.
+func (w *layerWorld) expectLeases(topic string, want map[string]string) {
+	w.t.Helper()
+	for _, l := range []grouphub.Layer{w.a, w.b} {
+		leases, err := l.Leases(w.ctx, topic)
+		if err != nil {
+			w.t.Fatalf("Leases: %v", err)
+		}
+		same := len(leases) == len(want)
+		for holder, value := range want {
+			got, ok := leases[holder]
+			same = same && ok && string(got) == value
+		}
+		if !same {
+			w.t.Errorf("leases of %q: %.300q, want %.300q", topic, leases, want)
+		}
+		for _, value := range leases {
+			clear(value) // the caller's
+		}
+	}
+}
+
+func (w *layerWorld) lease(l grouphub.Layer, topic, holder string, value []byte, life time.Duration, want bool) {
+	w.t.Helper()
+	if ok, err := l.Lease(w.ctx, topic, holder, value, life); ok != want || err != nil {
+		w.t.Errorf("Lease of %.20q to %.20q: %v, %v, want %v", topic, holder, ok, err, want)
+	}
+}
+
+func testLeases(t *testing.T, w *layerWorld) {
+	w.expectLeases("topic", nil)
+	w.lease(w.a, "topic", "one", nil, time.Minute, false) // there is nothing to prolong
+	w.expectLeases("topic", nil)
+	value := []byte("first")
+	w.lease(w.a, "topic", "one", value, time.Minute, true)
+	clear(value)
+	w.lease(w.b, "topic", "two", []byte{}, time.Minute, true)
+	w.lease(w.b, "other", "one", []byte("other"), time.Minute, true)
+	w.expectLeases("topic", map[string]string{"one": "first", "two": ""})
+	w.lease(w.b, "topic", "one", nil, time.Minute, true)
+	w.expectLeases("topic", map[string]string{"one": "first", "two": ""})
+	large := bytes.Repeat([]byte{0, 1, 0xff}, 1<<16)
+	w.lease(w.a, "topic", "one", large, time.Minute, true)
+	w.expectLeases("topic", map[string]string{"one": string(large), "two": ""})
+	w.lease(w.a, "topic", "one", nil, 0, true)
+	w.lease(w.a, "topic", "one", nil, time.Minute, false)
+	w.lease(w.a, "topic", "two", []byte("not nil"), 0, true)
+	w.lease(w.a, "topic", "never", nil, 0, true)
+	w.expectLeases("topic", nil)
+	w.expectLeases("other", map[string]string{"one": "other"})
+}
+
+func testLeaseLife(t *testing.T, w *layerWorld) {
+	w.lease(w.a, "topic", "short", []byte("short"), time.Second, true)
+	w.lease(w.a, "topic", "long", []byte("long"), time.Second, true)
+	w.lease(w.b, "topic", "long", nil, time.Minute, true)
+	w.lease(w.a, "other", "short", []byte("alone"), time.Second, true)
+	w.expectLeases("topic", map[string]string{"short": "short", "long": "long"})
+	gone := func(topic string, left int) bool {
+		return eventually(func() bool {
+			leases, err := w.b.Leases(w.ctx, topic)
+			if err != nil {
+				t.Fatalf("Leases: %v", err)
+			}
+			return len(leases) == left
+		})
+	}
+	if !gone("topic", 1) || !gone("other", 0) {
+		t.Error("a lease of a second does not end")
+	}
+	w.lease(w.a, "topic", "short", nil, time.Minute, false)
+	w.expectLeases("topic", map[string]string{"long": "long"})
 }
 
 func testQueueOrder(t *testing.T, w *layerWorld) {
@@ -745,6 +1071,18 @@ func testEverythingAtOnce(t *testing.T, w *layerWorld) {
 				if err := l.Publish(w.ctx, grouphub.Publication{Topic: topic, Payload: fmt.Append(nil, j)}); err != nil {
 					t.Errorf("Publish: %v", err)
 				}
+				if err := l.Publish(w.ctx, grouphub.Publication{Topic: topic, Payload: fmt.Append(nil, j), Keep: plenty}); err != nil {
+					t.Errorf("Publish: %v", err)
+				}
+				if _, err := l.History(w.ctx, topic, uint64(j)); err != nil {
+					t.Errorf("History: %v", err)
+				}
+				if ok, err := l.Lease(w.ctx, topic, queue, []byte{byte(j)}, time.Minute); err != nil || !ok {
+					t.Errorf("Lease: %v, %v", ok, err)
+				}
+				if leases, err := l.Leases(w.ctx, topic); err != nil || !bytes.Equal(leases[queue], []byte{byte(j)}) {
+					t.Errorf("Leases: %q, %v", leases, err)
+				}
 				h.Remove(topic)
 				if err := l.Append(w.ctx, queue, fmt.Append(nil, j)); err != nil {
 					t.Errorf("Append: %v", err)
@@ -784,9 +1122,15 @@ func testClose(t *testing.T, w *layerWorld) {
 	h.mu.Unlock()
 	_, attach := w.a.Attach("late", &layerHub{t: t, busy: make(map[string]bool)})
 	_, take := w.a.Take(w.ctx, "queue")
+	_, history := w.a.History(w.ctx, "topic", 0)
+	_, lease := w.a.Lease(w.ctx, "topic", "holder", nil, time.Minute)
+	_, leases := w.a.Leases(w.ctx, "topic")
 	for call, err := range map[string]error{
 		"Attach":           attach,
 		"Publish":          w.a.Publish(w.ctx, grouphub.Publication{Topic: "topic", Payload: []byte("y")}),
+		"History":          history,
+		"Lease":            lease,
+		"Leases":           leases,
 		"Append":           w.a.Append(w.ctx, "queue", []byte("y")),
 		"Take":             take,
 		"Take that waited": <-took,

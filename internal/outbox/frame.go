@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"compress/flate"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"sync"
+	"unicode/utf8"
 )
 
 // The opcodes of RFC 6455 for messages.
@@ -102,6 +104,22 @@ func closeFrame(code int, reason string) []byte {
 		payload = append(payload, string(r)...)
 	}
 	return appendFrame(nil, opClose, payload)
+}
+
+// CheckClose returns an error unless a close frame may say this.
+func CheckClose(code int, reason string) error {
+	switch {
+	case code == 1000 || code == 1001 || code == 1003 || code >= 1007 && code <= 1014 || code >= 3000 && code <= 4999:
+	default:
+		return fmt.Errorf("%d is no close code, such as 1000 or 3000 to 4999", code)
+	}
+	if len(reason) > 123 {
+		return fmt.Errorf("reason of %d bytes, at most 123 fit", len(reason))
+	}
+	if !utf8.ValidString(reason) {
+		return fmt.Errorf("reason %q is not valid UTF-8", reason)
+	}
+	return nil
 }
 
 // closeCode returns the code in a close frame, or 1005 where there is none.

@@ -4,6 +4,7 @@ package outbox
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -45,18 +46,19 @@ type Outbox struct {
 	deflated bool // it negotiated permessage-deflate
 
 	mu        sync.Mutex
-	flushing  bool      // a flusher owns the write side; everything joins the backlog
-	begun     []byte    // what the flusher writes first: a frame that is partly written
-	begunSent int       // bytes of begun that the kernel has
-	urgent    [][]byte  // control frames, which overtake data at a frame's boundary
-	backlog   [][]byte  // data frames, from a frame's boundary on
-	pending   int       // bytes that wait, all of the above together
-	closing   bool      // a close frame is sent or queued
-	code      int       // its code; 0 while there is none
-	slow      bool      // it was closed for having too much waiting
-	cutoff    time.Time // when not zero, reads and writes end here
-	dead      bool      // a write failed, or the socket is closed
-	out       []byte    // write1's argument and results
+	flushing  bool          // a flusher owns the write side; everything joins the backlog
+	begun     []byte        // what the flusher writes first: a frame that is partly written
+	begunSent int           // bytes of begun that the kernel has
+	urgent    [][]byte      // control frames, which overtake data at a frame's boundary
+	backlog   [][]byte      // data frames, from a frame's boundary on
+	pending   int           // bytes that wait, all of the above together
+	closing   bool          // a close frame is sent or queued
+	code      int           // its code; 0 while there is none
+	slow      bool          // it was closed for having too much waiting
+	cutoff    time.Time     // when not zero, reads and writes end here
+	dead      bool          // a write failed, or the socket is closed
+	drained   chan struct{} // closed when a flusher ends; nil if nobody waits
+	out       []byte        // write1's argument and results
 	outN      int
 	outErr    error
 
@@ -144,6 +146,31 @@ func (o *Outbox) CloseWith(code int, reason string) error {
 	o.mu.Unlock()
 	o.ending(Closed)
 	return nil
+}
+
+// Drained waits until nothing waits to be written, the outbox is closed, or ctx ends.
+func (o *Outbox) Drained(ctx context.Context) error {
+	for {
+		o.mu.Lock()
+		if o.closing || o.dead {
+			o.mu.Unlock()
+			return ErrClosed
+		}
+		if !o.flushing {
+			o.mu.Unlock()
+			return nil
+		}
+		if o.drained == nil {
+			o.drained = make(chan struct{})
+		}
+		drained := o.drained
+		o.mu.Unlock()
+		select {
+		case <-drained:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Kill closes the socket at once.
@@ -278,6 +305,7 @@ func hardClose(c net.Conn) {
 // flush writes the backlog until there is none.
 func (o *Outbox) flush() {
 	defer o.flushers.Done()
+	defer o.signalDrained()
 	// The kernel reports room when a third of its buffer is free, but takes bytes
 	// whenever there is some. TLS does not survive a deadline.
 	progress, patience := time.Now(), o.limits.WriteTimeout
@@ -325,6 +353,15 @@ func (o *Outbox) flush() {
 			}
 		}
 		o.mu.Unlock()
+	}
+}
+
+func (o *Outbox) signalDrained() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.drained != nil {
+		close(o.drained)
+		o.drained = nil
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/seed-29c60982/grouphub/internal/fault"
+	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 const (
@@ -46,18 +47,6 @@ type Options struct {
 	QueueCapacity  int
 	QueueExpiry    time.Duration
 	Client         func(*rueidis.ClientOption)
-}
-
-// A Publication is a grouphub.Publication.
-type Publication struct {
-	Topic   string
-	Payload []byte
-}
-
-// A Receiver is a grouphub.Receiver. Its Ready is of no use here.
-type Receiver interface {
-	Deliver(p Publication)
-	Lost(topics []string)
 }
 
 // A Layer is the inside of a grouphub.RedisLayer.
@@ -171,7 +160,7 @@ func (l *Layer) key(kind, name string) string {
 var braceEscaper = strings.NewReplacer("%", "%25", "}", "%7D")
 
 // Attach is as in [grouphub.Layer].
-func (l *Layer) Attach(hub string, r Receiver) (*Subscription, error) {
+func (l *Layer) Attach(hub string, r wire.Receiver) (wire.Subscription, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -181,9 +170,13 @@ func (l *Layer) Attach(hub string, r Receiver) (*Subscription, error) {
 }
 
 // Publish is as in [grouphub.Layer].
-func (l *Layer) Publish(ctx context.Context, p Publication) error {
+func (l *Layer) Publish(ctx context.Context, p wire.Publication) error {
 	channel := l.key("topic", p.Topic)
-	_, err := l.do(ctx, "publish to", p.Topic, l.publish(channel, l.sealer.seal(channel, p.Payload)))
+	sealed := l.sealer.seal(channel, p.Payload)
+	if p.Keep.Count > 0 {
+		return l.publishKept(ctx, p, channel, sealed)
+	}
+	_, err := l.do(ctx, "publish to", p.Topic, l.publish(channel, sealed))
 	return err
 }
 
@@ -202,13 +195,17 @@ func (l *Layer) publish(channel string, sealed []byte) rueidis.Completed {
 func (l *Layer) open(key, sealed string) ([]byte, bool) {
 	payload, err := l.sealer.open(key, sealed)
 	if err != nil {
-		l.discarded.Add(1)
-		l.discarding.Do(func() {
-			slog.Error("grouphub: discarded what came through redis; further ones are not logged", "key", key, "error", err)
-		})
+		l.discard(key, err)
 		return nil, false
 	}
 	return payload, true
+}
+
+func (l *Layer) discard(key string, err error) {
+	l.discarded.Add(1)
+	l.discarding.Do(func() {
+		slog.Error("grouphub: discarded what came through redis; further ones are not logged", "key", key, "error", err)
+	})
 }
 
 // Discarded returns how many payloads could not be opened.

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/seed-29c60982/grouphub/internal/gate"
+	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 var (
@@ -230,8 +231,8 @@ func (k *link) message(m rueidis.PubSubMessage) {
 	if !mine {
 		return
 	}
-	if payload, ok := k.s.layer.open(m.Channel, m.Message); ok {
-		k.s.receiver.Deliver(Publication{Topic: t.name, Payload: payload})
+	if at, payload, ok := k.s.layer.openMessage(m.Channel, m.Message); ok {
+		k.s.receiver.Deliver(wire.Publication{Topic: t.name, Payload: payload, At: at})
 	}
 }
 

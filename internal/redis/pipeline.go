@@ -2,6 +2,8 @@ package redis
 
 import (
 	"context"
+	"crypto/sha1"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"runtime"
@@ -165,6 +167,11 @@ func (l *Layer) pipeline() {
 // script is a script that is sent by its hash, and in full where that is unknown.
 type script struct {
 	sha, source string
+}
+
+func newScript(source string) script {
+	sum := sha1.Sum([]byte(source))
+	return script{hex.EncodeToString(sum[:]), source}
 }
 
 // run runs the script on keys of one slot. It may have run even if there is an error,

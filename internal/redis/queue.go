@@ -3,8 +3,6 @@ package redis
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha1"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,6 +11,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/seed-29c60982/grouphub/internal/fault"
+	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 // A queue is three keys of one slot: a hash of id to deadline and message, a list of the
@@ -40,16 +39,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', taken, '-inf', now)) do
 end
 `
 
-func newQueueScript(source string) script {
-	source = queuePrelude + source
-	sum := sha1.Sum([]byte(source))
-	return script{hex.EncodeToString(sum[:]), source}
-}
-
 var (
 	// ARGV: life, id, message, capacity, expiry, and what wakes takers: PUBLISH or
 	// SPUBLISH, channel, payload.
-	queueAppend = newQueueScript(`
+	queueAppend = newScript(queuePrelude + `
 local head = redis.call('LINDEX', waiting, 0)
 while head and not message(head) do
   redis.call('LPOP', waiting)
@@ -63,7 +56,7 @@ redis.call(ARGV[6], ARGV[7], ARGV[8])
 return 1`)
 
 	// ARGV: life, lease. Returns id and message.
-	queueTake = newQueueScript(`
+	queueTake = newScript(queuePrelude + `
 local id = redis.call('LPOP', waiting)
 while id do
   local value = message(id)
@@ -77,13 +70,13 @@ end
 return {}`)
 
 	// ARGV: life, id.
-	queueDone = newQueueScript(`
+	queueDone = newScript(queuePrelude + `
 redis.call('ZREM', taken, ARGV[2])
 redis.call('HDEL', messages, ARGV[2])
 return 1`)
 
 	// ARGV: life, id, and what wakes takers.
-	queueBack = newQueueScript(`
+	queueBack = newScript(queuePrelude + `
 if redis.call('ZREM', taken, ARGV[2]) == 1 then
   redis.call('LPUSH', waiting, ARGV[2])
   redis.call('PEXPIRE', waiting, ARGV[1])
@@ -106,11 +99,8 @@ func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseco
 
 // wakeCommand returns the last arguments of a script that wakes takers.
 func (l *Layer) wakeCommand(queue string) []string {
-	command, channel := "PUBLISH", l.key("wake", queue)
-	if l.sharded {
-		command = "SPUBLISH"
-	}
-	return []string{command, channel, rueidis.BinaryString(l.sealer.seal(channel, nil))}
+	channel := l.key("wake", queue)
+	return []string{l.publishCommand(), channel, rueidis.BinaryString(l.sealer.seal(channel, nil))}
 }
 
 // Append is as in [grouphub.Layer].
@@ -230,7 +220,9 @@ func (l *Layer) ended(k *taker) bool {
 // queueWaker is the receiver of what wakes takers.
 type queueWaker struct{ layer *Layer }
 
-func (w queueWaker) Deliver(p Publication) { w.Lost([]string{p.Topic}) }
+func (queueWaker) Ready(context.Context, string) error { return nil }
+
+func (w queueWaker) Deliver(p wire.Publication) { w.Lost([]string{p.Topic}) }
 
 func (w queueWaker) Lost(queues []string) {
 	w.layer.mu.Lock()

@@ -12,8 +12,9 @@ import (
 // The first byte of whatever goes through Redis says what follows. A later version of
 // the format gets a byte of its own.
 const (
-	formatPlain  = 1 // the payload
-	formatSealed = 2 // nonce, AES-256-GCM ciphertext, tag
+	formatPlain    = 1 // the payload
+	formatSealed   = 2 // nonce, AES-256-GCM ciphertext, tag
+	formatNumbered = 3 // a position, then one of the others
 )
 
 var (

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/seed-29c60982/grouphub/internal/fault"
+	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 // A Subscription is what one hub is subscribed to. Its links, connections to Redis,
@@ -17,7 +18,7 @@ type Subscription struct {
 	layer    *Layer
 	kind     string // of the keys that are the channels
 	hub      string
-	receiver Receiver
+	receiver wire.Receiver
 	ctx      context.Context // ends with the subscription
 	cancel   context.CancelFunc
 	reroute  chan struct{} // has room for one: a topic has no link, or a link no connection
@@ -30,7 +31,7 @@ type Subscription struct {
 }
 
 // subscribeLocked starts a subscription, which tries to connect until it is closed.
-func (l *Layer) subscribeLocked(kind, hub string, r Receiver) *Subscription {
+func (l *Layer) subscribeLocked(kind, hub string, r wire.Receiver) *Subscription {
 	s := &Subscription{layer: l, kind: kind, hub: hub, receiver: r, reroute: make(chan struct{}, 1),
 		topics: make(map[string]*topic), links: make(map[string]*link)}
 	s.ctx, s.cancel = context.WithCancel(l.ctx)

@@ -1,4 +1,4 @@
-package grouphub
+package envelope
 
 import (
 	"bytes"
@@ -9,38 +9,40 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/seed-29c60982/grouphub/internal/fault"
 )
 
 // someEnvelopes are of every kind, plain and with all that they can hold.
-func someEnvelopes(t testing.TB) []*envelope {
-	event := func(group, name string, data any) *envelope {
-		e, err := newEvent(group, name, data, 1<<20)
+func someEnvelopes(t testing.TB) []*Envelope {
+	event := func(group, name string, data any) *Envelope {
+		e, err := NewEvent(group, name, data, 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return e
 	}
 	excepting := event("room:lobby", "chat.message", map[string]string{"text": "hello"})
-	excepting.except = []string{"hub!1", "", strings.Repeat("x", 255)}
+	excepting.Except = []string{"hub!1", "", strings.Repeat("x", 255)}
 	direct := event("", "direct", nil)
-	direct.channel = "hub!z"
-	return []*envelope{
+	direct.Channel = "hub!z"
+	return []*Envelope{
 		excepting,
 		direct,
 		event("日本", `quoted " type`, json.RawMessage(`[1, 2]`)),
 		event("g", "big", strings.Repeat("x", 100_000)),
-		{kind: kindClose, number: 4401, body: []byte("logged out"), except: []string{"hub!1"}},
-		{kind: kindClose, number: 1000, body: []byte{}},
-		{kind: kindAdd, name: "g", channel: "hub!1", body: []byte{}},
-		{kind: kindDiscard, name: "g", channel: "hub!1", body: []byte{}},
-		{kind: kindPing, name: "token", body: []byte{}},
+		{Kind: Close, Number: 4401, Body: []byte("logged out"), Except: []string{"hub!1"}},
+		{Kind: Close, Number: 1000, Body: []byte{}},
+		{Kind: Add, Name: "g", Channel: "hub!1", Body: []byte{}},
+		{Kind: Discard, Name: "g", Channel: "hub!1", Body: []byte{}},
+		{Kind: Ping, Name: "token", Body: []byte{}},
 	}
 }
 
 func TestEnvelopeIsTheSameAfterItsJourney(t *testing.T) {
 	for _, e := range someEnvelopes(t) {
-		b := e.encode()
-		got, err := decodeEnvelope(b)
+		b := e.Encode()
+		got, err := Decode(b)
 		if err != nil {
 			t.Errorf("%+v: %v", e, err)
 			continue
@@ -53,10 +55,10 @@ func TestEnvelopeIsTheSameAfterItsJourney(t *testing.T) {
 
 func TestTruncatedEnvelopesAreRefusedOrShorter(t *testing.T) {
 	for _, e := range someEnvelopes(t) {
-		b := e.encode()
-		head := len(b) - len(e.body)
+		b := e.Encode()
+		head := len(b) - len(e.Body)
 		for n := range head {
-			if got, err := decodeEnvelope(b[:n]); err == nil {
+			if got, err := Decode(b[:n]); err == nil {
 				t.Errorf("%d of %d bytes of %+v are %+v", n, len(b), e, got)
 			}
 		}
@@ -69,7 +71,7 @@ func TestEnvelopesThatMakeNoSenseAreRefused(t *testing.T) {
 		"empty":                        {},
 		"a newer version":              {2, 1, 0, 0, 0, 0, '{', '}'},
 		"no kind":                      {1, 0, 0, 0, 0, 0},
-		"an unknown kind":              {1, byte(kindEnd), 0, 0, 0, 0},
+		"an unknown kind":              {1, byte(end), 0, 0, 0, 0},
 		"a name longer than the rest":  {1, 1, 200, 1, 'x'},
 		"a name of 2^64-1 bytes":       append([]byte{1, 1}, huge...),
 		"a channel of 2^64-1 bytes":    append([]byte{1, 1, 0}, huge...),
@@ -81,10 +83,10 @@ func TestEnvelopesThatMakeNoSenseAreRefused(t *testing.T) {
 		"an event without JSON":        {1, 1, 0, 0, 0, 0},
 		"a close with a huge code":     append([]byte{1, 2, 0, 0, 0}, huge...),
 		"a close that cannot be sent":  append([]byte{1, 2, 0, 0, 0}, binary.AppendUvarint(nil, 1005)...),
-		"a close with a long reason":   (&envelope{kind: kindClose, number: 1000, body: make([]byte, 124)}).encode(),
-		"a close that is not UTF-8":    (&envelope{kind: kindClose, number: 1000, body: []byte{0xff}}).encode(),
+		"a close with a long reason":   (&Envelope{Kind: Close, Number: 1000, Body: make([]byte, 124)}).Encode(),
+		"a close that is not UTF-8":    (&Envelope{Kind: Close, Number: 1000, Body: []byte{0xff}}).Encode(),
 	} {
-		if e, err := decodeEnvelope(b); err == nil {
+		if e, err := Decode(b); err == nil {
 			t.Errorf("%s: decoded as %+v", name, e)
 		}
 	}
@@ -105,50 +107,53 @@ func TestEventInAnEnvelopeIsItsJSON(t *testing.T) {
 		{`"<`, "日\u2028本", "</script>", `{"type":"日\u2028本","group":"\"\u003c","data":"\u003c/script\u003e"}`, `"\u003c/script\u003e"`},
 		{`,"data":`, `,"data":1`, 2, `{"type":",\"data\":1","group":",\"data\":","data":2}`, `2`},
 	} {
-		e, err := newEvent(test.group, test.name, test.data, 1000)
+		e, err := NewEvent(test.group, test.name, test.data, 1000)
 		if err != nil {
 			t.Errorf("%+v: %v", test, err)
 			continue
 		}
-		if string(e.body) != test.body {
-			t.Errorf("body is %s, want %s", e.body, test.body)
+		if string(e.Body) != test.body {
+			t.Errorf("body is %s, want %s", e.Body, test.body)
 		}
-		e, err = decodeEnvelope(e.encode())
+		e, err = Decode(e.Encode())
 		if err != nil {
 			t.Errorf("%+v: %v", test, err)
 			continue
 		}
-		want := Event{Type: test.name, Group: test.group, Data: json.RawMessage(test.decoded)}
-		if test.decoded == "" {
-			want.Data = nil
-		}
-		got := e.event(test.group)
-		if !reflect.DeepEqual(got, want) {
-			t.Errorf("event is %+v, want %+v", got, want)
+		data := e.Data()
+		if string(data) != test.decoded {
+			t.Errorf("data is %s, want %s", data, test.decoded)
 		}
 		// Appending to an event's data must not write into what others share.
-		if cap(got.Data) != len(got.Data) {
-			t.Errorf("data of %d bytes has room for %d", len(got.Data), cap(got.Data))
+		if cap(data) != len(data) {
+			t.Errorf("data of %d bytes has room for %d", len(data), cap(data))
 		}
-		var parsed Event
-		if err := json.Unmarshal(e.body, &parsed); err != nil || !reflect.DeepEqual(parsed, want) {
-			t.Errorf("the client sees %+v, %v, want %+v", parsed, err, want)
+		for _, id := range []string{"", "epoch.1.nonce"} {
+			type seen struct {
+				Type, Group, ID string
+				Data            json.RawMessage
+			}
+			var got seen
+			err := json.Unmarshal(e.Text(id), &got)
+			if want := (seen{test.name, test.group, id, data}); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("the client sees %+v, %v, want %+v", got, err, want)
+			}
 		}
 	}
 }
 
 func TestNewEventRefusesWhatItCannotSend(t *testing.T) {
-	if _, err := newEvent("g", "note", make(chan int), 1000); err == nil {
+	if _, err := NewEvent("g", "note", make(chan int), 1000); err == nil {
 		t.Error("a channel was marshalled")
 	}
-	if _, err := newEvent("g", "note", json.RawMessage(`{"broken`), 1000); err == nil {
+	if _, err := NewEvent("g", "note", json.RawMessage(`{"broken`), 1000); err == nil {
 		t.Error("broken JSON went in")
 	}
 	const frame = `{"type":"note","group":"g","data":""}`
-	if _, err := newEvent("g", "note", strings.Repeat("x", 1000-len(frame)), 1000); err != nil {
+	if _, err := NewEvent("g", "note", strings.Repeat("x", 1000-len(frame)), 1000); err != nil {
 		t.Errorf("an event of exactly the limit: %v", err)
 	}
-	if _, err := newEvent("g", "note", strings.Repeat("x", 1001-len(frame)), 1000); !errors.Is(err, ErrTooLarge) {
+	if _, err := NewEvent("g", "note", strings.Repeat("x", 1001-len(frame)), 1000); !errors.Is(err, fault.ErrTooLarge) {
 		t.Errorf("an event of one byte more: %v", err)
 	}
 }
@@ -157,7 +162,7 @@ func TestNewEventRefusesWhatItCannotSend(t *testing.T) {
 // decodes must be usable, and the same after another journey.
 func FuzzDecodeEnvelope(f *testing.F) {
 	for _, e := range someEnvelopes(f) {
-		b := e.encode()
+		b := e.Encode()
 		f.Add(b)
 		f.Add(b[:len(b)/2])
 	}
@@ -166,7 +171,7 @@ func FuzzDecodeEnvelope(f *testing.F) {
 	f.Add(append([]byte{1, 1, 0, 0}, binary.AppendUvarint(nil, math.MaxUint64)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		before := bytes.Clone(b)
-		e, err := decodeEnvelope(b)
+		e, err := Decode(b)
 		if !bytes.Equal(b, before) {
 			t.Fatal("decoding has changed the payload")
 		}
@@ -176,12 +181,12 @@ func FuzzDecodeEnvelope(f *testing.F) {
 			}
 			return
 		}
-		if e.kind == kindEvent {
-			if ev := e.event("g"); len(ev.Data) > len(e.body) {
-				t.Errorf("%d bytes of data in an event of %d", len(ev.Data), len(e.body))
+		if e.Kind == Event {
+			if data := e.Data(); len(data) > len(e.Body) {
+				t.Errorf("%d bytes of data in an event of %d", len(data), len(e.Body))
 			}
 		}
-		again, err := decodeEnvelope(e.encode())
+		again, err := Decode(e.Encode())
 		if err != nil || !reflect.DeepEqual(e, again) {
 			t.Errorf("%+v has become %+v, %v", e, again, err)
 		}

@@ -1,0 +1,158 @@
+package grouphub
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/seed-29c60982/grouphub/internal/sequence"
+	"github.com/seed-29c60982/grouphub/internal/wire"
+)
+
+const (
+	// replayPiece is how many bytes of history are pushed before the outbox has to
+	// drain: a replay larger than MaxPending must not make its connection a slow one.
+	replayPiece = 256 << 10
+	// maxReads is how many histories are read at the same time.
+	maxReads = 64
+)
+
+// source begins the sequence of a topic: what is the same for all.
+func (h *Hub) source(topic string, keep Keep) sequence.Source[*delivery] {
+	return sequence.Source[*delivery]{
+		Keep:  wire.Keep(keep),
+		Spawn: h.goroutines.Go,
+		Read: func(ctx context.Context, after uint64) (wire.History, error) {
+			select {
+			case h.reads <- struct{}{}:
+			case <-ctx.Done():
+				return wire.History{}, ctx.Err()
+			}
+			defer func() { <-h.reads }()
+			history, err := h.layer.History(ctx, topic, after)
+			return wire.History{Epoch: history.Epoch, Last: history.Last, Kept: convert(history.Kept, toWire)}, err
+		},
+	}
+}
+
+// groupSequence returns the sequence of a group with history.
+func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*delivery] {
+	source := h.source(groupTopic(g.name), g.policy.keep())
+	source.Make = func(p wire.Publication) (*delivery, bool) {
+		d := h.newDelivery(g, fromWire(p))
+		return d, d != nil
+	}
+	source.Take = h.fanOut
+	source.Lost = func() { h.resync(g) }
+	source.Full = func() bool { return g.queued.Load() > maxQueued }
+	source.Wait = g.waitForRoom
+	source.Recovered = func() { h.count.recovered.Add(1) }
+	return sequence.New(ctx, source)
+}
+
+// controlSequence returns the sequence of a topic on which hubs tell each other things.
+func (h *Hub) controlSequence(topic string, lost func()) *sequence.Sequence[*delivery] {
+	source := h.source(topic, controlKeep)
+	source.Make = func(p wire.Publication) (*delivery, bool) {
+		h.obey(fromWire(p))
+		return nil, false // nobody asks for a replay
+	}
+	source.Take = func(*delivery) {}
+	source.Lost = lost
+	return sequence.New(h.life, source)
+}
+
+// JoinOption changes where [Conn.Join] begins in a group with history. In other groups
+// it means nothing.
+type JoinOption struct{ replay sequence.Replay }
+
+// Last replays the last n events that are kept, oldest first, before the live ones.
+func Last(n int) JoinOption { return JoinOption{sequence.Replay{Last: n}} }
+
+// After replays the events that came after the one with this ID, before the live ones.
+// If some of them are gone, or the id is none of this group's, the connection gets a
+// Resync instead.
+func After(id string) JoinOption { return JoinOption{sequence.Replay{After: id, From: true}} }
+
+// joinReplaying makes a connection a member of a group with history: what it asks for is
+// replayed, and then it is live, with no gap and no repeat.
+func (c *Conn) joinReplaying(ctx context.Context, g *group, r sequence.Replay) (err error) {
+	if err := catchUp(ctx, g.sequence, r); err != nil {
+		return err
+	}
+	for live := false; !live; {
+		var todo []func()
+		g.sequence.Piece(&r, replayPiece, func(d *delivery) int { return len(d.env.Body) }, func(p sequence.Piece[*delivery]) bool {
+			// A Render may block, so it runs before the piece is looked at again.
+			if todo = unrendered(p.Values, []variant{c.variant()}); len(todo) > 0 {
+				return false
+			}
+			if p.Lost {
+				c.resync([]string{g.name})
+			}
+			c.deliver(p.Values)
+			if live = p.Live; live {
+				if err = c.enter(g); err == nil && c.positions {
+					// What fails here is a connection that is ending.
+					_ = c.SendJSON(Event{Type: "grouphub.position", Group: g.name, ID: p.At.ID()})
+				}
+			}
+			return true
+		})
+		for _, render := range todo {
+			render()
+		}
+		if len(todo) == 0 && !live {
+			if err = c.outbox.Drained(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return err
+}
+
+// catchUp waits until a sequence is live, within the time that a call may take.
+func catchUp(ctx context.Context, s *sequence.Sequence[*delivery], r sequence.Replay) error {
+	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
+	defer cancel()
+	if err := s.CatchUp(ctx, r); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// deliver pushes a piece of history to one connection.
+func (c *Conn) deliver(piece []*delivery) {
+	if len(piece) == 0 {
+		return
+	}
+	all := c.hub.compose(c.variant(), piece)
+	if all.frames > 0 && c.outbox.Push(all.bytes) == nil {
+		c.hub.count.delivered.Add(uint64(all.frames))
+	}
+	c.hub.count.dropped.Add(uint64(all.lost))
+	c.hub.count.unhandled.Add(uint64(all.ignore))
+	if all.handle {
+		c.handleAll(piece)
+	}
+}
+
+// parseResume reads a URL's resume parameters: group@id, where an id has no @.
+func parseResume(values []string) map[string]string {
+	resume := make(map[string]string)
+	for _, v := range values {
+		if i := strings.LastIndexByte(v, '@'); i > 0 {
+			resume[v[:i]] = v[i+1:]
+		}
+	}
+	return resume
+}
+
+// takeResume returns what the URL asks for this group, once.
+func (c *Conn) takeResume(group string) (sequence.Replay, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	id, ok := c.resume[group]
+	delete(c.resume, group)
+	return sequence.Replay{After: id, From: true}, ok
+}

@@ -1,0 +1,526 @@
+package grouphub_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/gorilla/websocket"
+	"github.com/redis/rueidis"
+
+	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
+)
+
+// onRedis runs a test on miniredis and on a real server.
+func onRedis(t *testing.T, run func(t *testing.T, url string)) {
+	t.Run("Miniredis", func(t *testing.T) { run(t, "redis://"+miniredis.RunT(t).Addr()) })
+	t.Run("Redis", func(t *testing.T) { run(t, startRedis(t).url()) })
+}
+
+// A redisProxy stands between a layer and its server, and breaks their connections.
+type redisProxy struct {
+	t        *testing.T
+	listener net.Listener
+	server   string
+	running  sync.WaitGroup
+
+	mu     sync.Mutex
+	down   bool
+	conns  map[net.Conn]struct{}
+	behead string // whoever sends this gets no answer, but the end of the connection
+}
+
+func startProxy(t *testing.T, server string) *redisProxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &redisProxy{t: t, listener: listener, server: strings.TrimPrefix(server, "redis://"), conns: make(map[net.Conn]struct{})}
+	p.running.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			p.running.Go(func() { p.serve(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		p.cut()
+		p.running.Wait()
+	})
+	return p
+}
+
+// layer returns a layer behind the proxy. Miniredis takes itself for a Cluster of one,
+// whose address would lead past it.
+func (p *redisProxy) layer() *grouphub.RedisLayer {
+	return redisLayer(p.t, "redis://"+p.listener.Addr().String(), &grouphub.RedisOptions{
+		Client: func(o *rueidis.ClientOption) { o.ForceSingleClient = true }})
+}
+
+func (p *redisProxy) serve(client net.Conn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", p.server)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	p.mu.Lock()
+	if p.down {
+		p.mu.Unlock()
+		return
+	}
+	p.conns[client], p.conns[server] = struct{}{}, struct{}{}
+	p.mu.Unlock()
+	var beheaded atomic.Bool
+	p.running.Go(func() {
+		defer server.Close()
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := client.Read(buf)
+			if err != nil {
+				return
+			}
+			p.mu.Lock()
+			hit := p.behead != "" && bytes.Contains(buf[:n], []byte(p.behead))
+			if hit {
+				p.behead = ""
+				beheaded.Store(true)
+			}
+			p.mu.Unlock()
+			if _, err := server.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	})
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := server.Read(buf)
+		if err != nil || beheaded.Load() { // its answer: the server has done it
+			return
+		}
+		if _, err := client.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// cut ends all connections, and refuses others until mend.
+func (p *redisProxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = true
+	for conn := range p.conns {
+		conn.Close()
+	}
+	clear(p.conns)
+}
+
+func (p *redisProxy) mend() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = false
+}
+
+// loseReply ends the connection that sends this text once the server has answered.
+func (p *redisProxy) loseReply(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.behead = text
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// A follower is a client that comes back, to any of several servers, and resumes.
+type follower struct {
+	t        *testing.T
+	servers  []*server
+	conn     *websocket.Conn
+	position string // of the last event, or before the first
+	last     int
+}
+
+func follow(t *testing.T, servers ...*server) *follower {
+	f := &follower{t: t, servers: servers}
+	f.dial("?resume=")
+	var e grouphub.Event
+	if json.Unmarshal([]byte(next(t, f.conn)), &e); e.Type != "grouphub.position" {
+		t.Fatalf("got %+v", e)
+	}
+	f.position = e.ID
+	return f
+}
+
+func (f *follower) dial(query string) {
+	f.t.Helper()
+	f.conn = f.servers[rand.IntN(len(f.servers))].dial("/g" + query)
+}
+
+// cut breaks the connection and makes another.
+func (f *follower) cut() {
+	f.t.Helper()
+	f.conn.NetConn().Close()
+	f.dial("?resume=" + url.QueryEscape("g@"+f.position))
+}
+
+// read reads an event, and expects the next number.
+func (f *follower) read() {
+	f.t.Helper()
+	var e grouphub.Event
+	if err := json.Unmarshal([]byte(next(f.t, f.conn)), &e); err != nil {
+		f.t.Fatal(err)
+	}
+	switch {
+	case e.Type == "grouphub.position":
+	case e.Type != "n" || string(e.Data) != fmt.Sprint(f.last+1):
+		f.t.Fatalf("after %d at %s came %+v", f.last, f.position, e)
+	default:
+		f.last, f.position = f.last+1, e.ID
+	}
+}
+
+func TestEveryEventExactlyOnceThroughRedis(t *testing.T) {
+	onRedis(t, func(t *testing.T, url string) {
+		var hubs []*grouphub.Hub
+		var servers []*server
+		for range 2 {
+			hubs = append(hubs, newHub(t, &grouphub.Options{Layer: redisLayer(t, url, nil), Policy: keeping(1000), Logger: quiet(),
+				Consumer: grouphub.Consumer{
+					Connect: func(c *grouphub.Conn) error { return c.Join("g") },
+					Events:  grouphub.Events{"n": grouphub.Forward()},
+				}}))
+			servers = append(servers, serve(t, hubs[len(hubs)-1]))
+		}
+		f := follow(t, servers...)
+		// The publisher is never further ahead than the history covers.
+		ahead := make(chan struct{}, 200)
+		stop := make(chan struct{})
+		sent := make(chan int, 1)
+		go func() {
+			for i := 1; ; i++ {
+				select {
+				case ahead <- struct{}{}:
+					send(t, hubs[i%2], "g", "n", i)
+				case <-stop:
+					sent <- i - 1
+					return
+				}
+			}
+		}()
+		for range 100 {
+			for range rand.IntN(20) {
+				before := f.last
+				if f.read(); f.last > before {
+					<-ahead
+				}
+			}
+			f.cut()
+		}
+		close(stop)
+		for total := <-sent; f.last != total; {
+			f.read()
+		}
+		for _, hub := range hubs {
+			if s := hub.Stats(); s.Resyncs != 0 {
+				t.Errorf("%+v", s)
+			}
+		}
+	})
+}
+
+func TestResumeAheadOfTheHubIsNoRepeat(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	proxy := startProxy(t, s.url())
+	here, there := historyHub(t, redisLayer(t, s.url(), nil)), historyHub(t, proxy.layer())
+	c := hubtest.Dial(t, here, "/g")
+	stays := hubtest.Dial(t, there, "/g")
+	sendNumbers(t, here, "g", 1, 5)
+	expectNumbers(t, stays, 1, 5)
+	proxy.cut()
+	eventually(t, func() bool { return !there.Stats().LayerUp }, "the other hub notices nothing")
+	sendNumbers(t, here, "g", 6, 10)
+	id := expectNumbers(t, c, 1, 10).ID
+	joined := make(chan *hubtest.Client)
+	go func() { joined <- hubtest.Dial(t, there, "/g"+resumeQuery("g", id)) }()
+	proxy.mend()
+	again := <-joined
+	if got := again.ExpectEvent("grouphub.position"); got.ID != id {
+		t.Errorf("position %q, want %q", got.ID, id)
+	}
+	sendNumbers(t, here, "g", 11, 12)
+	expectNumbers(t, again, 11, 12)
+	expectNumbers(t, stays, 6, 12)
+}
+
+func TestReplyThatWasLost(t *testing.T) {
+	onRedis(t, func(t *testing.T, url string) {
+		proxy := startProxy(t, url)
+		hub, sender := historyHub(t, redisLayer(t, url, nil)), historyHub(t, proxy.layer())
+		c := hubtest.Dial(t, hub, "/g")
+		sendNumbers(t, sender, "g", 1, 1) // and the server knows the script
+		retry := func(data int, opts ...grouphub.SendOption) {
+			t.Helper()
+			eventually(t, func() bool { return sender.GroupSend(background, "g", "n", data, opts...) == nil }, "%d is not accepted", data)
+		}
+		proxy.loseReply(`"data":2`)
+		if err := sender.GroupSend(background, "g", "n", 2); !errors.Is(err, grouphub.ErrUncertain) {
+			t.Errorf("%v, want ErrUncertain", err)
+		}
+		retry(3)
+		proxy.loseReply(`"data":4`)
+		if err := sender.GroupSend(background, "g", "n", 4, grouphub.Once("four")); !errors.Is(err, grouphub.ErrUncertain) {
+			t.Errorf("%v, want ErrUncertain", err)
+		}
+		retry(4, grouphub.Once("four"))
+		retry(5)
+		expectNumbers(t, c, 1, 5)
+	})
+}
+
+// rollBack makes a server look as if it had lost the last n publications of a group.
+func (s *redisServer) rollBack(group string, n int) {
+	s.t.Helper()
+	key := "{g:" + group + "}"
+	epoch, number, _ := strings.Cut(s.cli("GET", "grouphub:count:"+key), " ")
+	var last int
+	fmt.Sscan(number, &last)
+	for i := range n {
+		s.cli("XDEL", "grouphub:stream:"+key, fmt.Sprint(last-i, "-0"))
+	}
+	// The stream remembers its highest id, which the failover would have lost, too.
+	s.cli("XSETID", "grouphub:stream:"+key, fmt.Sprint(last-n, "-0"))
+	s.cli("SET", "grouphub:count:"+key, fmt.Sprint(epoch, " ", last-n), "EX", "1000")
+}
+
+func TestServerThatLostWritesIsResync(t *testing.T) {
+	for more := range 4 { // publications that come before the hub is back
+		t.Run(fmt.Sprint("More=", more), func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t)
+			proxy := startProxy(t, s.url())
+			hub, sender := historyHub(t, proxy.layer()), historyHub(t, redisLayer(t, s.url(), nil))
+			c := hubtest.Dial(t, hub, "/g?resume=")
+			c.ExpectEvent("grouphub.position")
+			sendNumbers(t, sender, "g", 1, 10)
+			id := expectNumbers(t, c, 1, 10).ID
+			proxy.cut()
+			eventually(t, func() bool { return !hub.Stats().LayerUp }, "the hub notices nothing")
+			s.rollBack("g", 2)
+			sendNumbers(t, sender, "g", 11, 10+more)
+			proxy.mend()
+			c.Expect(`{"type":"resync","group":"g"}`)
+			sendNumbers(t, sender, "g", 14, 16)
+			expectNumbers(t, c, 14, 16)
+			late := hubtest.Dial(t, hub, "/g"+resumeQuery("g", id))
+			late.Expect(`{"type":"resync","group":"g"}`)
+			late.ExpectEvent("grouphub.position")
+			sendNumbers(t, sender, "g", 17, 17)
+			expectNumbers(t, late, 17, 17)
+		})
+	}
+}
+
+func TestServerThatComesBackEmptyIsResync(t *testing.T) {
+	for more := range 3 {
+		t.Run(fmt.Sprint("More=", more), func(t *testing.T) {
+			t.Parallel()
+			s := startRedis(t)
+			proxy := startProxy(t, s.url())
+			hub, sender := historyHub(t, proxy.layer()), historyHub(t, redisLayer(t, s.url(), nil))
+			c := hubtest.Dial(t, hub, "/g?resume=")
+			c.ExpectEvent("grouphub.position")
+			sendNumbers(t, sender, "g", 1, 10)
+			id := expectNumbers(t, c, 1, 10).ID
+			proxy.cut()
+			s.kill()
+			eventually(t, func() bool { return !hub.Stats().LayerUp }, "the hub notices nothing")
+			if err := s.start(); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, func() bool { return sender.Ping(background) == nil }, "the sender is not back")
+			sendNumbers(t, sender, "g", 11, 10+more)
+			proxy.mend()
+			c.Expect(`{"type":"resync","group":"g"}`)
+			sendNumbers(t, sender, "g", 14, 16)
+			expectNumbers(t, c, 14, 16)
+			late := hubtest.Dial(t, hub, "/g"+resumeQuery("g", id))
+			late.Expect(`{"type":"resync","group":"g"}`)
+		})
+	}
+}
+
+func TestNewEpochBeforeTheLayerTellsOfALossIsResync(t *testing.T) {
+	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	hub := historyHub(t, layer)
+	c := hubtest.Dial(t, hub, "/g")
+	layer.receiver.Deliver(grouphub.Publication{Topic: "g:g", Payload: grouphub.EncodeEvent("g", "n", 1),
+		At: grouphub.Position{Epoch: "old", Number: 1, Nonce: "a"}})
+	sendNumbers(t, hub, "g", 2, 2) // the first of the layer's own epoch
+	expectNumbers(t, c, 1, 2)
+	layer.receiver.Lost([]string{"g:g"}) // so the subscription was broken: what else had the old epoch?
+	c.Expect(`{"type":"resync","group":"g"}`)
+	sendNumbers(t, hub, "g", 3, 3)
+	expectNumbers(t, c, 3, 3)
+}
+
+func TestIdleGroupLeavesNothingInRedis(t *testing.T) {
+	m := miniredis.RunT(t)
+	hub := newHub(t, &grouphub.Options{Layer: redisLayer(t, "redis://"+m.Addr(), nil), Logger: quiet(),
+		Consumer: grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{"n": grouphub.Forward()}},
+		Policy: func(string) grouphub.GroupPolicy {
+			return grouphub.GroupPolicy{History: 10, HistoryTTL: time.Minute, Presence: true}
+		}})
+	c := hubtest.Dial(t, hub, "/")
+	for i := range 1000 {
+		send(t, hub, "all", "n", i, grouphub.Once(fmt.Sprint(i)))
+	}
+	for range 1000 {
+		c.ExpectEvent("n")
+	}
+	eventually(t, func() bool { return m.Exists("grouphub:leases:{g:all}") }, "no lease")
+	if err := hub.GroupClose(background, "nobody", 1000, ""); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := m.Stream("grouphub:stream:{g:all}"); err != nil || len(entries) > 110 {
+		t.Errorf("%d events are kept, %v, want 10", len(entries), err)
+	}
+	for _, key := range m.Keys() {
+		if m.TTL(key) <= 0 {
+			t.Errorf("%s does not expire", key)
+		}
+	}
+	c.Close()
+	eventually(t, func() bool { return !m.Exists("grouphub:leases:{g:all}") }, "the lease is still there")
+	if groups := hub.Stats().Groups; groups != 0 {
+		t.Errorf("%d groups", groups)
+	}
+	m.FastForward(time.Minute)
+	if m.Exists("grouphub:stream:{g:all}") {
+		t.Error("the history is still there")
+	}
+	m.FastForward(25 * time.Hour)
+	if keys := m.Keys(); len(keys) != 0 {
+		t.Errorf("%q are left", keys)
+	}
+}
+
+var evalCalls = regexp.MustCompile(`cmdstat_eval(?:sha)?:calls=(\d+)`)
+
+// scripts returns how many scripts the server has run.
+func (s *redisServer) scripts() (total int) {
+	s.t.Helper()
+	for _, match := range evalCalls.FindAllStringSubmatch(s.cli("INFO", "commandstats"), -1) {
+		var n int
+		fmt.Sscan(match[1], &n)
+		total += n
+	}
+	return total
+}
+
+func TestResumeTakesOneRoundTripAtMost(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	var hubs []*grouphub.Hub
+	for range 2 {
+		hubs = append(hubs, newHub(t, &grouphub.Options{Layer: redisLayer(t, s.url(), nil), Policy: keeping(1000), Logger: quiet(),
+			Consumer: grouphub.Consumer{
+				Connect: func(c *grouphub.Conn) error { return c.Join("g") },
+				Events:  grouphub.Events{"n": grouphub.Forward()},
+			}}))
+	}
+	c := hubtest.Dial(t, hubs[0], "/?resume=")
+	position := c.ExpectEvent("grouphub.position").ID
+	sendNumbers(t, hubs[0], "g", 1, 1000)
+	expectNumbers(t, c, 1, 1000)
+	for _, step := range []struct {
+		hub  *grouphub.Hub
+		want int
+	}{{hubs[0], 0}, {hubs[0], 0}, {hubs[1], 1}, {hubs[1], 0}} {
+		before := s.scripts()
+		again := hubtest.Dial(t, step.hub, "/"+resumeQuery("g", position))
+		expectNumbers(t, again, 1, 1000)
+		if n := s.scripts() - before; n != step.want {
+			t.Errorf("%d scripts, want %d", n, step.want)
+		}
+	}
+}
+
+func TestLogoutReachesAHubThatWasCutOff(t *testing.T) {
+	onRedis(t, func(t *testing.T, url string) {
+		proxy := startProxy(t, url)
+		authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+			return grouphub.User{ID: r.URL.Query().Get("user")}, nil
+		})
+		cutOff := newHub(t, &grouphub.Options{Layer: proxy.layer(), Logger: quiet()})
+		other := newHub(t, &grouphub.Options{Layer: redisLayer(t, url, nil), Logger: quiet()})
+		ann, bob := hubtest.Dial(t, authenticate(cutOff), "/?user=ann"), hubtest.Dial(t, authenticate(cutOff), "/?user=bob")
+		proxy.cut()
+		eventually(t, func() bool { return !cutOff.Stats().LayerUp }, "the hub notices nothing")
+		if err := other.GroupClose(background, grouphub.UserGroup("ann"), 4401, "logged out"); err != nil {
+			t.Fatal(err)
+		}
+		proxy.mend()
+		ann.Expect(`{"type":"resync","group":"!user/ann"}`) // a group without history
+		ann.ExpectClose(4401)
+		eventually(t, func() bool { return cutOff.Stats().LayerUp }, "the hub is not back")
+		bob.Expect(`{"type":"resync","group":"!user/bob"}`)
+		if err := other.GroupClose(background, grouphub.UserGroup("bob"), 4402, ""); err != nil {
+			t.Fatal(err)
+		}
+		bob.ExpectClose(4402)
+	})
+}
+
+func TestMembersAcrossHubsOnRedis(t *testing.T) {
+	m := miniredis.RunT(t)
+	now := time.Now()
+	m.SetTime(now)
+	options := func(layer grouphub.Layer) *grouphub.Options {
+		return &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: quiet(),
+			Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} }}
+	}
+	proxy := startProxy(t, "redis://"+m.Addr())
+	one, two := newHub(t, options(redisLayer(t, "redis://"+m.Addr(), nil))), newHub(t, options(proxy.layer()))
+	count := func(hub *grouphub.Hub) int {
+		members, err := hub.Members(background, "all")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(members)
+	}
+	here, there := hubtest.Dial(t, one, "/"), hubtest.Dial(t, two, "/")
+	hubtest.Dial(t, two, "/")
+	for _, hub := range []*grouphub.Hub{one, two} {
+		eventually(t, func() bool { return count(hub) == 3 }, "%d members, want 3", count(hub))
+	}
+	there.Close()
+	eventually(t, func() bool { return count(one) == 2 }, "%d members, want 2", count(one))
+	proxy.cut() // as if the process were gone
+	m.SetTime(now.Add(61 * time.Second))
+	m.FastForward(61 * time.Second)
+	if n := count(one); n != 1 {
+		t.Errorf("%d members, want the own one", n)
+	}
+	here.Close()
+	if n := count(one); n != 0 {
+		t.Errorf("%d members, want none", n)
+	}
+}

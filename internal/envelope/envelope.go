@@ -1,0 +1,209 @@
+// Package envelope is what travels through a layer: events, and what hubs tell each other.
+package envelope
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/seed-29c60982/grouphub/internal/fault"
+	"github.com/seed-29c60982/grouphub/internal/outbox"
+)
+
+// An Envelope is what travels through a layer. An event's body is its JSON as the
+// client will see it, so that a hub forwards it without parsing; the offset says
+// where in it the id belongs.
+//
+// On the wire: version, kind, then name, channel and each exception as length and
+// bytes (the exceptions after their number), then a number, then the body like a
+// name. All lengths and numbers are unsigned varints.
+type Envelope struct {
+	Kind    Kind
+	Name    string   // the event's type; the group to join or leave; the ping's token
+	Channel string   // the connection it is for, if it is for one
+	Except  []string // connections that do not get it
+	Number  int      // the offset of the id in an event; the code of a close
+	Body    []byte   // an event's JSON; a close's reason
+}
+
+// A Kind says what an envelope is.
+type Kind byte
+
+const (
+	Event   Kind = 1 + iota
+	Close        // connections
+	Add          // a connection to a group
+	Discard      // a connection from a group
+	Ping
+	end // the first that is unknown
+)
+
+const version = 1
+
+// Encode returns the envelope as a payload.
+func (e *Envelope) Encode() []byte {
+	size := 28 + len(e.Name) + len(e.Channel) + len(e.Body)
+	for _, x := range e.Except {
+		size += len(x) + 3
+	}
+	b := append(make([]byte, 0, size), version, byte(e.Kind))
+	b = appendString(b, e.Name)
+	b = appendString(b, e.Channel)
+	b = binary.AppendUvarint(b, uint64(len(e.Except)))
+	for _, x := range e.Except {
+		b = appendString(b, x)
+	}
+	b = binary.AppendUvarint(b, uint64(e.Number))
+	b = binary.AppendUvarint(b, uint64(len(e.Body)))
+	return append(b, e.Body...)
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+var errTruncated = errors.New("truncated payload")
+
+// Decode parses a payload, which the envelope's body then shares. It trusts
+// nothing: anyone who can write to the layer may have sent it.
+func Decode(b []byte) (*Envelope, error) {
+	if len(b) < 2 {
+		return nil, errTruncated
+	}
+	if b[0] != version {
+		return nil, fmt.Errorf("payload of version %d, this is version %d", b[0], version)
+	}
+	e := &Envelope{Kind: Kind(b[1])}
+	if e.Kind == 0 || e.Kind >= end {
+		return nil, fmt.Errorf("payload of unknown kind %d", b[1])
+	}
+	d := decoder{b: b[2:]}
+	e.Name = d.string()
+	e.Channel = d.string()
+	count := d.uvarint()
+	if count > uint64(len(d.b)) { // each takes a byte at least
+		return nil, errTruncated
+	}
+	for range count {
+		if d.bad {
+			break
+		}
+		e.Except = append(e.Except, d.string())
+	}
+	number := d.uvarint()
+	if size := d.uvarint(); d.bad || size != uint64(len(d.b)) {
+		return nil, errTruncated
+	}
+	e.Body = d.b
+	if e.Kind == Event && !utf8.Valid(e.Body) { // browsers close on a text frame that is not UTF-8
+		return nil, errors.New("event is not UTF-8")
+	}
+	switch limit := uint64(len(e.Body)); {
+	case e.Kind == Event && (number > limit || len(e.Body) < 2):
+		return nil, fmt.Errorf("event of %d bytes with its id at %d", limit, number)
+	case number > 1<<16 && e.Kind != Event:
+		return nil, fmt.Errorf("number %d out of range", number)
+	case e.Kind == Close:
+		if err := outbox.CheckClose(int(number), string(e.Body)); err != nil {
+			return nil, err
+		}
+	}
+	e.Number = int(number)
+	return e, nil
+}
+
+// A decoder takes fields off the front of b. After the first one that does not fit
+// it is bad and yields zero values.
+type decoder struct {
+	b   []byte
+	bad bool
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.b)
+	if n <= 0 {
+		d.bad, d.b = true, nil
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) string() string {
+	n := d.uvarint()
+	if n > uint64(len(d.b)) {
+		d.bad, d.b = true, nil
+		return ""
+	}
+	s := string(d.b[:n])
+	d.b = d.b[n:]
+	return s
+}
+
+// dataKey stands in an event's JSON between the id, if there is one, and the data.
+var dataKey = []byte(`,"data":`)
+
+// NewEvent makes the envelope of an event. A nil data leaves the data out.
+func NewEvent(group, event string, data any, maxSize int) (*Envelope, error) {
+	var value []byte
+	if data != nil {
+		var err error
+		if value, err = json.Marshal(data); err != nil {
+			return nil, err
+		}
+		if !utf8.Valid(value) { // json.RawMessage passes as it is, and browsers hang up
+			return nil, errors.New("data is not valid UTF-8")
+		}
+	}
+	body := make([]byte, 0, len(event)+len(group)+len(value)+40)
+	body = appendQuoted(append(body, `{"type":`...), event)
+	if group != "" {
+		body = appendQuoted(append(body, `,"group":`...), group)
+	}
+	offset := len(body)
+	if data != nil {
+		body = append(append(body, dataKey...), value...)
+	}
+	body = append(body, '}')
+	if len(body) > maxSize {
+		return nil, fmt.Errorf("%d bytes, the limit is %d: %w", len(body), maxSize, fault.ErrTooLarge)
+	}
+	return &Envelope{Kind: Event, Name: event, Number: offset, Body: body}, nil
+}
+
+// appendQuoted appends a string as encoding/json writes it; nearly all names need no
+// escapes.
+func appendQuoted(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {
+			quoted, err := json.Marshal(s)
+			if err != nil {
+				panic(err) // a string always marshals
+			}
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
+}
+
+// Data returns an event's data, which shares the body; nil if it has none.
+func (e *Envelope) Data() json.RawMessage {
+	rest := e.Body[e.Number:]
+	if len(rest) <= len(dataKey) || !bytes.HasPrefix(rest, dataKey) {
+		return nil
+	}
+	return json.RawMessage(rest[len(dataKey) : len(rest)-1 : len(rest)-1])
+}
+
+// Text returns an event's JSON, with an id if that is not empty.
+func (e *Envelope) Text(id string) []byte {
+	if id == "" {
+		return e.Body
+	}
+	return slices.Concat(e.Body[:e.Number], []byte(`,"id":"`+id+`"`), e.Body[e.Number:])
+}

@@ -1,0 +1,176 @@
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/seed-29c60982/grouphub/internal/fault"
+	"github.com/seed-29c60982/grouphub/internal/wire"
+)
+
+const (
+	onceLife = wire.OnceLife
+	// countLife is how much longer than the last publication the count is kept: while
+	// it is there, the epoch stays the same.
+	countLife = 24 * time.Hour
+	// maxWord is how long an epoch or a nonce may be that came through Redis.
+	maxWord = 64
+)
+
+// What is kept of a topic are two keys of its slot: the count, "<epoch> <number>", and a
+// stream of the messages that were published, in which the id of number n is n-0. An
+// epoch begins with the first publication that finds no count, and has its nonce for a
+// name. Numbers go up to 2^53; Lua's own conversion would print them exactly to 1e14.
+// Trimmed to the letter, the stream would cost a tenth more.
+var (
+	// KEYS: count, stream, and perhaps one to be remembered by. ARGV: nonce, payload,
+	// how many are kept, their life, the count's, the third key's, and PUBLISH or
+	// SPUBLISH, channel. Returns the number.
+	historyPublish = newScript(`
+local sent = KEYS[3] and redis.call('GET', KEYS[3])
+if sent then return sent end
+local epoch, number = string.match(redis.call('GET', KEYS[1]) or '', '^(%w+) (%d+)$')
+if not epoch then
+  epoch, number = ARGV[1], 0
+  redis.call('DEL', KEYS[2])
+end
+number = string.format('%.0f', number + 1)
+local count = epoch .. ' ' .. number
+local message = '\3' .. count .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], number .. '-0', 'm', message)
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+redis.call('SET', KEYS[1], count, 'PX', ARGV[5])
+if KEYS[3] then redis.call('SET', KEYS[3], number, 'PX', ARGV[6]) end
+redis.call(ARGV[7], ARGV[8], message)
+return number`)
+
+	// KEYS: count, stream. ARGV: the id after which to begin, the count's least life.
+	// Returns the count and the entries.
+	historyRead = newScript(`
+local count = redis.call('GET', KEYS[1])
+if not count then return {} end
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return {count, redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+')}`)
+)
+
+func (l *Layer) historyKeys(topic string) []string {
+	return []string{l.key("count", topic), l.key("stream", topic)}
+}
+
+func (l *Layer) onceKey(topic, once string) string { return l.key("once", topic) + ":" + once }
+
+// publishKept numbers, keeps and publishes what was sealed for the channel.
+func (l *Layer) publishKept(ctx context.Context, p wire.Publication, channel string, sealed []byte) error {
+	keys := l.historyKeys(p.Topic)
+	if p.Keep.Once != "" {
+		keys = append(keys, l.onceKey(p.Topic, p.Keep.Once))
+	}
+	life := max(p.Keep.Life, time.Millisecond)
+	_, err := l.run(ctx, "publish to", p.Topic, historyPublish, keys, []string{rand.Text()[:12], rueidis.BinaryString(sealed),
+		strconv.Itoa(p.Keep.Count), milliseconds(life), milliseconds(life + countLife), milliseconds(onceLife), l.publishCommand(), channel})
+	return err
+}
+
+// publishCommand returns the name of the command that publishes.
+func (l *Layer) publishCommand() string {
+	if l.sharded {
+		return "SPUBLISH"
+	}
+	return "PUBLISH"
+}
+
+// History is as in [grouphub.Layer]. What cannot be opened is left out, and counted as
+// discarded.
+func (l *Layer) History(ctx context.Context, topic string, after uint64) (wire.History, error) {
+	args := []string{strconv.FormatUint(after, 10) + "-0", milliseconds(countLife)}
+	result, err := l.run(ctx, "history of", topic, historyRead, l.historyKeys(topic), args)
+	if err != nil {
+		return wire.History{}, err
+	}
+	h, err := l.readHistory(topic, result)
+	if err != nil {
+		return wire.History{}, fmt.Errorf("%w: history of %q: %w", fault.ErrUnavailable, topic, err)
+	}
+	return h, nil
+}
+
+func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h wire.History, err error) {
+	answer, err := result.ToArray()
+	if err != nil || len(answer) == 0 {
+		return h, err
+	}
+	count, err := answer[0].ToString()
+	if err != nil {
+		return h, err
+	}
+	count, number, _ := strings.Cut(count, " ")
+	if h.Last, err = strconv.ParseUint(number, 10, 64); err != nil || !isWord(count) {
+		return wire.History{}, nil // not a count: the next publication begins anew
+	}
+	h.Epoch = count
+	entries, err := answer[1].ToArray()
+	if err != nil {
+		return wire.History{}, err
+	}
+	channel := l.key("topic", topic)
+	for _, entry := range entries {
+		p := wire.Publication{Topic: topic}
+		if pair, _ := entry.ToArray(); len(pair) == 2 { // id, and what it has
+			if fields, _ := pair[1].ToArray(); len(fields) == 2 { // name and value
+				message, _ := fields[1].ToString()
+				var ok bool
+				if p.At, p.Payload, ok = l.openMessage(channel, message); ok && p.At.Epoch == h.Epoch {
+					h.Kept = append(h.Kept, p)
+				}
+			}
+		}
+	}
+	return h, nil
+}
+
+// openMessage returns what was published to a channel, or counts it as discarded.
+// Only what is kept has a position.
+func (l *Layer) openMessage(channel, message string) (at wire.Position, payload []byte, ok bool) {
+	if message != "" && message[0] == formatNumbered {
+		if at, message, ok = cutPosition(message[1:]); !ok {
+			l.discard(channel, errNoPosition)
+			return wire.Position{}, nil, false
+		}
+	}
+	payload, ok = l.open(channel, message)
+	return at, payload, ok
+}
+
+var errNoPosition = errors.New("numbered, and the number makes no sense")
+
+// cutPosition reads "<epoch> <number> <nonce> " and returns what follows.
+func cutPosition(message string) (at wire.Position, rest string, ok bool) {
+	head, rest, _ := strings.Cut(message, " ")
+	at.Epoch = head
+	head, rest, _ = strings.Cut(rest, " ")
+	number, err := strconv.ParseUint(head, 10, 63)
+	at.Number = number
+	at.Nonce, rest, ok = strings.Cut(rest, " ")
+	if !ok || err != nil || number == 0 || !isWord(at.Epoch) || !isWord(at.Nonce) {
+		return wire.Position{}, "", false
+	}
+	return at, rest, true
+}
+
+// isWord reports whether s is of letters and digits alone, which what becomes part of
+// an id has to be.
+func isWord(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return 0 < len(s) && len(s) <= maxWord
+}

@@ -138,7 +138,6 @@ type Conn struct {
 	hub      *Hub
 	endpoint *endpoint
 	channel  string
-	worker   int // which of the hub's workers pushes to it
 	request  *http.Request
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -147,7 +146,7 @@ type Conn struct {
 	outbox   *outbox.Outbox
 	strand   *strand.Strand
 	limiter  *rate.Limiter // nil: no limit
-	upgraded chan struct{} // closed once session and outbox are set
+	settled  chan struct{} // closed, and then nil, once session and outbox are set or never will be
 	expiry   *time.Timer   // nil if the user does not expire
 
 	positions bool         // the client wants to know where it is in groups with history
@@ -486,19 +485,31 @@ func (c *Conn) groupNamesLocked() []string {
 	return names
 }
 
-// readInflated reads the messages of a connection that compresses, in melody's
-// place: melody reads a message whole before it looks at its size, and one of 60 KiB
-// can inflate to 60 MiB. It returns when reading fails, which it then does again for
-// melody.
-func (c *Conn) readInflated(conn *websocket.Conn) {
+// read reads messages until that fails, and sends pings. It does so for melody, which
+// would read a message whole before it looks at its size, where 60 KiB can inflate to 60
+// MiB, and would keep a goroutine for each connection that only sends pings.
+func (c *Conn) read(conn *websocket.Conn) {
+	interval := c.hub.options.PingInterval
+	var pings *time.Timer
+	pings = time.AfterFunc(math.MaxInt64, func() {
+		// The outbox takes control frames without waiting. What fails here the read
+		// loop finds as well.
+		if conn.WriteControl(websocket.PingMessage, nil, time.Time{}) == nil {
+			pings.Reset(interval)
+		}
+	})
+	pings.Reset(interval) // not before pings is set
+	defer pings.Stop()
+
 	limit := c.hub.options.MaxMessageSize
 	conn.SetReadLimit(limit)
-	ctx, cancel := context.WithCancel(c.ctx)
-	defer cancel()
-	c.hub.goroutines.Go(func() { c.keepPinging(ctx, conn) })
 	for {
 		kind, r, err := conn.NextReader()
 		if err != nil {
+			// gorilla calls the end of the socket a 1006.
+			if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code != closeAbnormal {
+				c.peerCode.Store(int32(closed.Code))
+			}
 			return
 		}
 		data, err := readAtMost(r, limit)
@@ -510,23 +521,6 @@ func (c *Conn) readInflated(conn *websocket.Conn) {
 		case err != nil: // the next read says what it is
 		default:
 			c.receive(data, kind == websocket.BinaryMessage)
-		}
-	}
-}
-
-// keepPinging sends pings in melody's place, whose write pump only starts when the
-// connect handler has returned.
-func (c *Conn) keepPinging(ctx context.Context, conn *websocket.Conn) {
-	ticker := time.NewTicker(c.hub.options.PingInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			// The outbox takes control frames without waiting. What fails here the
-			// read loop finds as well.
-			_ = conn.WriteControl(websocket.PingMessage, nil, time.Time{})
-		case <-ctx.Done():
-			return
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package grouphub
 
 import (
+	"iter"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -20,63 +22,65 @@ const (
 	deliveryOverhead = 200
 )
 
-// A worker pushes groups' events to its share of the hub's connections. Groups with
-// events take turns; a goroutine lives while there are any.
-type worker struct {
-	spawn func(func())
-
-	mu    sync.Mutex
-	ready []*shard // in the order of their turns
-	busy  bool     // a goroutine takes turns
-}
-
-// schedule gives a shard its turn.
-func (w *worker) schedule(s *shard) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ready = append(w.ready, s)
-	if !w.busy {
-		w.busy = true
-		w.spawn(w.run)
-	}
-}
-
-func (w *worker) run() {
-	for {
-		w.mu.Lock()
-		if len(w.ready) == 0 {
-			w.busy, w.ready = false, nil
-			w.mu.Unlock()
-			return
-		}
-		s := w.ready[0]
-		w.ready = w.ready[1:]
-		w.mu.Unlock()
-		s.turn()
-	}
-}
-
-// A shard is a worker's share of a group: some of its members, and the events that
-// they are still to get. Members are pushed to under mu, which never blocks, so that a
+// A shard is some of a group's members, and the events that they are still to get. While
+// there are any, it has a goroutine, so that Go's scheduler shares the processors out
+// among the groups. Members are pushed to under mu, which never blocks, so that a
 // connection that has left is pushed nothing more.
 type shard struct {
 	// Static after construction.
-	hub    *Hub
-	group  *group
-	worker *worker
+	hub   *Hub
+	group *group
 
-	size atomic.Int32 // of members, for those who only want to know whether there are any
+	next atomic.Pointer[shard] // of the group
+	size atomic.Int32          // of members, for those who only want to know how many there are
 
-	mu      sync.Mutex
-	members []*membership
+	mu       sync.Mutex
+	members  []*membership
+	variants []variant // distinct ones among the members
+	counts   []int     // how many members each variant has
 
 	queueMu sync.Mutex // may be taken while mu is held
 	queue   []*delivery
 	last    uint64 // number of the last event that was queued
-	active  bool   // has a turn, waits for one, or for a Render
+	active  bool   // has a goroutine, or waits for a Render
 
-	batch []*delivery // taken from the queue; owned by whoever has the turn
+	batch []*delivery // taken from the queue; owned by the goroutine
 	first uint64      // number of the first event in batch
+}
+
+// fullShard is how many members a shard gets before its group is given another one, up to
+// one for each processor. Two processors that write at the same time need more time for
+// each write than one does, so few members are better off with one goroutine: this many
+// writes take it some milliseconds.
+const fullShard = 1024
+
+// shards are the group's shards, of which there is at least one.
+func (g *group) shards() iter.Seq[*shard] {
+	return func(yield func(*shard) bool) {
+		for s := &g.first; s != nil && yield(s); s = s.next.Load() {
+		}
+	}
+}
+
+// shardForNew returns the shard for a new member: the first that is not full, or else the
+// smallest.
+func (g *group) shardForNew() *shard {
+	smallest, last, n := &g.first, &g.first, 0
+	for s := range g.shards() {
+		if s.size.Load() < fullShard {
+			return s
+		}
+		if s.size.Load() < smallest.size.Load() {
+			smallest = s
+		}
+		last = s
+		n++
+	}
+	if n == runtime.GOMAXPROCS(0) {
+		return smallest
+	}
+	last.next.CompareAndSwap(nil, &shard{hub: g.first.hub, group: g})
+	return last.next.Load()
 }
 
 // A membership is a connection's place in a shard. Guarded by the shard's mu.
@@ -95,6 +99,7 @@ func (s *shard) add(c *Conn) *membership {
 	defer s.mu.Unlock()
 	m := &membership{conn: c, shard: s, index: len(s.members), joined: time.Now()}
 	s.members = append(s.members, m)
+	s.countLocked(c, 1)
 	s.queueMu.Lock()
 	m.since = s.last
 	s.size.Store(int32(len(s.members)))
@@ -111,7 +116,21 @@ func (s *shard) remove(m *membership) {
 	s.members[m.index].index = m.index
 	s.members[last] = nil
 	s.members = s.members[:last]
+	s.countLocked(m.conn, -1)
 	s.size.Store(int32(last))
+}
+
+// countLocked keeps the variants.
+func (s *shard) countLocked(c *Conn, change int) {
+	v := c.variant()
+	i := slices.Index(s.variants, v)
+	if i < 0 {
+		i = len(s.variants)
+		s.variants, s.counts = append(s.variants, v), append(s.counts, 0)
+	}
+	if s.counts[i] += change; s.counts[i] == 0 {
+		s.variants, s.counts = slices.Delete(s.variants, i, i+1), slices.Delete(s.counts, i, i+1)
+	}
 }
 
 func (s *shard) conns() []*Conn {
@@ -132,48 +151,49 @@ func (s *shard) put(d *delivery) {
 	s.last++
 	if !s.active {
 		s.active = true
-		s.worker.schedule(s)
+		s.hub.goroutines.Go(s.run)
 	}
 }
 
-// turn pushes what is queued, or a run of it. A batch that has to be rendered first
-// is put aside until it is.
-func (s *shard) turn() {
-	if s.batch == nil {
-		s.take()
-	}
-	s.mu.Lock()
-	consumers := s.consumersLocked()
-	s.mu.Unlock()
-	// Who joins from here on is no longer concerned by the batch.
-	if todo := unrendered(s.batch, consumers); len(todo) > 0 {
-		s.hub.callbacks.Go(func() {
-			defer s.worker.schedule(s) // also if a Render ends its goroutine
-			for _, render := range todo {
-				render()
-			}
-		})
-		return
-	}
-	s.mu.Lock()
-	s.pushLocked(consumers)
-	s.mu.Unlock()
-
-	for _, d := range s.batch {
-		d.release()
-	}
-	s.batch = nil
-	s.queueMu.Lock()
-	defer s.queueMu.Unlock()
-	if s.active = len(s.queue) > 0; s.active {
-		s.worker.schedule(s)
+// run pushes what is queued, until nothing is. It ends at a batch that has to be
+// rendered first, and goes on with it when it is.
+func (s *shard) run() {
+	for s.batch != nil || s.take() {
+		s.mu.Lock()
+		variants := slices.Clone(s.variants)
+		s.mu.Unlock()
+		// Who joins from here on is no longer concerned by the batch.
+		if todo := unrendered(s.batch, variants); len(todo) > 0 {
+			s.hub.callbacks.Go(func() {
+				defer s.hub.goroutines.Go(s.run) // also if a Render ends its goroutine
+				for _, render := range todo {
+					render()
+				}
+			})
+			return
+		}
+		s.mu.Lock()
+		s.pushLocked()
+		s.mu.Unlock()
+		for _, d := range s.batch {
+			d.release()
+		}
+		s.batch = nil
 	}
 }
 
-// take moves a run of events from the queue to the batch. A close ends a run.
-func (s *shard) take() {
+// take moves a run of events from the queue to the batch, and reports whether there were
+// any. A close ends a run.
+func (s *shard) take() bool {
 	s.queueMu.Lock()
 	defer s.queueMu.Unlock()
+	if s.active = len(s.queue) > 0; !s.active {
+		s.queue = nil
+		return false
+	}
+	s.queueMu.Unlock()
+	s.gather()
+	s.queueMu.Lock()
 	n := 0
 	for size := 0; n < len(s.queue) && (n == 0 || size+len(s.queue[n].env.Body) <= maxRun); n++ {
 		size += len(s.queue[n].env.Body)
@@ -184,9 +204,23 @@ func (s *shard) take() {
 	}
 	s.first = s.last - uint64(len(s.queue)) + 1
 	s.batch = s.queue[:n:n]
-	s.queue = s.queue[n:]
-	if len(s.queue) == 0 {
+	if s.queue = s.queue[n:]; len(s.queue) == 0 {
 		s.queue = nil
+	}
+	return true
+}
+
+// gather lets whoever is publishing go on for as long as the queue grows: what comes now
+// costs no write of its own. Its patience is in proportion to the writes that this may
+// save, a hundredth of what they cost.
+func (s *shard) gather() {
+	patience := int(s.size.Load()) / 4
+	most := int64(0)
+	for yields := 0; yields < patience && most < maxRun; yields++ {
+		if queued := s.group.queued.Load(); queued > most {
+			most, yields = queued, 0
+		}
+		runtime.Gosched()
 	}
 }
 
@@ -198,7 +232,6 @@ type variant struct {
 
 // A composition is a batch as it looks to a variant.
 type composition struct {
-	variant
 	bytes  []byte // the frames, joined
 	frames int
 	lost   int  // events whose Render failed
@@ -206,27 +239,13 @@ type composition struct {
 	handle bool // there are events for Handle
 }
 
-// consumersLocked returns the distinct variants among the members.
-func (s *shard) consumersLocked() []variant {
-	var all []variant
-	var last variant
-	for _, m := range s.members {
-		v := variant{m.conn.endpoint, m.conn.outbox.Deflated()}
-		if v != last && !slices.Contains(all, v) {
-			all = append(all, v)
-		}
-		last = v
-	}
-	return all
-}
-
-// unrendered returns what has to run before the batch can be pushed.
-func unrendered(batch []*delivery, consumers []variant) (todo []func()) {
+// unrendered returns what has to run before a batch can be pushed.
+func unrendered(batch []*delivery, variants []variant) (todo []func()) {
 	for _, d := range batch {
 		if d.env.Kind != envelope.Event {
 			continue
 		}
-		for _, v := range consumers {
+		for _, v := range variants {
 			h := v.endpoint.consumer.Events.handler(d.env.Name)
 			if h.kind == handlerNone {
 				d.hub.ignore(d.env.Name)
@@ -241,9 +260,9 @@ func unrendered(batch []*delivery, consumers []variant) (todo []func()) {
 
 // pushLocked gives every member its part of the batch: nearly all of them the same
 // buffer, those that joined within it or are excepted somewhere one of their own.
-func (s *shard) pushLocked(consumers []variant) {
-	compositions := make([]composition, len(consumers))
-	for i, v := range consumers {
+func (s *shard) pushLocked() {
+	compositions := make([]composition, len(s.variants))
+	for i, v := range s.variants {
 		compositions[i] = s.hub.compose(v, s.batch)
 	}
 	excepting := false
@@ -261,13 +280,10 @@ func (s *shard) pushLocked(consumers []variant) {
 		if m.since >= s.first || excepting {
 			batch = s.batchFor(m)
 		}
-		v := variant{c.endpoint, c.outbox.Deflated()}
-		var own composition
-		whole := &own
+		whole := &compositions[slices.Index(s.variants, c.variant())]
 		if len(batch) < len(s.batch) {
-			own = s.hub.compose(v, batch)
-		} else {
-			whole = &compositions[slices.IndexFunc(compositions, func(x composition) bool { return x.variant == v })]
+			own := s.hub.compose(c.variant(), batch)
+			whole = &own
 		}
 		// A connection that refuses frames is closing: it is none that should have
 		// had them.
@@ -301,28 +317,29 @@ func (s *shard) batchFor(m *membership) []*delivery {
 
 // compose joins the frames of a batch for a variant.
 func (h *Hub) compose(v variant, batch []*delivery) composition {
-	all := composition{variant: v}
+	var all composition
+	frames := make([][]byte, 0, len(batch))
 	for _, d := range batch {
 		if d.env.Kind != envelope.Event {
 			continue
 		}
-		switch eh := v.endpoint.consumer.Events.handler(d.env.Name); eh.kind {
+		switch v.endpoint.consumer.Events.handler(d.env.Name).kind {
 		case handlerNone:
 			all.ignore++
 		case handlerHandle:
 			all.handle = true
 		default:
-			frame := d.frame(v.endpoint, v.deflated)
-			switch all.frames++; {
-			case frame == nil:
-				all.frames--
+			if frame := d.frame(v.endpoint, v.deflated); frame != nil {
+				frames = append(frames, frame)
+			} else {
 				all.lost++
-			case all.frames == 1:
-				all.bytes = frame[:len(frame):len(frame)] // shared as it is
-			default:
-				all.bytes = append(all.bytes, frame...)
 			}
 		}
+	}
+	if all.frames = len(frames); all.frames == 1 {
+		all.bytes = slices.Clip(frames[0]) // shared as it is
+	} else {
+		all.bytes = slices.Concat(frames...)
 	}
 	return all
 }
@@ -341,21 +358,19 @@ type delivery struct {
 	holders atomic.Int32 // shards that have it queued
 
 	mu      sync.Mutex
-	frames  map[frameKey][]byte // nil frames are of failed Renders
+	frames  frames // Forward's
 	renders map[*endpoint]*rendering
 }
 
-// A frameKey says which frame of an event: Forward's has no endpoint.
-type frameKey struct {
-	endpoint *endpoint
-	deflated bool
-}
+// frames are of one text, as it is and compressed; nil until they are needed.
+type frames struct{ plain, deflated []byte }
 
-// A rendering is what a consumer's Render made of an event.
+// A rendering is what a consumer's Render made of an event. Guarded by the delivery's mu.
 type rendering struct {
-	once sync.Once
-	text []byte // nil if it failed
-	done bool   // guarded by the delivery's mu
+	once   sync.Once // guards itself
+	text   []byte    // nil if it failed
+	done   bool
+	frames frames
 }
 
 // release gives up a hold. The last one makes room in the group's queue.
@@ -381,28 +396,25 @@ func (d *delivery) event() Event {
 func (d *delivery) frame(e *endpoint, deflated bool) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r, key := d.renders[e], frameKey{nil, deflated}
+	r, all := d.renders[e], &d.frames
 	if r != nil {
 		if r.text == nil {
 			return nil
 		}
-		key.endpoint = e
+		all = &r.frames
 	}
-	frame, ok := d.frames[key]
-	if !ok {
-		var text []byte
+	frame := &all.plain
+	if deflated {
+		frame = &all.deflated
+	}
+	if *frame == nil {
+		text := d.env.Text(d.id)
 		if r != nil {
 			text = r.text
-		} else {
-			text = d.env.Text(d.id)
 		}
-		if d.frames == nil {
-			d.frames = make(map[frameKey][]byte)
-		}
-		frame = outbox.NewFrame(outbox.Text, text, deflated)
-		d.frames[key] = frame
+		*frame = outbox.NewFrame(outbox.Text, text, deflated)
 	}
-	return frame
+	return *frame
 }
 
 // rendered reports whether render has returned for an endpoint.

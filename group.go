@@ -240,8 +240,8 @@ func mergeOptions(opts []SendOption) (all SendOption) {
 // A group is what a hub knows of a group with members here. It exists as long as
 // somebody holds it: a member, or a join under way.
 type group struct {
-	name   string
-	shards []shard // one for each worker
+	name  string
+	first shard // and, as its next ones, those of a large group
 
 	policy     GroupPolicy
 	sequence   *sequence.Sequence[*delivery] // nil: no history
@@ -275,7 +275,7 @@ func (g *group) signalRoom() {
 	}
 }
 
-// maxQueued is how many bytes of events may wait for the workers, for each group.
+// maxQueued is how many bytes of events may wait to be pushed, for each group.
 const maxQueued = 1 << 20
 
 var errEnded = fmt.Errorf("connection has ended: %w", ErrClosed)
@@ -286,10 +286,8 @@ func (h *Hub) hold(name string) *group {
 	defer h.groupsMu.Unlock()
 	g := h.groups[name]
 	if g == nil {
-		g = &group{name: name, policy: h.policy(name), shards: make([]shard, len(h.workers)), room: make(chan struct{}, 1)}
-		for i := range g.shards {
-			g.shards[i].hub, g.shards[i].group, g.shards[i].worker = h, g, h.workers[i]
-		}
+		g = &group{name: name, policy: h.policy(name), room: make(chan struct{}, 1)}
+		g.first.hub, g.first.group = h, g
 		var life context.Context
 		life, g.forget = context.WithCancel(h.life)
 		if g.policy.History > 0 {
@@ -396,7 +394,7 @@ func (c *Conn) enter(g *group) error {
 	if m, ok := c.groups[g.name]; !ok || m != nil {
 		return errMember
 	}
-	c.groups[g.name] = g.shards[c.worker].add(c)
+	c.groups[g.name] = g.shardForNew().add(c)
 	c.hub.presenceChanged(g)
 	return nil
 }
@@ -482,8 +480,8 @@ func (r *receiver) Deliver(p Publication) {
 		}
 		// A publisher that can wait has asked Ready.
 		if g.queued.Load() > maxQueued {
-			for i := range g.shards {
-				h.count.dropped.Add(uint64(g.shards[i].size.Load()))
+			for s := range g.shards() {
+				h.count.dropped.Add(uint64(s.size.Load()))
 			}
 			g.gap.Store(true)
 			h.tellGap(g) // the queue may have emptied meanwhile
@@ -525,8 +523,8 @@ func (h *Hub) tellGap(g *group) {
 func (h *Hub) resync(groups ...*group) {
 	concerned := make(map[*Conn][]string)
 	for _, g := range groups {
-		for i := range g.shards {
-			for _, c := range g.shards[i].conns() {
+		for s := range g.shards() {
+			for _, c := range s.conns() {
 				concerned[c] = append(concerned[c], g.name)
 			}
 		}
@@ -555,7 +553,7 @@ func (h *Hub) newDelivery(g *group, p Publication) *delivery {
 	return d
 }
 
-// fanOut queues a delivery to the workers that have members of its group.
+// fanOut queues a delivery to the shards that have members.
 func (h *Hub) fanOut(d *delivery) {
 	for _, channel := range d.env.Except {
 		if c := h.conn(channel); c != nil {
@@ -568,8 +566,8 @@ func (h *Hub) fanOut(d *delivery) {
 	d.size = int64(len(d.env.Body)) + deliveryOverhead
 	d.group.queued.Add(d.size)
 	d.holders.Store(1)
-	for i := range d.group.shards {
-		if s := &d.group.shards[i]; s.size.Load() > 0 {
+	for s := range d.group.shards() {
+		if s.size.Load() > 0 {
 			d.holders.Add(1)
 			s.put(d)
 		}

@@ -59,7 +59,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -188,7 +187,6 @@ type Hub struct {
 	ownLayer     bool // New made the layer
 	subscription Subscription
 	root         *endpoint
-	workers      []*worker
 	life         context.Context // ends with Shutdown
 	endLife      context.CancelFunc
 	down         chan struct{} // closed when Shutdown has come to its end
@@ -239,9 +237,6 @@ func New(opts *Options) *Hub {
 	h.changes.Group, h.changes.Handle = h.goroutines, h.change
 	h.presence.Group, h.presence.Handle = h.goroutines, h.writeLease
 	h.presence.Pause, h.presence.Ended = presencePause, h.life.Done()
-	for range runtime.GOMAXPROCS(0) {
-		h.workers = append(h.workers, &worker{spawn: h.goroutines.Go})
-	}
 	if h.ownLayer {
 		h.layer = NewMemoryLayer()
 	}

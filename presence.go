@@ -72,8 +72,7 @@ func (h *Hub) localMembers(group string) []Member {
 		return nil
 	}
 	var all []Member
-	for i := range g.shards {
-		s := &g.shards[i]
+	for s := range g.shards() {
 		s.mu.Lock()
 		for _, m := range s.members {
 			all = append(all, Member{m.conn.channel, m.conn.user.ID, m.joined})

@@ -3,13 +3,13 @@ package grouphub
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -22,8 +22,8 @@ import (
 )
 
 // An endpoint serves one consumer: the http.Handler that Hub.Handler returns. Its
-// melody.Melody upgrades, reads, pings and answers pings; what is written goes
-// through each connection's outbox.
+// melody.Melody upgrades, and keeps each connection's session, its keys, and its closing;
+// what is written goes through the connection's outbox.
 type endpoint struct {
 	hub      *Hub
 	consumer Consumer
@@ -33,35 +33,25 @@ type endpoint struct {
 func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 	e := &endpoint{hub: h, consumer: consumer, melody: melody.New()}
 	m := e.melody
-	m.Config.MaxMessageSize = h.options.MaxMessageSize
-	m.Config.PongWait = h.options.PongTimeout
-	m.Config.PingPeriod = h.options.PingInterval
-	m.Config.WriteWait = h.options.WriteTimeout
 	m.Config.MessageBufferSize = 0 // nothing is sent through melody's queue
 	m.Upgrader.EnableCompression = h.options.Compression
 	m.Upgrader.Subprotocols = consumer.Subprotocols
-	m.Upgrader.WriteBufferSize = 128 // control frames are all that gorilla writes
+	// A message that is larger takes another read; idle connections are many.
+	m.Upgrader.ReadBufferSize = 256
+	// gorilla writes nothing but control frames, for which it has a buffer on the stack.
+	m.Upgrader.WriteBufferPool = new(sync.Pool)
 	m.Upgrader.Error = func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 		w.Header().Set("Sec-WebSocket-Version", "13")
 		http.Error(w, strings.TrimPrefix(reason.Error(), "websocket: "), status)
 	}
-	// All handlers but HandleConnect's run on the goroutine of the read loop.
+	// Both run on the connection's goroutine. Once reading has failed it fails for melody
+	// too, which then ends the session.
 	m.HandleConnect(func(s *melody.Session) {
 		c := connOf(s)
 		c.session = s
 		h.register(c)
-		close(c.upgraded)
-		if c.outbox.Deflated() {
-			c.readInflated(s.WebsocketConnection())
-		}
-	})
-	m.HandleMessage(func(s *melody.Session, data []byte) { connOf(s).receive(data, false) })
-	m.HandleMessageBinary(func(s *melody.Session, data []byte) { connOf(s).receive(data, true) })
-	m.HandleError(func(s *melody.Session, err error) {
-		// gorilla calls the end of the socket a 1006.
-		if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code != closeAbnormal {
-			connOf(s).peerCode.Store(int32(closed.Code))
-		}
+		c.settle()
+		c.read(s.WebsocketConnection())
 	})
 	m.HandleDisconnect(func(s *melody.Session) { connOf(s).end() })
 	return e
@@ -106,19 +96,13 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := e.newConn(r)
-	ended := make(chan struct{})
-	h.goroutines.Go(func() {
-		defer close(ended)
-		c.serve(w)
-	})
+	settled := c.settled
+	h.goroutines.Go(func() { c.serve(w) })
 	// Upgrade may answer with an error of its own, so the handler waits for it.
-	select {
-	case <-c.upgraded:
-	case <-ended:
-		if c.session == nil {
-			h.count.rejected.Add(1)
-			return
-		}
+	<-settled
+	if c.session == nil {
+		h.count.rejected.Add(1)
+		return
 	}
 	h.count.accepted.Add(1)
 	c.connect()
@@ -150,13 +134,11 @@ func (e *endpoint) accept(r *http.Request) (err error) {
 
 func (e *endpoint) newConn(r *http.Request) *Conn {
 	h := e.hub
-	n := h.lastConn.Add(1)
 	c := &Conn{
 		hub:      h,
 		endpoint: e,
-		channel:  h.name + "!" + strconv.FormatUint(n, 36),
-		worker:   int(n % uint64(len(h.workers))),
-		upgraded: make(chan struct{}),
+		channel:  h.name + "!" + strconv.FormatUint(h.lastConn.Add(1), 36),
+		settled:  make(chan struct{}),
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	c.ctx, c.cancel = &connContext{ctx, c}, cancel
@@ -173,8 +155,17 @@ func (e *endpoint) newConn(r *http.Request) *Conn {
 	return c
 }
 
+// settle lets the handler go on.
+func (c *Conn) settle() {
+	if c.settled != nil {
+		close(c.settled)
+		c.settled = nil
+	}
+}
+
 // serve upgrades the connection and reads from it until it ends.
 func (c *Conn) serve(w http.ResponseWriter) {
+	defer c.settle()
 	defer c.hub.release(c)
 	defer func() {
 		// net/http recovers panics of handlers only.

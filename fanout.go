@@ -2,226 +2,36 @@ package grouphub
 
 import (
 	"iter"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/fanout"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
-const (
-	// maxRun is how many bytes of events a worker joins into one buffer, and so how
-	// long it works for one group before it looks at the next.
-	maxRun = 64 << 10
-	// deliveryOverhead is what an event counts for in a queue besides its JSON.
-	deliveryOverhead = 200
-)
+// members are a group's connections, and the events that they are still to get.
+type members = fanout.Group[*Conn, variant, *delivery]
 
-// A shard is some of a group's members, and the events that they are still to get. While
-// there are any, it has a goroutine, so that Go's scheduler shares the processors out
-// among the groups. Members are pushed to under mu, which never blocks, so that a
-// connection that has left is pushed nothing more.
-type shard struct {
-	// Static after construction.
-	hub   *Hub
-	group *group
-
-	next atomic.Pointer[shard] // of the group
-	size atomic.Int32          // of members, for those who only want to know how many there are
-
-	mu       sync.Mutex
-	members  []*membership
-	variants []variant // distinct ones among the members
-	counts   []int     // how many members each variant has
-
-	queueMu sync.Mutex // may be taken while mu is held
-	queue   []*delivery
-	last    uint64 // number of the last event that was queued
-	active  bool   // has a goroutine, or waits for a Render
-
-	batch []*delivery // taken from the queue; owned by the goroutine
-	first uint64      // number of the first event in batch
-}
-
-// fullShard is how many members a shard gets before its group is given another one, up to
-// one for each processor. Two processors that write at the same time need more time for
-// each write than one does, so few members are better off with one goroutine: this many
-// writes take it some milliseconds.
-const fullShard = 1024
-
-// shards are the group's shards, of which there is at least one.
-func (g *group) shards() iter.Seq[*shard] {
-	return func(yield func(*shard) bool) {
-		for s := &g.first; s != nil && yield(s); s = s.next.Load() {
-		}
-	}
-}
-
-// shardForNew returns the shard for a new member: the first that is not full, or else the
-// smallest.
-func (g *group) shardForNew() *shard {
-	smallest, last, n := &g.first, &g.first, 0
-	for s := range g.shards() {
-		if s.size.Load() < fullShard {
-			return s
-		}
-		if s.size.Load() < smallest.size.Load() {
-			smallest = s
-		}
-		last = s
-		n++
-	}
-	if n == runtime.GOMAXPROCS(0) {
-		return smallest
-	}
-	last.next.CompareAndSwap(nil, &shard{hub: g.first.hub, group: g})
-	return last.next.Load()
-}
-
-// A membership is a connection's place in a shard. Guarded by the shard's mu.
+// A membership is a connection's place in a group.
 type membership struct {
-	conn  *Conn
-	shard *shard
-	index int    // in the shard's members
-	since uint64 // only events with a higher number are for it
-
-	joined time.Time
+	*fanout.Membership[*Conn, variant, *delivery]
+	group *group
+	since time.Time
 }
 
-// add makes a connection a member from the next event on.
-func (s *shard) add(c *Conn) *membership {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := &membership{conn: c, shard: s, index: len(s.members), joined: time.Now()}
-	s.members = append(s.members, m)
-	s.countLocked(c, 1)
-	s.queueMu.Lock()
-	m.since = s.last
-	s.size.Store(int32(len(s.members)))
-	s.queueMu.Unlock()
-	return m
-}
-
-// remove ends a membership. Nothing more is pushed for it when it returns.
-func (s *shard) remove(m *membership) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	last := len(s.members) - 1
-	s.members[m.index] = s.members[last]
-	s.members[m.index].index = m.index
-	s.members[last] = nil
-	s.members = s.members[:last]
-	s.countLocked(m.conn, -1)
-	s.size.Store(int32(last))
-}
-
-// countLocked keeps the variants.
-func (s *shard) countLocked(c *Conn, change int) {
-	v := c.variant()
-	i := slices.Index(s.variants, v)
-	if i < 0 {
-		i = len(s.variants)
-		s.variants, s.counts = append(s.variants, v), append(s.counts, 0)
-	}
-	if s.counts[i] += change; s.counts[i] == 0 {
-		s.variants, s.counts = slices.Delete(s.variants, i, i+1), slices.Delete(s.counts, i, i+1)
-	}
-}
-
-func (s *shard) conns() []*Conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	conns := make([]*Conn, len(s.members))
-	for i, m := range s.members {
-		conns[i] = m.conn
-	}
-	return conns
-}
-
-// put queues an event. The delivery has been counted for this shard.
-func (s *shard) put(d *delivery) {
-	s.queueMu.Lock()
-	defer s.queueMu.Unlock()
-	s.queue = append(s.queue, d)
-	s.last++
-	if !s.active {
-		s.active = true
-		s.hub.goroutines.Go(s.run)
-	}
-}
-
-// run pushes what is queued, until nothing is. It ends at a batch that has to be
-// rendered first, and goes on with it when it is.
-func (s *shard) run() {
-	for s.batch != nil || s.take() {
-		s.mu.Lock()
-		variants := slices.Clone(s.variants)
-		s.mu.Unlock()
-		// Who joins from here on is no longer concerned by the batch.
-		if todo := unrendered(s.batch, variants); len(todo) > 0 {
-			s.hub.callbacks.Go(func() {
-				defer s.hub.goroutines.Go(s.run) // also if a Render ends its goroutine
-				for _, render := range todo {
-					render()
-				}
-			})
-			return
-		}
-		s.mu.Lock()
-		s.pushLocked()
-		s.mu.Unlock()
-		for _, d := range s.batch {
-			d.release()
-		}
-		s.batch = nil
-	}
-}
-
-// take moves a run of events from the queue to the batch, and reports whether there were
-// any. A close ends a run.
-func (s *shard) take() bool {
-	s.queueMu.Lock()
-	defer s.queueMu.Unlock()
-	if s.active = len(s.queue) > 0; !s.active {
-		s.queue = nil
-		return false
-	}
-	s.queueMu.Unlock()
-	s.gather()
-	s.queueMu.Lock()
-	n := 0
-	for size := 0; n < len(s.queue) && (n == 0 || size+len(s.queue[n].env.Body) <= maxRun); n++ {
-		size += len(s.queue[n].env.Body)
-		if s.queue[n].env.Kind == envelope.Close {
-			n++
-			break
-		}
-	}
-	s.first = s.last - uint64(len(s.queue)) + 1
-	s.batch = s.queue[:n:n]
-	if s.queue = s.queue[n:]; len(s.queue) == 0 {
-		s.queue = nil
-	}
-	return true
-}
-
-// gather lets whoever is publishing go on for as long as the queue grows: what comes now
-// costs no write of its own. Its patience is in proportion to the writes that this may
-// save, a hundredth of what they cost.
-func (s *shard) gather() {
-	patience := int(s.size.Load()) / 4
-	most := int64(0)
-	for yields := 0; yields < patience && most < maxRun; yields++ {
-		if queued := s.group.queued.Load(); queued > most {
-			most, yields = queued, 0
-		}
-		runtime.Gosched()
-	}
+func (h *Hub) newMembers(g *group) *members {
+	return fanout.NewGroup(fanout.Owner[*Conn, variant, *delivery]{
+		Variant:   (*Conn).variant,
+		Push:      h.push,
+		Prepare:   unrendered,
+		Go:        h.goroutines.Go,
+		GoPrepare: h.callbacks.Go,
+		Emptied:   func() { h.tellGap(g) },
+	})
 }
 
 // A variant is what members have in common whose bytes are the same.
@@ -258,32 +68,28 @@ func unrendered(batch []*delivery, variants []variant) (todo []func()) {
 	return todo
 }
 
-// pushLocked gives every member its part of the batch: nearly all of them the same
-// buffer, those that joined within it or are excepted somewhere one of their own.
-func (s *shard) pushLocked() {
-	compositions := make([]composition, len(s.variants))
-	for i, v := range s.variants {
-		compositions[i] = s.hub.compose(v, s.batch)
+// push gives every member its part of a batch: nearly all of them the same buffer, those
+// that joined within it or are excepted somewhere one of their own. It never blocks.
+func (h *Hub) push(batch []*delivery, variants []variant, conns iter.Seq2[*Conn, int]) {
+	compositions := make([]composition, len(variants))
+	for i, v := range variants {
+		compositions[i] = h.compose(v, batch)
 	}
-	excepting := false
-	for _, d := range s.batch {
-		excepting = excepting || d.except != nil
-	}
-	closing := s.batch[len(s.batch)-1]
-	if closing.env.Kind != envelope.Close {
+	excepting := slices.ContainsFunc(batch, func(d *delivery) bool { return d.except != nil })
+	closing := batch[len(batch)-1]
+	if !closing.Last() {
 		closing = nil
 	}
 	var delivered, dropped, ignored int
-	for _, m := range s.members {
-		c := m.conn
-		batch := s.batch
-		if m.since >= s.first || excepting {
-			batch = s.batchFor(m)
+	for c, from := range conns {
+		own := batch[from:]
+		if excepting {
+			own = slices.DeleteFunc(slices.Clone(own), func(d *delivery) bool { return d.excepts(c) })
 		}
-		whole := &compositions[slices.Index(s.variants, c.variant())]
-		if len(batch) < len(s.batch) {
-			own := s.hub.compose(c.variant(), batch)
-			whole = &own
+		whole := &compositions[slices.Index(variants, c.variant())]
+		if len(own) < len(batch) {
+			composed := h.compose(c.variant(), own)
+			whole = &composed
 		}
 		// A connection that refuses frames is closing: it is none that should have
 		// had them.
@@ -293,26 +99,15 @@ func (s *shard) pushLocked() {
 		dropped += whole.lost
 		ignored += whole.ignore
 		if whole.handle {
-			c.handleAll(batch)
+			c.handleAll(own)
 		}
-		if closing != nil && len(batch) > 0 && batch[len(batch)-1] == closing {
+		if closing != nil && len(own) > 0 && own[len(own)-1] == closing {
 			c.outbox.CloseWith(closing.env.Number, string(closing.env.Body))
 		}
 	}
-	s.hub.count.delivered.Add(uint64(delivered))
-	s.hub.count.dropped.Add(uint64(dropped))
-	s.hub.count.unhandled.Add(uint64(ignored))
-}
-
-// batchFor returns the part of the batch that is for one member.
-func (s *shard) batchFor(m *membership) []*delivery {
-	var own []*delivery
-	for i, d := range s.batch {
-		if _, excepted := d.except[m.conn]; !excepted && s.first+uint64(i) > m.since {
-			own = append(own, d)
-		}
-	}
-	return own
+	h.count.delivered.Add(uint64(delivered))
+	h.count.dropped.Add(uint64(dropped))
+	h.count.unhandled.Add(uint64(ignored))
 }
 
 // compose joins the frames of a batch for a variant.
@@ -352,10 +147,7 @@ type delivery struct {
 	group  *group // nil: sent to one connection
 	env    *envelope.Envelope
 	id     string // position in the group's history, "" without
-	size   int64
 	except map[*Conn]struct{}
-
-	holders atomic.Int32 // shards that have it queued
 
 	mu      sync.Mutex
 	frames  frames // Forward's
@@ -373,14 +165,15 @@ type rendering struct {
 	frames frames
 }
 
-// release gives up a hold. The last one makes room in the group's queue.
-func (d *delivery) release() {
-	if d.holders.Add(-1) > 0 {
-		return
-	}
-	d.group.queued.Add(-d.size)
-	d.group.signalRoom()
-	d.hub.tellGap(d.group)
+// Size is what the delivery counts for while it is queued, in bytes.
+func (d *delivery) Size() int { return len(d.env.Body) }
+
+// Last reports whether nothing may follow the delivery in one batch: a close ends it.
+func (d *delivery) Last() bool { return d.env.Kind == envelope.Close }
+
+func (d *delivery) excepts(c *Conn) bool {
+	_, ok := d.except[c]
+	return ok
 }
 
 func (d *delivery) event() Event {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
@@ -240,8 +241,8 @@ func mergeOptions(opts []SendOption) (all SendOption) {
 // A group is what a hub knows of a group with members here. It exists as long as
 // somebody holds it: a member, or a join under way.
 type group struct {
-	name  string
-	first shard // and, as its next ones, those of a large group
+	name string
+	*members
 
 	policy     GroupPolicy
 	sequence   *sequence.Sequence[*delivery] // nil: no history
@@ -250,33 +251,8 @@ type group struct {
 	mismatch   atomic.Bool // it was logged that an event had no number
 	holders    int         // guarded by Hub.groupsMu
 
-	queued atomic.Int64  // bytes of the events that a shard still has to push
-	room   chan struct{} // a token when queued has fallen
-	gap    atomic.Bool   // events were dropped, and the members are still to be told
+	gap atomic.Bool // events were dropped, and the members are still to be told
 }
-
-// waitForRoom returns when more events may be queued, or with ctx's error.
-func (g *group) waitForRoom(ctx context.Context) error {
-	for g.queued.Load() > maxQueued {
-		select {
-		case <-g.room:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	g.signalRoom() // for whoever else waits
-	return nil
-}
-
-func (g *group) signalRoom() {
-	select {
-	case g.room <- struct{}{}:
-	default:
-	}
-}
-
-// maxQueued is how many bytes of events may wait to be pushed, for each group.
-const maxQueued = 1 << 20
 
 var errEnded = fmt.Errorf("connection has ended: %w", ErrClosed)
 
@@ -286,8 +262,8 @@ func (h *Hub) hold(name string) *group {
 	defer h.groupsMu.Unlock()
 	g := h.groups[name]
 	if g == nil {
-		g = &group{name: name, policy: h.policy(name), room: make(chan struct{}, 1)}
-		g.first.hub, g.first.group = h, g
+		g = &group{name: name, policy: h.policy(name)}
+		g.members = h.newMembers(g)
 		var life context.Context
 		life, g.forget = context.WithCancel(h.life)
 		if g.policy.History > 0 {
@@ -394,7 +370,7 @@ func (c *Conn) enter(g *group) error {
 	if m, ok := c.groups[g.name]; !ok || m != nil {
 		return errMember
 	}
-	c.groups[g.name] = g.shardForNew().add(c)
+	c.groups[g.name] = &membership{g.Add(c), g, time.Now()}
 	c.hub.presenceChanged(g)
 	return nil
 }
@@ -405,11 +381,11 @@ func (h *Hub) leave(c *Conn, name string) {
 	m := c.groups[name]
 	delete(c.groups, name)
 	if m != nil {
-		m.shard.remove(m)
+		m.End()
 	}
 	c.mu.Unlock()
 	if m != nil {
-		h.left(m.shard.group)
+		h.left(m.group)
 	}
 }
 
@@ -421,13 +397,13 @@ func (h *Hub) leaveAll(c *Conn) {
 	c.groups = nil
 	for _, m := range groups {
 		if m != nil {
-			m.shard.remove(m)
+			m.End()
 		}
 	}
 	c.mu.Unlock()
 	for _, m := range groups {
 		if m != nil {
-			h.left(m.shard.group)
+			h.left(m.group)
 		}
 	}
 }
@@ -445,7 +421,7 @@ type receiver Hub
 // Ready implements [Receiver].
 func (r *receiver) Ready(ctx context.Context, topic string) error {
 	if g := (*Hub)(r).group(strings.TrimPrefix(topic, groupPrefix)); g != nil {
-		return g.waitForRoom(ctx)
+		return g.Wait(ctx)
 	}
 	return nil
 }
@@ -479,10 +455,8 @@ func (r *receiver) Deliver(p Publication) {
 			}
 		}
 		// A publisher that can wait has asked Ready.
-		if g.queued.Load() > maxQueued {
-			for s := range g.shards() {
-				h.count.dropped.Add(uint64(s.size.Load()))
-			}
+		if g.Full() {
+			h.count.dropped.Add(uint64(g.Count()))
 			g.gap.Store(true)
 			h.tellGap(g) // the queue may have emptied meanwhile
 			return
@@ -514,7 +488,7 @@ func (r *receiver) Lost(topics []string) {
 // tellGap says Resync for the events that were dropped, once for all of them and not
 // before there is room for what follows.
 func (h *Hub) tellGap(g *group) {
-	if g.queued.Load() <= maxQueued/2 && g.gap.CompareAndSwap(true, false) {
+	if g.Roomy() && g.gap.CompareAndSwap(true, false) {
 		h.resync(g)
 	}
 }
@@ -523,10 +497,8 @@ func (h *Hub) tellGap(g *group) {
 func (h *Hub) resync(groups ...*group) {
 	concerned := make(map[*Conn][]string)
 	for _, g := range groups {
-		for s := range g.shards() {
-			for _, c := range s.conns() {
-				concerned[c] = append(concerned[c], g.name)
-			}
+		for _, c := range g.Members() {
+			concerned[c] = append(concerned[c], g.name)
 		}
 	}
 	for c, names := range concerned {
@@ -563,16 +535,7 @@ func (h *Hub) fanOut(d *delivery) {
 			d.except[c] = struct{}{}
 		}
 	}
-	d.size = int64(len(d.env.Body)) + deliveryOverhead
-	d.group.queued.Add(d.size)
-	d.holders.Store(1)
-	for s := range d.group.shards() {
-		if s.size.Load() > 0 {
-			d.holders.Add(1)
-			s.put(d)
-		}
-	}
-	d.release()
+	d.group.Send(d)
 }
 
 // deliverDirect delivers an event to one connection of this hub. It reports whether

@@ -44,8 +44,8 @@ func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*d
 	}
 	source.Take = h.fanOut
 	source.Lost = func() { h.resync(g) }
-	source.Full = func() bool { return g.queued.Load() > maxQueued }
-	source.Wait = g.waitForRoom
+	source.Full = g.Full
+	source.Wait = g.Wait
 	source.Recovered = func() { h.count.recovered.Add(1) }
 	return sequence.New(ctx, source)
 }

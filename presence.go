@@ -72,12 +72,12 @@ func (h *Hub) localMembers(group string) []Member {
 		return nil
 	}
 	var all []Member
-	for s := range g.shards() {
-		s.mu.Lock()
-		for _, m := range s.members {
-			all = append(all, Member{m.conn.channel, m.conn.user.ID, m.joined})
+	for _, c := range g.Members() {
+		c.mu.Lock()
+		if m := c.groups[group]; m != nil { // else it has just left
+			all = append(all, Member{c.channel, c.user.ID, m.since})
 		}
-		s.mu.Unlock()
+		c.mu.Unlock()
 	}
 	return all
 }

@@ -355,7 +355,7 @@ func TestServerThatComesBackEmptyIsResync(t *testing.T) {
 			if err := s.start(); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, func() bool { return sender.Ping(background) == nil }, "the sender is not back")
+			eventually(t, func() bool { return sender.Stats().LayerUp }, "the sender is not back")
 			sendNumbers(t, sender, "g", 11, 10+more)
 			proxy.mend()
 			c.Expect(`{"type":"resync","group":"g"}`)

@@ -24,22 +24,7 @@ func TestSentinelFailover(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			master := start(t)
-			replica := start(t, "--replicaof", "127.0.0.1 "+master.port, "--repl-diskless-sync-delay", "0")
-			await(t, "replication", func() bool {
-				return strings.Contains(replica.cli("INFO", "replication"), "master_link_status:up")
-			})
-			config := filepath.Join(t.TempDir(), "sentinel.conf")
-			err := os.WriteFile(config, fmt.Appendf(nil, "sentinel monitor app 127.0.0.1 %s 1\n"+
-				"sentinel down-after-milliseconds app 1000\nsentinel failover-timeout app 5000\n", master.port), 0o600)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sentinel := start(t, config, "--sentinel")
-			await(t, "the sentinel", func() bool {
-				return strings.Contains(sentinel.cli("SENTINEL", "MASTER", "app"), "num-slaves\n1\n")
-			})
-
+			master, replica, sentinel := startSentinel(t)
 			l := layer(t, sentinel.url()+"?master_set=app", nil)
 			h := attach(t, l, "topic")
 			await(t, "Up", h.Up)
@@ -62,4 +47,25 @@ func TestSentinelFailover(t *testing.T) {
 			checkOrder(t, w, h, "topic")
 		})
 	}
+}
+
+// startSentinel starts a master, which the sentinel knows as app, and a replica.
+func startSentinel(t *testing.T) (master, replica, sentinel *server) {
+	t.Helper()
+	master = start(t)
+	replica = start(t, "--replicaof", "127.0.0.1 "+master.port, "--repl-diskless-sync-delay", "0")
+	await(t, "replication", func() bool {
+		return strings.Contains(replica.cli("INFO", "replication"), "master_link_status:up")
+	})
+	config := filepath.Join(t.TempDir(), "sentinel.conf")
+	err := os.WriteFile(config, fmt.Appendf(nil, "sentinel monitor app 127.0.0.1 %s 1\n"+
+		"sentinel down-after-milliseconds app 1000\nsentinel failover-timeout app 5000\n", master.port), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sentinel = start(t, config, "--sentinel")
+	await(t, "the sentinel", func() bool {
+		return strings.Contains(sentinel.cli("SENTINEL", "MASTER", "app"), "num-slaves\n1\n")
+	})
+	return master, replica, sentinel
 }

@@ -1,0 +1,479 @@
+package redis_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
+)
+
+// crashURL, in the environment, makes this program a hub with one member, for a test
+// that kills it.
+const crashURL = "GROUPHUB_CRASH_URL"
+
+func TestMain(m *testing.M) {
+	if url := os.Getenv(crashURL); url != "" {
+		l, err := grouphub.NewRedisLayer(url, nil)
+		if err != nil {
+			panic(err)
+		}
+		server := httptest.NewServer(grouphub.New(presenceOptions(l)))
+		if _, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http")+"/all", nil); err != nil {
+			panic(err)
+		}
+		fmt.Println("joined")
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+// site is a hub on a layer of its own, behind a real server. A connection's path is the
+// group that it joins.
+type site struct {
+	*grouphub.Hub
+	url string
+}
+
+func startSite(t *testing.T, options *grouphub.Options) *site {
+	t.Helper()
+	options.Logger = slog.New(slog.DiscardHandler)
+	options.Consumer = grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join(strings.Trim(c.Request().URL.Path, "/")) },
+		Events:  grouphub.Events{"n": grouphub.Forward()},
+	}
+	hub := grouphub.New(options)
+	server := httptest.NewServer(hub)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := hub.Shutdown(ctx); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		server.Close()
+	})
+	return &site{hub, "ws" + strings.TrimPrefix(server.URL, "http")}
+}
+
+func keeping(n int) func(string) grouphub.GroupPolicy {
+	return func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{History: n} }
+}
+
+func presenceOptions(l grouphub.Layer) *grouphub.Options {
+	return &grouphub.Options{Layer: l, Logger: slog.New(slog.DiscardHandler),
+		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} },
+		Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error { return c.Join("all") },
+		}}
+}
+
+// sendSurely sends a number until it is accepted, with a key so that it goes out once.
+func sendSurely(t *testing.T, hub *grouphub.Hub, group string, n int) {
+	deadline := time.Now().Add(patience)
+	for {
+		err := hub.GroupSend(context.Background(), group, "n", n, grouphub.Once(fmt.Sprint(n)))
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, grouphub.ErrUncertain) && !errors.Is(err, grouphub.ErrUnavailable) || time.Now().After(deadline) {
+			t.Errorf("GroupSend of %d: %v", n, err)
+			return
+		}
+		time.Sleep(time.Millisecond) // so that a server that is down is not asked all the time
+	}
+}
+
+// A follower is a client that comes back to one of several sites, and resumes.
+type follower struct {
+	t        *testing.T
+	group    string
+	sites    []*site
+	conn     *websocket.Conn // nil: to be dialled
+	position string
+	last     int
+	resyncs  int
+}
+
+// follow returns a client that has joined, and gets what is sent from now on.
+func follow(t *testing.T, group string, sites ...*site) *follower {
+	f := &follower{t: t, group: group, sites: sites}
+	f.dial()
+	var e grouphub.Event
+	if f.conn == nil || f.conn.ReadJSON(&e) != nil || e.Type != "grouphub.position" {
+		t.Errorf("no position, but %+v", e)
+	}
+	f.position = e.ID
+	return f
+}
+
+// dial tries to connect.
+func (f *follower) dial() {
+	query := "/" + f.group + "?resume="
+	if f.position != "" {
+		query += url.QueryEscape(f.group + "@" + f.position)
+	}
+	conn, _, err := websocket.DefaultDialer.Dial(f.sites[rand.IntN(len(f.sites))].url+query, nil)
+	if err == nil {
+		f.conn = conn
+	}
+}
+
+func (f *follower) cut() {
+	if f.conn != nil {
+		f.conn.NetConn().Close()
+		f.conn = nil
+	}
+}
+
+// next returns the next event, over as many connections as it takes.
+func (f *follower) next() grouphub.Event {
+	f.t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		if f.conn == nil {
+			if f.dial(); f.conn == nil {
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
+		}
+		var e grouphub.Event
+		f.conn.SetReadDeadline(deadline)
+		if err := f.conn.ReadJSON(&e); err != nil { // 1013, perhaps: the layer is down
+			f.cut()
+			continue
+		}
+		switch e.Type {
+		case "n":
+			f.position = e.ID
+			return e
+		case "resync":
+			f.resyncs++
+		case "grouphub.position":
+			f.position = e.ID
+		}
+	}
+	f.t.Fatalf("nothing came after %d", f.last)
+	panic("unreachable")
+}
+
+// TestEveryEventExactlyOnce has a publisher that never pauses, except when it is as far
+// ahead as the history covers, and a client that is cut a hundred times and comes back
+// to either hub.
+func TestEveryEventExactlyOnce(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		args    []string
+		disturb func(t *testing.T, s *server, done <-chan struct{})
+	}{
+		{"WhileTheSubscriberIsKilledEvery50ms", nil, func(t *testing.T, s *server, done <-chan struct{}) {
+			for {
+				select {
+				case <-time.After(50 * time.Millisecond):
+					s.cli("CLIENT", "KILL", "TYPE", "pubsub")
+				case <-done:
+					return
+				}
+			}
+		}},
+		{"WhileRedisIsFrozen", nil, func(t *testing.T, s *server, done <-chan struct{}) {
+			for range 2 {
+				select {
+				case <-time.After(500 * time.Millisecond):
+				case <-done:
+					return
+				}
+				s.process.Process.Signal(syscall.SIGSTOP)
+				time.Sleep(3 * time.Second) // the length of the freeze
+				s.process.Process.Signal(syscall.SIGCONT)
+			}
+		}},
+		{"AcrossCrashesOfAServerThatPersists", []string{"--appendonly", "yes", "--appendfsync", "always"},
+			func(t *testing.T, s *server, done <-chan struct{}) {
+				for range 3 {
+					select {
+					case <-time.After(500 * time.Millisecond):
+					case <-done:
+						return
+					}
+					s.kill()
+					if err := s.run(); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := start(t, c.args...)
+			var sites []*site
+			for range 2 {
+				sites = append(sites, startSite(t, &grouphub.Options{Layer: layer(t, s.url(), nil), Policy: keeping(2000)}))
+			}
+			// One stays, and must get everything without anybody's help.
+			stays, f := follow(t, "g", sites[0]), follow(t, "g", sites...)
+			ahead, stop, done := make(chan struct{}, 500), make(chan struct{}), make(chan struct{})
+			sent := make(chan int, 1)
+			var running sync.WaitGroup
+			running.Go(func() {
+				for i := 1; ; i++ {
+					select {
+					case ahead <- struct{}{}:
+						sendSurely(t, sites[i%2].Hub, "g", i)
+					case <-stop:
+						sent <- i - 1
+						return
+					}
+				}
+			})
+			disturbed := make(chan struct{})
+			running.Go(func() {
+				defer close(disturbed)
+				c.disturb(t, s, done)
+			})
+			end := atomic.Int64{}
+			end.Store(1 << 60)
+			check := func(f *follower, each func()) {
+				for int64(f.last) < end.Load() {
+					e := f.next()
+					if string(e.Data) != fmt.Sprint(f.last+1) || f.resyncs > 0 {
+						t.Errorf("after %d, and %d resyncs, came %+v", f.last, f.resyncs, e)
+						break
+					}
+					f.last++
+					each()
+				}
+			}
+			running.Go(func() { check(stays, func() {}) })
+			cuts, reads := 0, 0
+			stopped := false
+			begun := time.Now()
+			check(f, func() {
+				select {
+				case <-ahead:
+				default:
+				}
+				if reads--; reads < 0 {
+					f.cut()
+					cuts, reads = cuts+1, rand.IntN(200)
+				}
+				over := cuts >= 100
+				if over && c.name != "WhileTheSubscriberIsKilledEvery50ms" {
+					select {
+					case <-disturbed:
+					default:
+						over = false
+					}
+				}
+				if over && !stopped {
+					stopped = true
+					close(stop)
+					end.Store(int64(<-sent))
+				}
+			})
+			t.Logf("%d events, %d cuts in %v; hubs recovered %d and %d", f.last, cuts, time.Since(begun).Round(time.Millisecond),
+				sites[0].Stats().Recovered, sites[1].Stats().Recovered)
+			if !stopped {
+				close(stop)
+			}
+			close(done)
+			f.cut()
+			running.Wait()
+			stays.cut()
+			if stays.last != f.last {
+				t.Errorf("who stayed has %d events, who came back %d", stays.last, f.last)
+			}
+		})
+	}
+}
+
+func TestSentinelFailoverThatLostWrites(t *testing.T) {
+	t.Parallel()
+	master, replica, sentinel := startSentinel(t)
+	url := sentinel.url() + "?master_set=app"
+	sites := []*site{
+		startSite(t, &grouphub.Options{Layer: layer(t, url, nil), Policy: keeping(100)}),
+		startSite(t, &grouphub.Options{Layer: layer(t, url, nil), Policy: keeping(100)}),
+	}
+	followers := []*follower{follow(t, "g", sites[0]), follow(t, "g", sites[1])}
+	expect := func(from, to int) {
+		t.Helper()
+		for _, f := range followers {
+			for i := from; i <= to; i++ {
+				if e := f.next(); string(e.Data) != fmt.Sprint(i) {
+					t.Fatalf("got %+v, want %d", e, i)
+				}
+			}
+		}
+	}
+	for i := 1; i <= 10; i++ {
+		sendSurely(t, sites[0].Hub, "g", i)
+	}
+	expect(1, 10)
+	offset := regexp.MustCompile(`(?:master|slave)_repl_offset:\d+`)
+	number := func(s *server) string {
+		match := offset.FindString(s.cli("INFO", "replication"))
+		return match[strings.IndexByte(match, ':'):]
+	}
+	await(t, "the replica to have them", func() bool { return number(master) == number(replica) })
+	replica.cli("CONFIG", "SET", "masterauth", "wrong")
+	master.cli("CLIENT", "KILL", "TYPE", "replica")
+	await(t, "the replica to be alone", func() bool {
+		return strings.Contains(replica.cli("INFO", "replication"), "master_link_status:down")
+	})
+	for i := 11; i <= 20; i++ { // accepted, delivered, and lost
+		sendSurely(t, sites[0].Hub, "g", i)
+	}
+	expect(11, 20)
+	master.kill()
+	stop := make(chan struct{})
+	var sending sync.WaitGroup
+	sending.Go(func() { // some get numbers that were given out before
+		for i := 21; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(10 * time.Millisecond):
+				sendSurely(t, sites[1].Hub, "g", i)
+			}
+		}
+	})
+	for _, f := range followers {
+		for f.last = 20; f.resyncs == 0 || f.last < 60; {
+			e := f.next()
+			var n int
+			// Where the Resync stands some are missing, and nothing may come twice.
+			if fmt.Sscan(string(e.Data), &n); n <= f.last {
+				t.Errorf("after %d came %d", f.last, n)
+				break
+			}
+			f.last = n
+		}
+		if f.resyncs != 1 {
+			t.Errorf("%d resyncs, want 1", f.resyncs)
+		}
+		f.cut()
+	}
+	close(stop)
+	sending.Wait()
+}
+
+func TestTwoThousandClientsThatComeBackAtOnce(t *testing.T) {
+	const clients, groups, missed = 2000, 50, 20
+	s := start(t)
+	old := startSite(t, &grouphub.Options{Layer: layer(t, s.url(), nil), Policy: keeping(100)})
+	new := startSite(t, &grouphub.Options{Layer: layer(t, s.url(), nil), Policy: keeping(100)})
+	var followers [clients]*follower
+	for i := range followers {
+		followers[i] = follow(t, fmt.Sprint("room", i%groups), old)
+	}
+	for _, f := range followers {
+		f.cut()
+		f.sites = []*site{new}
+	}
+	await(t, "all to be gone", func() bool { return old.Stats().Conns == 0 })
+	send := func(from, to int) {
+		for group := range groups {
+			for i := from; i <= to; i++ {
+				sendSurely(t, old.Hub, fmt.Sprint("room", group), i)
+			}
+		}
+	}
+	send(1, missed)
+
+	before := s.commands(t)
+	begun := time.Now()
+	var wg sync.WaitGroup
+	for _, f := range followers { // at once
+		wg.Go(func() {
+			for i := 1; i <= missed; i++ {
+				if e := f.next(); string(e.Data) != fmt.Sprint(i) {
+					t.Errorf("%s: got %+v, want %d", f.group, e, i)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(begun)
+	commands := s.commands(t) - before
+	t.Logf("%d clients have what they missed after %v; redis ran %d commands for %d groups", clients, took, commands, groups)
+	if took > 5*time.Second {
+		t.Errorf("%v, want 5s at most", took)
+	}
+	if commands > 10*groups {
+		t.Errorf("%d commands for %d groups, want a few each", commands, groups)
+	}
+	send(missed+1, missed+1) // and they are live
+	for _, f := range followers {
+		if e := f.next(); string(e.Data) != fmt.Sprint(missed+1) || f.resyncs > 0 {
+			t.Errorf("%s: got %+v after %d resyncs", f.group, e, f.resyncs)
+		}
+		f.cut()
+	}
+}
+
+var calls = regexp.MustCompile(`cmdstat_([a-z|]+):calls=(\d+)`)
+
+// commands returns how many commands clients have sent, which leaves out those that
+// scripts have run. The heartbeats of hubs are among them.
+func (s *server) commands(t *testing.T) (total int) {
+	for _, match := range calls.FindAllStringSubmatch(s.cli("INFO", "commandstats"), -1) {
+		switch match[1] {
+		case "evalsha", "eval", "subscribe", "unsubscribe":
+			var n int
+			fmt.Sscan(match[2], &n)
+			total += n
+		}
+	}
+	return total
+}
+
+func TestMembersOfAProcessThatIsKilledVanish(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	hub := grouphub.New(presenceOptions(layer(t, s.url(), nil)))
+	defer hub.Shutdown(context.Background())
+	hubtest.Dial(t, hub, "/")
+	count := func() int {
+		members, err := hub.Members(t.Context(), "all")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(members)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	crashing := exec.Command(program)
+	crashing.Env = append(os.Environ(), crashURL+"="+s.url())
+	if err := crashing.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer crashing.Process.Kill()
+	await(t, "two members", func() bool { return count() == 2 })
+	crashing.Process.Kill()
+	crashing.Wait()
+	killed := time.Now()
+	for count() != 1 {
+		if time.Since(killed) > 90*time.Second {
+			t.Fatal("the members are still there after 90s")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Logf("gone after %v", time.Since(killed).Round(time.Second))
+}

@@ -1,8 +1,8 @@
 //go:build linux
 
 // Redis measures what the Redis layer costs: how many GroupSend a process can do beside
-// what redis-benchmark does on the same server, and how much longer an event takes to a
-// browser than through the memory layer. It starts a redis-server of its own on loopback.
+// what redis-benchmark does on the same server, with history and without, what a Join
+// costs, and how much longer an event takes to a browser than through the memory layer. It starts a redis-server of its own on loopback.
 //
 // Rounds are interleaved, in random order within each, since a machine is never the same
 // for two minutes. Given are the median of the rounds, the minimum and the maximum.
@@ -72,7 +72,7 @@ func measure(ctx context.Context, rounds int, length time.Duration, events int, 
 	defer stop()
 	url := "redis://127.0.0.1:" + port
 	newHub := func(layer grouphub.Layer) *grouphub.Hub {
-		return grouphub.New(&grouphub.Options{Layer: layer, Consumer: grouphub.Consumer{
+		return grouphub.New(&grouphub.Options{Layer: layer, Policy: policy, Consumer: grouphub.Consumer{
 			Connect: func(c *grouphub.Conn) error { return c.Join(room) },
 			Events:  grouphub.Events{"*": grouphub.Forward()},
 		}})
@@ -102,7 +102,30 @@ func measure(ctx context.Context, rounds int, length time.Duration, events int, 
 	}}}
 	for _, senders := range []int{1, 64, 512} {
 		figures = append(figures, &figure{name: fmt.Sprintf("GroupSend, %d goroutines", senders), columns: perSecond,
-			measure: func(ctx context.Context) ([]float64, error) { return throughput(ctx, sender, senders, length) }})
+			measure: func(ctx context.Context) ([]float64, error) {
+				return throughput(ctx, sender, "room:nobody's", senders, length)
+			}}, &figure{name: fmt.Sprintf("GroupSend with history, %d goroutines", senders), columns: perSecond,
+			measure: func(ctx context.Context) ([]float64, error) {
+				return throughput(ctx, sender, keptGroup, senders, length)
+			}})
+	}
+	figures = append(figures, &figure{name: "redis-benchmark -P 16 EVALSHA, the script of a GroupSend with history", columns: perSecond,
+		measure: func(ctx context.Context) ([]float64, error) { return scriptBenchmark(ctx, port, sender) }})
+	for _, members := range []bool{true, false} {
+		where := map[bool]string{true: "a group that has members here", false: "a group that has none here"}[members]
+		for _, join := range []struct {
+			name, group string
+			opts        []grouphub.JoinOption
+		}{
+			{"", "plain:", nil},
+			{" and history", "kept:", nil},
+			{" and history, replaying 100 events", "kept:", []grouphub.JoinOption{grouphub.Last(missed)}},
+		} {
+			figures = append(figures, &figure{name: "Join of " + where + join.name, columns: microseconds,
+				measure: func(ctx context.Context) ([]float64, error) {
+					return joins(ctx, one, join.group, members, join.opts...)
+				}})
+		}
 	}
 	figures = append(figures,
 		&figure{name: "delivery, memory layer", columns: microseconds, measure: func(ctx context.Context) ([]float64, error) {
@@ -216,19 +239,19 @@ func event(group string) any {
 
 // throughput sends from many goroutines, each the next when the last has been accepted,
 // to a group without members.
-func throughput(ctx context.Context, hub *grouphub.Hub, senders int, length time.Duration) ([]float64, error) {
+func throughput(ctx context.Context, hub *grouphub.Hub, group string, senders int, length time.Duration) ([]float64, error) {
 	var calls atomic.Int64
 	var sending sync.WaitGroup
 	failed := make(chan error, senders)
 	var over atomic.Bool
-	data := event("room:nobody's")
+	data := event(group)
 	start, used := time.Now(), cpuTime()
 	for range senders {
 		sending.Go(func() {
 			n := int64(0)
 			defer func() { calls.Add(n) }()
 			for ; !over.Load(); n++ {
-				if err := hub.GroupSend(ctx, "room:nobody's", "chat.message", data); err != nil {
+				if err := hub.GroupSend(ctx, group, "chat.message", data); err != nil {
 					failed <- err
 					return
 				}

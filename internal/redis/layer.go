@@ -1,7 +1,7 @@
 // Package redis is the channel layer on Redis: grouphub.RedisLayer, whose documentation
 // says what is promised. Here is how the parts divide the work.
 //
-// A [Layer] sends every command but subscriptions through one pipeline. A [Subscription]
+// A [Layer] sends every command but subscriptions through its pipelines. A [Subscription]
 // keeps the books of what one hub is subscribed to; its links, connections to Redis, do
 // as the books say, and note there what the server confirms. In a Cluster with sharded
 // pub/sub a router assigns topics to the links of their nodes. For each queue that
@@ -34,6 +34,7 @@ const (
 	backoffMax       = 2 * time.Second
 	closeGrace       = 500 * time.Millisecond // for connections to end in good order
 	unsubscribeDelay = time.Second            // how much later than Remove
+	pipelines        = 2                      // one gathers commands while the server is busy with the other's
 	batchSize        = 512                    // commands, or channels, sent at once
 	queueLease       = 15 * time.Second       // longer than to take, hand over and remove a message
 	queuePoll        = time.Second
@@ -67,7 +68,7 @@ type Layer struct {
 	ctx     context.Context // ends with the layer
 	cancel  context.CancelFunc
 	running sync.WaitGroup // every goroutine of the layer
-	jobs    chan *job      // to the pipeline
+	jobs    chan *job      // to the pipelines
 
 	discarded  atomic.Uint64 // payloads that could not be opened
 	discarding sync.Once     // logs the first of them
@@ -120,7 +121,9 @@ func New(url string, opts Options) (*Layer, error) {
 		return nil, fmt.Errorf("%w: connect to redis at %s: %w", fault.ErrUnavailable, strings.Join(option.InitAddress, ", "), err)
 	}
 	l.cluster = l.client.Mode() == rueidis.ClientModeCluster
-	l.running.Go(l.pipeline)
+	for range pipelines {
+		l.running.Go(l.pipeline)
+	}
 	return l, nil
 }
 

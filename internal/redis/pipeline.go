@@ -20,14 +20,14 @@ import (
 // jobWaiting, decides what becomes of it.
 type job struct {
 	command rueidis.Completed
-	result  chan rueidis.RedisResult // holds one, so that the pipeline never waits
+	result  chan rueidis.RedisResult // holds one, so that a pipeline never waits
 	timer   *time.Timer
 	state   atomic.Int32
 }
 
 const (
 	jobWaiting = iota
-	jobTaken   // by the pipeline: it may take effect
+	jobTaken   // by a pipeline: it may take effect
 	jobLeft    // by its caller: it will not be sent
 )
 
@@ -108,7 +108,8 @@ func (l *Layer) kindOf(err error) error {
 	}
 }
 
-// pipeline sends what is waiting, all at once, then what has come meanwhile.
+// pipeline sends what is waiting, all at once, then what has come meanwhile. There are
+// several: whoever waits for an answer before his next command keeps his order.
 func (l *Layer) pipeline() {
 	jobs := make([]*job, 0, batchSize)
 	commands := make([]rueidis.Completed, 0, batchSize)

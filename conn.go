@@ -1,16 +1,14 @@
 package grouphub
 
 import (
-	"compress/flate"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"net/http"
-	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +19,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/inbox"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 
@@ -29,16 +28,14 @@ import (
 
 // Close codes that this package sends by itself.
 const (
-	closeNormal        = 1000
-	closeGoingAway     = 1001 // Shutdown
-	closeNoStatus      = 1005 // never sent: a close frame without a code
-	closeAbnormal      = 1006 // never sent: no close frame at all
-	closeInvalidData   = 1007 // not UTF-8, or not what ReceiveAs decodes
-	closePolicy        = 1008 // more messages than ReceiveRate allows
-	closeTooBig        = 1009 // a message larger than MaxMessageSize
-	closeInternalError = 1011 // a callback failed
-	closeTryAgainLater = 1013 // too slow, or the layer is down
-	closeUnauthorized  = 4401 // User.Expires has passed
+	closeGoingAway      = 1001 // Shutdown
+	closeAbnormal       = 1006 // never sent: no close frame at all
+	closeInvalidData    = 1007 // not UTF-8, or not what ReceiveAs decodes
+	closePolicy         = 1008 // more messages than ReceiveRate allows
+	closeInternalError  = 1011 // a callback failed
+	closeServiceRestart = 1012 // it may have been logged out unnoticed
+	closeTryAgainLater  = 1013 // too slow, or the layer is down
+	closeUnauthorized   = 4401 // User.Expires has passed
 )
 
 const (
@@ -156,7 +153,7 @@ type Conn struct {
 
 	mu     sync.Mutex             // may be held while a shard's is taken, never the reverse
 	groups map[string]*membership // nil values are Joins under way
-	resume map[string]string      // by group: the id of what the client had last, until a Join uses it
+	resume []string               // group@id: what the client had last, until a Join uses it
 	left   []string               // what Groups answers once ended
 	ended  bool
 }
@@ -288,7 +285,7 @@ func (c *Conn) Close(code int, reason string) error {
 func (c *Conn) connect() {
 	defer c.strand.Release()
 	if c.user.ID != "" {
-		err := catchUp(c.ctx, c.hub.everyone, sequence.Replay{}) // or a logout could be missed
+		err := c.hub.everyone.CatchUp(c.ctx, sequence.Replay{}) // or a logout could be missed
 		if err == nil {
 			err = c.hub.join(c.ctx, c, UserGroup(c.user.ID), sequence.Replay{})
 		}
@@ -376,8 +373,7 @@ func (c *Conn) call(name string, fn func() error) {
 	returned := false
 	defer func() {
 		if p := recover(); p != nil {
-			c.hub.logger().Error("grouphub: callback panicked", "callback", name, "channel", c.channel,
-				"panic", p, "stack", string(debug.Stack()))
+			c.hub.logPanic(p, name, c.channel)
 			c.outbox.CloseWith(closeInternalError, "internal error")
 		} else if !returned { // runtime.Goexit, as by a test's FailNow
 			c.outbox.CloseWith(closeInternalError, "internal error")
@@ -459,25 +455,16 @@ func (c *Conn) finish() {
 		if fn := c.endpoint.consumer.Disconnect; fn != nil && c.connected {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), disconnectTimeout)
 			defer cancel()
-			c.call("disconnect", func() error { fn(ctx, c, c.code()); return nil })
+			c.call("disconnect", func() error { fn(ctx, c, cmp.Or(c.outbox.Code(), closeAbnormal)); return nil })
 		}
 	})
 	c.hub.count.dropped.Add(uint64(dropped))
 }
 
-// code returns the code of the first close frame that was sent, which is the
-// client's where it closed first.
-func (c *Conn) code() int {
-	if code := c.outbox.Code(); code != 0 {
-		return code
-	}
-	return closeAbnormal
-}
-
 func (c *Conn) groupNamesLocked() []string {
 	names := make([]string, 0, len(c.groups))
 	for name, m := range c.groups {
-		if m != nil && !isUserGroup(name) {
+		if m != nil && !strings.HasPrefix(name, userPrefix) {
 			names = append(names, name)
 		}
 	}
@@ -485,53 +472,14 @@ func (c *Conn) groupNamesLocked() []string {
 	return names
 }
 
-// read reads messages until that fails, and sends pings. It does so for melody, which
-// would read a message whole before it looks at its size, where 60 KiB can inflate to 60
-// MiB, and would keep a goroutine for each connection that only sends pings.
+// read reads messages until that fails. It does so for melody, which would read a
+// message whole before it looks at its size, and keep a goroutine for each connection
+// that only sends pings.
 func (c *Conn) read(conn *websocket.Conn) {
-	interval := c.hub.options.PingInterval
-	var pings *time.Timer
-	pings = time.AfterFunc(math.MaxInt64, func() {
-		// The outbox takes control frames without waiting. What fails here the read
-		// loop finds as well.
-		if conn.WriteControl(websocket.PingMessage, nil, time.Time{}) == nil {
-			pings.Reset(interval)
-		}
+	o := &c.hub.options
+	// What fails to be closed is closing already.
+	code := inbox.Read(conn, o.MaxMessageSize, o.PingInterval, c.receive, func(code int, reason string) {
+		_ = c.outbox.CloseWith(code, reason)
 	})
-	pings.Reset(interval) // not before pings is set
-	defer pings.Stop()
-
-	limit := c.hub.options.MaxMessageSize
-	conn.SetReadLimit(limit)
-	for {
-		kind, r, err := conn.NextReader()
-		if err != nil {
-			// gorilla calls the end of the socket a 1006.
-			if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code != closeAbnormal {
-				c.peerCode.Store(int32(closed.Code))
-			}
-			return
-		}
-		data, err := readAtMost(r, limit)
-		switch {
-		case errors.Is(err, errMessageTooBig):
-			c.outbox.CloseWith(closeTooBig, "message too big")
-		case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(flate.CorruptInputError)):
-			c.outbox.CloseWith(closeInvalidData, "message does not inflate")
-		case err != nil: // the next read says what it is
-		default:
-			c.receive(data, kind == websocket.BinaryMessage)
-		}
-	}
-}
-
-var errMessageTooBig = errors.New("message too big")
-
-// readAtMost reads r to its end, or fails with errMessageTooBig past the limit.
-func readAtMost(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, min(limit, math.MaxInt64-1)+1))
-	if err == nil && int64(len(data)) > limit {
-		err = errMessageTooBig
-	}
-	return data, err
+	c.peerCode.Store(int32(code))
 }

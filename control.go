@@ -16,8 +16,6 @@ const controlTopic = "c:all"
 
 var controlKeep = Keep{Count: 10_000, Life: 5 * time.Minute}
 
-const closeServiceRestart = 1012
-
 // listen subscribes to the control topic, if need be when the layer is up.
 func (h *Hub) listen() {
 	listening := func(ctx context.Context) bool {

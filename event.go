@@ -65,7 +65,7 @@ func Forward() EventHandler { return EventHandler{kind: handlerForward} }
 // different events. It may block: only its own event and those behind it in the
 // same group wait. It must not wait for a send to that group. If it fails, or
 // returns what is not UTF-8, that is logged and the event is counted as dropped for
-// the consumer's connections. The returned slice must not be changed afterwards.
+// the consumer's connections.
 func Render(fn func(e Event) ([]byte, error)) EventHandler {
 	if fn == nil {
 		panic("grouphub: Render of a nil function")
@@ -87,9 +87,6 @@ func Handle(fn func(c *Conn, e Event) error) EventHandler {
 // not decode is its sender's mistake: it is logged and counted as dropped, and the
 // connection stays.
 func HandleAs[T any](fn func(c *Conn, v T) error) EventHandler {
-	if fn == nil {
-		panic("grouphub: HandleAs of a nil function")
-	}
 	return Handle(func(c *Conn, e Event) error {
 		var v T
 		if err := e.Decode(&v); err != nil {

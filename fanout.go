@@ -1,10 +1,11 @@
 package grouphub
 
 import (
+	"errors"
 	"iter"
-	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -149,20 +150,16 @@ type delivery struct {
 	id     string // position in the group's history, "" without
 	except map[*Conn]struct{}
 
-	mu      sync.Mutex
-	frames  frames // Forward's
-	renders map[*endpoint]*rendering
+	forward outbox.Message
+	renders sync.Map // of *rendering, by *endpoint
 }
 
-// frames are of one text, as it is and compressed; nil until they are needed.
-type frames struct{ plain, deflated []byte }
-
-// A rendering is what a consumer's Render made of an event. Guarded by the delivery's mu.
+// A rendering is what a consumer's Render made of an event.
 type rendering struct {
-	once   sync.Once // guards itself
-	text   []byte    // nil if it failed
-	done   bool
-	frames frames
+	once    sync.Once
+	done    atomic.Bool
+	text    []byte // once done; nil if it failed
+	message outbox.Message
 }
 
 // Size is what the delivery counts for while it is queued, in bytes.
@@ -187,71 +184,41 @@ func (d *delivery) event() Event {
 // frame returns the event as a frame for an endpoint's connections, nil if its Render
 // failed.
 func (d *delivery) frame(e *endpoint, deflated bool) []byte {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	r, all := d.renders[e], &d.frames
-	if r != nil {
-		if r.text == nil {
+	if value, ok := d.renders.Load(e); ok {
+		r := value.(*rendering)
+		if !r.done.Load() || r.text == nil {
 			return nil
 		}
-		all = &r.frames
+		return r.message.Frame(deflated, func() []byte { return r.text })
 	}
-	frame := &all.plain
-	if deflated {
-		frame = &all.deflated
-	}
-	if *frame == nil {
-		text := d.env.Text(d.id)
-		if r != nil {
-			text = r.text
-		}
-		*frame = outbox.NewFrame(outbox.Text, text, deflated)
-	}
-	return *frame
+	return d.forward.Frame(deflated, func() []byte { return d.env.Text(d.id) })
 }
 
 // rendered reports whether render has returned for an endpoint.
 func (d *delivery) rendered(e *endpoint) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	r := d.renders[e]
-	return r != nil && r.done
+	value, ok := d.renders.Load(e)
+	return ok && value.(*rendering).done.Load()
 }
 
 // render calls a consumer's Render, once; others wait for it.
 func (d *delivery) render(e *endpoint, h EventHandler) {
-	d.mu.Lock()
-	r := d.renders[e]
-	if r == nil {
-		if d.renders == nil {
-			d.renders = make(map[*endpoint]*rendering)
-		}
-		r = &rendering{}
-		d.renders[e] = r
-	}
-	d.mu.Unlock()
+	value, _ := d.renders.LoadOrStore(e, new(rendering))
+	r := value.(*rendering)
 	r.once.Do(func() {
-		var text []byte
+		defer r.done.Store(true)
 		defer func() {
-			p := recover()
-			if p != nil {
-				d.hub.logger().Error("grouphub: callback panicked", "callback", "render "+quoted(d.env.Name),
-					"panic", p, "stack", string(debug.Stack()))
+			if p := recover(); p != nil {
+				d.hub.logPanic(p, "render "+quoted(d.env.Name), "")
 			}
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			r.text, r.done = text, true
 		}()
-		rendered, err := h.render(d.event())
-		switch {
-		case err != nil:
-			d.hub.logger().Error("grouphub: event dropped: render failed", "type", d.env.Name, "error", err)
-		case !utf8.Valid(rendered):
-			d.hub.logger().Error("grouphub: event dropped: render did not return UTF-8", "type", d.env.Name)
-		case rendered == nil:
-			text = []byte{}
-		default:
-			text = rendered
+		text, err := h.render(d.event())
+		if err == nil && !utf8.Valid(text) {
+			err = errors.New("not UTF-8")
 		}
+		if err != nil {
+			d.hub.logger().Error("grouphub: event dropped: render failed", "type", d.env.Name, "error", err)
+			return
+		}
+		r.text = append([]byte{}, text...) // not nil, and nobody else's
 	})
 }

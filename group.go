@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -413,8 +412,6 @@ func (h *Hub) left(g *group) {
 	h.let(g)
 }
 
-func isUserGroup(name string) bool { return strings.HasPrefix(name, userPrefix) }
-
 // receiver is the hub as the layer sees it.
 type receiver Hub
 
@@ -545,36 +542,23 @@ func (h *Hub) deliverDirect(env *envelope.Envelope) bool {
 	if c == nil {
 		return false
 	}
-	d := &delivery{hub: h, env: env}
-	push := func() {
-		frame := d.frame(c.endpoint, c.outbox.Deflated())
-		if frame == nil {
-			h.count.dropped.Add(1)
-		} else if c.outbox.Push(frame) == nil { // else the outbox has counted it
-			h.count.delivered.Add(1)
-		}
-	}
-	switch eh := c.endpoint.consumer.Events.handler(env.Name); eh.kind {
-	case handlerNone:
-		h.count.unhandled.Add(1)
-		h.ignore(env.Name)
-	case handlerForward:
-		push()
-	case handlerRender: // it may block, and the sender must not
-		c.queueEvent(len(env.Body), func() {
-			d.render(c.endpoint, eh)
-			push()
+	d := []*delivery{{hub: h, env: env}}
+	if todo := unrendered(d, []variant{c.variant()}); len(todo) > 0 {
+		c.queueEvent(len(env.Body), func() { // it may block, and the sender must not
+			todo[0]()
+			c.deliver(d)
 		})
-	case handlerHandle:
-		c.handle(eh.handle, d.event())
+	} else {
+		c.deliver(d)
 	}
 	return true
 }
 
-// ignore logs an event type without a handler, once. The caller counts.
+// ignore logs an event type without a handler, once, and later: locks may be held that a
+// log's handler wants. The caller counts.
 func (h *Hub) ignore(event string) {
 	if h.unhandled.Is(event) {
-		h.logLater(func(l *slog.Logger) { l.Debug("grouphub: event type without a handler", "type", event) })
+		h.goroutines.Go(func() { h.logger().Debug("grouphub: event type without a handler", "type", event) })
 	}
 }
 
@@ -583,6 +567,6 @@ func (h *Hub) ignore(event string) {
 func (h *Hub) refusePayload(topic string, err error) {
 	h.count.dropped.Add(1)
 	if h.malformed.Is(err.Error()) {
-		h.logLater(func(l *slog.Logger) { l.Error("grouphub: payload refused", "topic", quoted(topic), "error", err) })
+		h.goroutines.Go(func() { h.logger().Error("grouphub: payload refused", "topic", quoted(topic), "error", err) })
 	}
 }

@@ -2,7 +2,7 @@ package grouphub
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/seed-29c60982/grouphub/internal/sequence"
@@ -77,7 +77,7 @@ func After(id string) JoinOption { return JoinOption{sequence.Replay{After: id, 
 // joinReplaying makes a connection a member of a group with history: what it asks for is
 // replayed, and then it is live, with no gap and no repeat.
 func (c *Conn) joinReplaying(ctx context.Context, g *group, r sequence.Replay) (err error) {
-	if err := catchUp(ctx, g.sequence, r); err != nil {
+	if err := g.sequence.CatchUp(ctx, r); err != nil {
 		return err
 	}
 	for live := false; !live; {
@@ -111,17 +111,7 @@ func (c *Conn) joinReplaying(ctx context.Context, g *group, r sequence.Replay) (
 	return err
 }
 
-// catchUp waits until a sequence is live, within the time that a call may take.
-func catchUp(ctx context.Context, s *sequence.Sequence[*delivery], r sequence.Replay) error {
-	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
-	defer cancel()
-	if err := s.CatchUp(ctx, r); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	return nil
-}
-
-// deliver pushes a piece of history to one connection.
+// deliver pushes events to one connection.
 func (c *Conn) deliver(piece []*delivery) {
 	if len(piece) == 0 {
 		return
@@ -137,22 +127,18 @@ func (c *Conn) deliver(piece []*delivery) {
 	}
 }
 
-// parseResume reads a URL's resume parameters: group@id, where an id has no @.
-func parseResume(values []string) map[string]string {
-	resume := make(map[string]string)
-	for _, v := range values {
-		if i := strings.LastIndexByte(v, '@'); i > 0 {
-			resume[v[:i]] = v[i+1:]
-		}
-	}
-	return resume
-}
-
-// takeResume returns what the URL asks for this group, once.
-func (c *Conn) takeResume(group string) (sequence.Replay, bool) {
+// takeResume returns what the URL's resume parameters, group@id, ask for this group, once.
+// An id has no @.
+func (c *Conn) takeResume(group string) (r sequence.Replay, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	id, ok := c.resume[group]
-	delete(c.resume, group)
-	return sequence.Replay{After: id, From: true}, ok
+	c.resume = slices.DeleteFunc(c.resume, func(v string) bool {
+		i := strings.LastIndexByte(v, '@')
+		if i <= 0 || v[:i] != group {
+			return false
+		}
+		r, ok = sequence.Replay{After: v[i+1:], From: true}, true
+		return true
+	})
+	return r, ok
 }

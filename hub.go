@@ -58,12 +58,16 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/redis"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/track"
 )
@@ -147,18 +151,15 @@ func (o *Options) withDefaults() (Options, error) {
 	if o != nil {
 		d = *o
 	}
-	for _, n := range []struct {
-		name  string
-		value float64
-	}{
-		{"MaxMessageSize", float64(d.MaxMessageSize)}, {"MaxEventSize", float64(d.MaxEventSize)},
-		{"MaxPending", float64(d.MaxPending)}, {"MaxConns", float64(d.MaxConns)},
-		{"ReceiveRate", d.ReceiveRate}, {"ReceiveBurst", float64(d.ReceiveBurst)},
-		{"PingInterval", float64(d.PingInterval)}, {"PongTimeout", float64(d.PongTimeout)},
-		{"WriteTimeout", float64(d.WriteTimeout)}, {"CloseTimeout", float64(d.CloseTimeout)},
+	for name, value := range map[string]float64{
+		"MaxMessageSize": float64(d.MaxMessageSize), "MaxEventSize": float64(d.MaxEventSize),
+		"MaxPending": float64(d.MaxPending), "MaxConns": float64(d.MaxConns),
+		"ReceiveRate": d.ReceiveRate, "ReceiveBurst": float64(d.ReceiveBurst),
+		"PingInterval": float64(d.PingInterval), "PongTimeout": float64(d.PongTimeout),
+		"WriteTimeout": float64(d.WriteTimeout), "CloseTimeout": float64(d.CloseTimeout),
 	} {
-		if !(n.value >= 0) { // NaN included
-			return d, fmt.Errorf("%s is %v", n.name, n.value)
+		if !(value >= 0) { // NaN included
+			return d, fmt.Errorf("%s is %v", name, value)
 		}
 	}
 	d.MaxMessageSize = cmp.Or(d.MaxMessageSize, 64<<10)
@@ -305,11 +306,8 @@ type Stats struct {
 
 // counters are Stats' numbers while they grow.
 type counters struct {
-	accepted, rejected             atomic.Uint64
-	received, published, delivered atomic.Uint64
-	dropped, unhandled             atomic.Uint64
-	slowClosed, resyncs            atomic.Uint64
-	recovered, mismatched          atomic.Uint64
+	accepted, rejected, received, published, delivered, dropped, unhandled,
+	slowClosed, resyncs, recovered, mismatched atomic.Uint64
 }
 
 // Stats returns the numbers of this moment, each for itself.
@@ -321,11 +319,15 @@ func (h *Hub) Stats() Stats {
 	groups := len(h.groups)
 	h.groupsMu.RUnlock()
 	n := &h.count
+	dropped := n.dropped.Load()
+	if l, ok := h.layer.(*RedisLayer); ok {
+		dropped += l.inside.(*redis.Layer).Discarded()
+	}
 	return Stats{
 		Conns: conns, Groups: groups,
 		Accepted: n.accepted.Load(), Rejected: n.rejected.Load(),
 		Received: n.received.Load(), Published: n.published.Load(), Delivered: n.delivered.Load(),
-		Dropped: n.dropped.Load(), Unhandled: n.unhandled.Load(),
+		Dropped: dropped, Unhandled: n.unhandled.Load(),
 		SlowClosed: n.slowClosed.Load(), Resyncs: n.resyncs.Load(),
 		Recovered: n.recovered.Load(), PolicyMismatch: n.mismatched.Load(),
 		LayerUp: h.subscription.Up(),
@@ -339,9 +341,10 @@ func (h *Hub) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// logLater logs where locks are held that a log's handler may want.
-func (h *Hub) logLater(log func(*slog.Logger)) {
-	h.goroutines.Go(func() { log(h.logger()) })
+// logPanic logs what a callback has panicked with. A deferred function calls it.
+func (h *Hub) logPanic(p any, callback, channel string) {
+	h.logger().Error("grouphub: callback panicked", "callback", callback, "channel", channel,
+		"panic", p, "stack", string(debug.Stack()))
 }
 
 // admit takes a seat for a connection, which release gives back. Shutdown waits for it:
@@ -396,11 +399,7 @@ func (h *Hub) conn(channel string) *Conn {
 func (h *Hub) connections() []*Conn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	all := make([]*Conn, 0, len(h.conns))
-	for _, c := range h.conns {
-		all = append(all, c)
-	}
-	return all
+	return slices.Collect(maps.Values(h.conns))
 }
 
 // Shutdown refuses upgrades, closes every connection with 1001, waits for them and for

@@ -52,10 +52,7 @@ type RedisOptions struct {
 // its connection, before it had handed them over: perhaps to a second caller.
 //
 // In a Cluster, rueidis may keep a goroutine for a few seconds after Close.
-type RedisLayer struct {
-	builtIn
-	redis *redis.Layer
-}
+type RedisLayer struct{ builtIn }
 
 // NewRedisLayer connects to Redis and returns a layer, or says within five seconds what
 // is wrong. The URL is redis://user:password@host:port/db, rediss:// for TLS, or
@@ -69,5 +66,5 @@ func NewRedisLayer(url string, opts *RedisOptions) (*RedisLayer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &RedisLayer{builtIn{l}, l}, nil
+	return &RedisLayer{builtIn{l}}, nil
 }

@@ -2,17 +2,13 @@ package grouphub
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
+	"github.com/seed-29c60982/grouphub/internal/name"
 	"github.com/seed-29c60982/grouphub/internal/origin"
 )
 
@@ -68,32 +64,7 @@ func UserGroup(userID string) string {
 	if userID == "" {
 		return ""
 	}
-	if most := maxName - len(userPrefix); len(userID) <= most {
-		if escaped := escape(userID); len(escaped) <= most {
-			return userPrefix + escaped
-		}
-	}
-	// No escaped ID has "%s" in it: after a percent sign come two hex digits.
-	sum := sha256.Sum256([]byte(userID))
-	return userPrefix + "%sha256-" + hex.EncodeToString(sum[:])
-}
-
-// escape writes what may not stand in a name, and the percent sign, as percent
-// signs and two hex digits for each byte, so that it can be undone.
-func escape(s string) string {
-	var b strings.Builder
-	for len(s) > 0 {
-		r, size := utf8.DecodeRuneInString(s)
-		if invalid := r == utf8.RuneError && size == 1; invalid || r == '%' || unicode.IsControl(r) {
-			for _, c := range []byte(s[:size]) {
-				fmt.Fprintf(&b, "%%%02X", c)
-			}
-		} else {
-			b.WriteString(s[:size])
-		}
-		s = s[size:]
-	}
-	return b.String()
+	return userPrefix + name.Encode(userID, maxName-len(userPrefix))
 }
 
 // AllowOrigins returns middleware that lets browsers connect from pages of other

@@ -2,10 +2,9 @@ package grouphub
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/seed-29c60982/grouphub/internal/name"
 )
 
 const (
@@ -16,38 +15,21 @@ const (
 )
 
 // checkName returns an error that wraps ErrInvalidName and says what is wrong,
-// unless name is 1 to 255 bytes of valid UTF-8 without control characters.
-func checkName(operation, name string) error {
-	var fault string
-	switch {
-	case name == "":
-		fault = "is empty"
-	case len(name) > maxName:
-		fault = fmt.Sprintf("has %d bytes, more than %d", len(name), maxName)
-	case !utf8.ValidString(name):
-		fault = "is not valid UTF-8"
-	case strings.ContainsFunc(name, unicode.IsControl):
-		fault = "has a control character"
-	default:
-		return nil
+// unless s is 1 to 255 bytes of valid UTF-8 without control characters.
+func checkName(operation, s string) error {
+	if fault := name.Fault(s, maxName); fault != "" {
+		return fmt.Errorf("%w: %s: %s %s", ErrInvalidName, operation, quoted(s), fault)
 	}
-	return fmt.Errorf("%w: %s: %s %s", ErrInvalidName, operation, quoted(name), fault)
+	return nil
 }
 
 // checkGroup is checkName for what changes a membership: the groups of users
 // are joined by the hub alone.
-func checkGroup(operation, name string) error {
-	if strings.HasPrefix(name, userPrefix) {
-		return fmt.Errorf("%w: %s: %s is reserved for a user's group", ErrInvalidName, operation, quoted(name))
+func checkGroup(operation, group string) error {
+	if strings.HasPrefix(group, userPrefix) {
+		return fmt.Errorf("%w: %s: %s is reserved for a user's group", ErrInvalidName, operation, quoted(group))
 	}
-	return checkName(operation, name)
+	return checkName(operation, group)
 }
 
-// quoted makes a stranger's text fit for an error or a log: one line, printable, short.
-func quoted(s string) string {
-	const most = 80
-	if len(s) > most {
-		return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
-	}
-	return strconv.Quote(s)
-}
+func quoted(s string) string { return name.Quote(s) }

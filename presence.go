@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -115,12 +116,11 @@ func (h *Hub) keepUp(g *group) {
 		h.goroutines.Go(func() {
 			ticker := time.NewTicker(upkeepInterval)
 			defer ticker.Stop()
-			for {
+			for h.life.Err() == nil {
 				select {
 				case <-ticker.C:
 					h.keepAllUp()
 				case <-h.life.Done():
-					return
 				}
 			}
 		})
@@ -129,10 +129,7 @@ func (h *Hub) keepUp(g *group) {
 
 func (h *Hub) keepAllUp() {
 	h.groupsMu.RLock()
-	var groups []*group
-	for _, g := range h.groups {
-		groups = append(groups, g)
-	}
+	groups := slices.Collect(maps.Values(h.groups))
 	h.groupsMu.RUnlock()
 	h.own.Check(false)
 	h.everyone.Check(false)

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
-	"unicode"
+
+	"github.com/seed-29c60982/grouphub/internal/name"
 )
 
 // A *Reject is an error by which [Authenticate] and a Consumer's Accept choose the
@@ -32,11 +32,5 @@ func refuse(w http.ResponseWriter, err error, fallback int) {
 			status = r.Status
 		}
 	}
-	line := strings.Map(func(c rune) rune {
-		if unicode.IsControl(c) {
-			return ' '
-		}
-		return c
-	}, reason)
-	http.Error(w, cmp.Or(strings.TrimSpace(line), http.StatusText(status), "refused"), status)
+	http.Error(w, cmp.Or(name.OneLine(reason), http.StatusText(status), "refused"), status)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,7 +84,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := h.admit(); err != nil {
 		h.count.rejected.Add(1)
-		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+		w.Header().Set("Retry-After", "5") // seconds
 		refuse(w, err, http.StatusServiceUnavailable)
 		return
 	}
@@ -108,10 +107,6 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.connect()
 }
 
-// retryAfter is what a full hub, or one that shuts down, asks clients to wait, in
-// seconds.
-const retryAfter = 5
-
 // accept asks the consumer.
 func (e *endpoint) accept(r *http.Request) (err error) {
 	if e.consumer.Accept == nil {
@@ -120,8 +115,7 @@ func (e *endpoint) accept(r *http.Request) (err error) {
 	returned := false
 	defer func() {
 		if p := recover(); p != nil {
-			e.hub.logger().Error("grouphub: callback panicked", "callback", "accept",
-				"panic", p, "stack", string(debug.Stack()))
+			e.hub.logPanic(p, "accept", "")
 			err = &Reject{Status: http.StatusInternalServerError}
 		} else if !returned { // runtime.Goexit: the handler ends here
 			e.hub.release(nil)
@@ -146,7 +140,7 @@ func (e *endpoint) newConn(r *http.Request) *Conn {
 	c.request.Body = http.NoBody
 	c.user, _ = UserFrom(ctx)
 	if query := r.URL.Query(); query.Has("resume") {
-		c.positions, c.resume = true, parseResume(query["resume"])
+		c.positions, c.resume = true, query["resume"]
 	}
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)
@@ -170,8 +164,7 @@ func (c *Conn) serve(w http.ResponseWriter) {
 	defer func() {
 		// net/http recovers panics of handlers only.
 		if p := recover(); p != nil {
-			c.hub.logger().Error("grouphub: connection panicked", "channel", c.channel,
-				"panic", p, "stack", string(debug.Stack()))
+			c.hub.logPanic(p, "connection", c.channel)
 			if c.outbox != nil {
 				c.outbox.Kill()
 			}

@@ -3,7 +3,9 @@ package sequence
 import (
 	"context"
 	"fmt"
+	"time"
 
+	"github.com/seed-29c60982/grouphub/internal/fault"
 	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
@@ -31,8 +33,10 @@ type Piece[T any] struct {
 
 // CatchUp waits until the sequence is live, and looks into the history for a position
 // that it does not know: the reader may come from where things were quicker, and would
-// get again what is on its way.
+// get again what is on its way. It ends with ctx or after five seconds.
 func (s *Sequence[T]) CatchUp(ctx context.Context, r Replay) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
 	wait := s.ready
 	if at, ok := wire.ParsePosition(r.After); ok && at.Number > 0 {
 		s.mu.Lock()
@@ -46,7 +50,7 @@ func (s *Sequence[T]) CatchUp(ctx context.Context, r Replay) error {
 	case <-wait:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("the history cannot be read: %w", ctx.Err())
+		return fmt.Errorf("%w: the history cannot be read: %w", fault.ErrUnavailable, ctx.Err())
 	}
 }
 

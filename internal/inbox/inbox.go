@@ -1,0 +1,67 @@
+// Package inbox reads from a WebSocket connection.
+package inbox
+
+import (
+	"compress/flate"
+	"errors"
+	"io"
+	"math"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+const (
+	closeAbnormal    = 1006 // what gorilla calls the end of the socket
+	closeInvalidData = 1007
+	closeTooBig      = 1009
+)
+
+// Read hands a connection's messages to receive, and pings the peer, until reading fails.
+// It returns the code of the peer's close frame, 0 if there was none. A message of more
+// bytes than the limit, inflated if it was compressed, or one that does not inflate, is
+// told to end, with a close code; reading goes on, for the peer's answer.
+func Read(conn *websocket.Conn, limit int64, interval time.Duration, receive func(data []byte, binary bool), end func(code int, reason string)) int {
+	var pings *time.Timer
+	pings = time.AfterFunc(math.MaxInt64, func() {
+		// Control frames do not wait for the peer. What fails here the read loop
+		// finds as well.
+		if conn.WriteControl(websocket.PingMessage, nil, time.Time{}) == nil {
+			pings.Reset(interval)
+		}
+	})
+	pings.Reset(interval) // not before pings is set
+	defer pings.Stop()
+
+	conn.SetReadLimit(limit) // on the wire, where 60 KiB can be 60 MiB of zeros
+	for {
+		kind, r, err := conn.NextReader()
+		if err != nil {
+			if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code != closeAbnormal {
+				return closed.Code
+			}
+			return 0
+		}
+		data, err := readAtMost(r, limit)
+		switch {
+		case errors.Is(err, errTooBig):
+			end(closeTooBig, "message too big")
+		case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(flate.CorruptInputError)):
+			end(closeInvalidData, "message does not inflate")
+		case err != nil: // the next read says what it is
+		default:
+			receive(data, kind == websocket.BinaryMessage)
+		}
+	}
+}
+
+var errTooBig = errors.New("message too big")
+
+// readAtMost reads r to its end, or fails with errTooBig past the limit.
+func readAtMost(r io.Reader, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, min(limit, math.MaxInt64-1)+1))
+	if err == nil && int64(len(data)) > limit {
+		err = errTooBig
+	}
+	return data, err
+}

@@ -1,0 +1,77 @@
+// Package name checks and makes the names of groups and channels.
+package name
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Fault says what is wrong with a name of at most so many bytes, "" if nothing is.
+func Fault(name string, most int) string {
+	switch {
+	case name == "":
+		return "is empty"
+	case len(name) > most:
+		return fmt.Sprintf("has %d bytes, more than %d", len(name), most)
+	case !utf8.ValidString(name):
+		return "is not valid UTF-8"
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return "has a control character"
+	}
+	return ""
+}
+
+// Quote makes a stranger's text fit for an error or a log: one line, printable, short.
+func Quote(s string) string {
+	const most = 80
+	if len(s) > most {
+		return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
+	}
+	return strconv.Quote(s)
+}
+
+// Encode makes a part of a name, of at most so many bytes, of anything, and no two of the
+// same. What is a name already stays as it is, but for percent signs.
+func Encode(s string, most int) string {
+	if len(s) <= most {
+		if escaped := escape(s); len(escaped) <= most {
+			return escaped
+		}
+	}
+	// Nothing that is escaped has "%s" in it: after a percent sign come two hex digits.
+	sum := sha256.Sum256([]byte(s))
+	return "%sha256-" + hex.EncodeToString(sum[:])
+}
+
+// escape writes what may not stand in a name, and the percent sign, as percent
+// signs and two hex digits for each byte, so that it can be undone.
+func escape(s string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		r, size := utf8.DecodeRuneInString(s)
+		if invalid := r == utf8.RuneError && size == 1; invalid || r == '%' || unicode.IsControl(r) {
+			for _, c := range []byte(s[:size]) {
+				fmt.Fprintf(&b, "%%%02X", c)
+			}
+		} else {
+			b.WriteString(s[:size])
+		}
+		s = s[size:]
+	}
+	return b.String()
+}
+
+// OneLine makes one line of a text, without control characters.
+func OneLine(s string) string {
+	return strings.TrimSpace(strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) {
+			return ' '
+		}
+		return c
+	}, s))
+}

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -143,6 +144,7 @@ func joins(ctx context.Context, layer grouphub.Layer, group string, members bool
 	if err != nil {
 		return nil, err
 	}
+	group += rand.Text() // what other rounds left behind is not to be read
 	groups := make([]string, count)
 	for i := range groups {
 		groups[i] = group

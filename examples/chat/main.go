@@ -1,4 +1,6 @@
 // Command chat is a chat with rooms: one consumer, one group for each room, one page.
+// Whoever enters sees the last messages and who is there, and whoever was away for a
+// moment gets what was missed.
 //
 // The room and the name are in the page's URL, /?room=lobby&name=Ann. Any backend code
 // may write to a room, which POST /announce shows:
@@ -12,6 +14,7 @@ package main
 import (
 	"context"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,6 +23,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,6 +39,9 @@ const (
 	maxTextLength = 1000
 )
 
+// lastMessages is how many messages of a room are kept, and shown on entering.
+const lastMessages = 50
+
 //go:embed index.html
 var page []byte
 
@@ -43,6 +50,12 @@ var page []byte
 type message struct {
 	Name string `json:"name,omitempty"`
 	Text string `json:"text"`
+}
+
+// A sentMessage says when, too: it may be read much later.
+type sentMessage struct {
+	message
+	Sent time.Time `json:"sent"`
 }
 
 func main() {
@@ -62,10 +75,7 @@ func main() {
 // run serves the chat until ctx ends, and then lets everybody go in good order.
 // Without a redis URL its rooms are its own.
 func run(ctx context.Context, addr, redis string, out io.Writer) error {
-	options := &grouphub.Options{
-		MaxMessageSize: 8 << 10, // maxTextLength characters, however JSON writes them
-		ReceiveRate:    10,
-	}
+	options := newOptions()
 	if redis != "" {
 		layer, err := grouphub.NewRedisLayer(redis, nil)
 		if err != nil {
@@ -102,6 +112,20 @@ func run(ctx context.Context, addr, redis string, out io.Writer) error {
 	return err
 }
 
+// newOptions are the same in every process, the policy above all.
+func newOptions() *grouphub.Options {
+	return &grouphub.Options{
+		MaxMessageSize: 8 << 10, // maxTextLength characters, however JSON writes them
+		ReceiveRate:    10,
+		Policy: func(group string) grouphub.GroupPolicy {
+			if !strings.HasPrefix(group, roomPrefix) {
+				return grouphub.GroupPolicy{}
+			}
+			return grouphub.GroupPolicy{History: lastMessages, HistoryTTL: time.Hour, Presence: true}
+		},
+	}
+}
+
 // routes is the whole application.
 func routes(hub *grouphub.Hub) http.Handler {
 	mux := http.NewServeMux()
@@ -110,18 +134,23 @@ func routes(hub *grouphub.Hub) http.Handler {
 		w.Write(page)
 	})
 	mux.Handle("GET /client.js", grouphub.ClientJS())
-	mux.Handle("GET /ws", hub.Handler(consumer()))
+	mux.Handle("GET /ws", grouphub.Authenticate(visitor)(hub.Handler(consumer())))
+	mux.HandleFunc("GET /members", members(hub))
 	mux.HandleFunc("POST /announce", announce(hub))
 	// The hub refuses other origins by itself; this does it for the form.
 	return http.NewCrossOriginProtection().Handler(mux)
+}
+
+// visitor believes every name. A real application looks into its session instead.
+func visitor(r *http.Request) (grouphub.User, error) {
+	return grouphub.User{ID: r.URL.Query().Get("name")}, nil
 }
 
 // consumer says what happens on one visitor's connection.
 func consumer() grouphub.Consumer {
 	return grouphub.Consumer{
 		Accept: func(r *http.Request) error {
-			query := r.URL.Query()
-			if !validName(query.Get("room")) || !validName(query.Get("name")) {
+			if query := r.URL.Query(); !validName(query.Get("room")) || !validName(query.Get("name")) {
 				return &grouphub.Reject{
 					Status: http.StatusBadRequest,
 					Reason: fmt.Sprintf("room and name must have 1 to %d characters", maxNameLength),
@@ -130,15 +159,26 @@ func consumer() grouphub.Consumer {
 			return nil
 		},
 		Connect: func(c *grouphub.Conn) error {
-			return c.Join(roomOf(c))
+			// For a page that comes back, what it missed takes the place of the last messages.
+			if err := c.Join(group(roomOf(c)), grouphub.Last(lastMessages)); err != nil {
+				return err
+			}
+			if err := c.Join(doorway(roomOf(c))); err != nil {
+				return err
+			}
+			tellMembers(c.Context(), c)
+			return nil
+		},
+		Disconnect: func(ctx context.Context, c *grouphub.Conn, code int) {
+			tellMembers(ctx, c)
 		},
 		Receive: grouphub.ReceiveAs(func(c *grouphub.Conn, m message) error {
 			if !validText(m.Text) {
 				return &grouphub.CloseError{Code: 1008, Reason: "a text is empty or too long"}
 			}
 			// Whose connection it is decides, not what the message claims.
-			m.Name = c.Request().URL.Query().Get("name")
-			err := c.Hub().GroupSend(c.Context(), roomOf(c), "chat.message", m)
+			m.Name = c.User().ID
+			err := c.Hub().GroupSend(c.Context(), group(roomOf(c)), "chat.message", sentMessage{m, time.Now()})
 			if errors.Is(err, grouphub.ErrUnavailable) || errors.Is(err, grouphub.ErrUncertain) {
 				// Redis is away. To return the error would close the connection.
 				return c.SendJSON(map[string]any{"type": "chat.unsent", "data": m})
@@ -148,7 +188,39 @@ func consumer() grouphub.Consumer {
 		Events: grouphub.Events{
 			"chat.message":      grouphub.Forward(),
 			"chat.announcement": grouphub.Forward(),
+			"chat.members":      grouphub.Forward(),
 		},
+	}
+}
+
+// tellMembers tells the pages of a room that its members are others now.
+func tellMembers(ctx context.Context, c *grouphub.Conn) {
+	// Pages ask now and then in any case, so that an error can be left at that.
+	_ = c.Hub().GroupSend(ctx, doorway(roomOf(c)), "chat.members", nil)
+}
+
+// members answers with the names of those in a room, of all processes, each once.
+func members(hub *grouphub.Hub) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		room := r.URL.Query().Get("room")
+		if !validName(room) {
+			http.Error(w, "members are those of a room", http.StatusBadRequest)
+			return
+		}
+		here, err := hub.Members(r.Context(), group(room))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		names := []string{}
+		for _, member := range here {
+			if !slices.Contains(names, member.UserID) { // two windows are one person
+				names = append(names, member.UserID)
+			}
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		json.NewEncoder(w).Encode(names)
 	}
 }
 
@@ -171,10 +243,16 @@ func announce(hub *grouphub.Hub) http.HandlerFunc {
 	}
 }
 
-func roomOf(c *grouphub.Conn) string { return group(c.Request().URL.Query().Get("room")) }
+func roomOf(c *grouphub.Conn) string { return c.Request().URL.Query().Get("room") }
 
 // The prefix keeps the rooms apart from whatever else an application has groups for.
-func group(room string) string { return "room:" + room }
+const roomPrefix = "room:"
+
+func group(room string) string { return roomPrefix + room }
+
+// The doorway is a group of the same members, for what is not worth keeping: coming and
+// going must not push messages out of the room's history.
+func doorway(room string) string { return "doorway:" + room }
 
 // validName is for rooms and names, which are shown on one line.
 func validName(s string) bool {

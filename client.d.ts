@@ -46,8 +46,8 @@ export interface GroupHubOptions {
  * which a server says that there is no point. The delay is random between `minDelay` and
  * twice that, four times, and so on up to `maxDelay`; the series begins anew after a
  * connection that lasted five seconds. It tries at once when the browser is online
- * again, and when the page becomes visible; when the browser goes offline, the
- * connection counts as lost.
+ * again, and when the page becomes visible; when the browser goes offline, or the page is
+ * left, the connection counts as lost.
  *
  * **Resuming.** It keeps the last position of each group it hears of, and puts them all
  * into the URL of the next connection: `?resume=<group>@<id>`, repeated, or an empty

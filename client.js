@@ -42,6 +42,9 @@ export class GroupHub {
 			this.#attempts = 0 // "online" often comes a little too early
 			if (!this.#socket?.readyState) this.#connect() // an attempt from before has no chance
 		}, {signal})
+		// A page that was left may be kept for the way back, deaf and with its socket open. When
+		// it is shown again it becomes visible.
+		globalThis.addEventListener?.("pagehide", () => this.#socket && this.#drop(1006, "pagehide"), {signal})
 		document?.addEventListener("visibilitychange", () => {
 			if (document.visibilityState === "visible" && !this.#socket) this.#connect()
 		}, {signal})

@@ -96,6 +96,7 @@ function page(href = "https://example.com/rooms/lobby?x=1#top") {
 		listeners,
 		online: () => window.dispatchEvent(new Event("online")),
 		offline: () => window.dispatchEvent(new Event("offline")),
+		leave: () => window.dispatchEvent(new Event("pagehide")),
 		visibility(state) {
 			document.visibilityState = state
 			document.dispatchEvent(new Event("visibilitychange"))
@@ -421,6 +422,20 @@ test("when the browser goes offline the connection counts as lost", () => {
 	assert.deepEqual(calls.at(-1), ["open"])
 })
 
+test("when the page is left the connection counts as lost, and comes back with the page", () => {
+	const {leave, visibility} = page()
+	const {closes} = connect()
+	last().open()
+	const first = last()
+	leave()
+	leave()
+	assert.deepEqual(closes(), [{code: 1006, reason: "pagehide", willReconnect: true, delay: 250}])
+	assert.deepEqual(first.closedWith, [undefined])
+	assert.equal(sockets.length, 1)
+	visibility("visible")
+	assert.equal(sockets.length, 2)
+})
+
 // Resuming.
 
 test("the first connection asks for positions, and the next ones resume from them", () => {
@@ -629,10 +644,10 @@ test("what waits at the last close is gone", () => {
 // Closing.
 
 test("close is clean, said once, and for good", () => {
-	const {listeners, online, offline, visibility} = page()
+	const {listeners, online, offline, leave, visibility} = page()
 	const {hub, calls, closes} = connect()
 	const {length} = calls
-	assert.equal(listeners.size, 3)
+	assert.equal(listeners.size, 4)
 	last().open()
 	hub.send("last words")
 	hub.close()
@@ -644,6 +659,7 @@ test("close is clean, said once, and for good", () => {
 	last().end(1000)
 	online()
 	offline()
+	leave()
 	visibility("visible")
 	advance(60000)
 	assert.equal(calls.length, length + 2)

@@ -127,6 +127,50 @@ func TestTwoProcessesShareARoomAndSurviveTheDeathOfRedis(t *testing.T) {
 	}
 }
 
+func TestServerThatRestartsWithRedisBehindItLosesNothing(t *testing.T) {
+	redis := startRedis(t)
+	first, second := start(t, "chat", "-redis", redis.url()), start(t, "chat", "-redis", redis.url())
+	browser := openBrowser(t)
+	ann := open(t, browser, first.url+"/?room=lobby&name=Ann")
+	bob := open(t, browser, second.url+"/?room=lobby&name=Bob")
+	both := []*window{ann, bob}
+	var want []string
+	say := func(from *window, text string) {
+		want = append(want, text)
+		from.write("#say input", text)
+		from.waitText(".message p", text)
+	}
+	for _, w := range both {
+		w.wait(connected)
+	}
+	for _, w := range both {
+		w.here("Ann", "Bob")
+	}
+	say(ann, "before")
+	say(bob, "before, too")
+
+	for round := range 2 {
+		first.stop(t)
+		ann.wait(disconnected)
+		bob.here("Bob")
+		for i := range 5 {
+			say(bob, fmt.Sprintf("while Ann's server is down, %d.%d", round, i))
+		}
+		first = start(t, "chat", "-redis", redis.url(), "-addr", strings.TrimPrefix(first.url, "http://"))
+		ann.wait(connected)
+		say(ann, fmt.Sprintf("after, %d", round))
+		for _, w := range both {
+			w.messages(want...)
+			w.here("Ann", "Bob")
+		}
+	}
+	for _, w := range both {
+		if n := eval[int](w, `document.querySelectorAll(".note").length`); n != 0 {
+			t.Errorf("the page has %d notes, and nothing was lost:\n%s", n, w.text("#log"))
+		}
+	}
+}
+
 func TestChatWithoutItsRedisIsOneClearLine(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

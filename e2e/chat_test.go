@@ -2,17 +2,39 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
 )
 
-const connected = `document.querySelector("#state").dataset.state === "open"`
+const (
+	connected    = `document.querySelector("#state").dataset.state === "open"`
+	disconnected = `document.querySelector("#state").dataset.state !== "open"`
+)
+
+// messages waits until the page shows exactly these, each once and in this order.
+func (w *window) messages(want ...string) {
+	w.t.Helper()
+	const shown = `[...document.querySelectorAll(".message p")].map(p => p.textContent)`
+	w.wait(fmt.Sprintf(`document.querySelectorAll(".message").length >= %d`, len(want)))
+	if got := eval[[]string](w, shown); !slices.Equal(got, want) {
+		w.t.Errorf("the page shows\n%q, want\n%q", got, want)
+	}
+}
+
+// here waits until the page says that these are in the room.
+func (w *window) here(names ...string) {
+	w.t.Helper()
+	slices.Sort(names)
+	w.wait(fmt.Sprintf(`[...document.querySelectorAll("#who b")].map(b => b.textContent).sort().join() === %q`, strings.Join(names, ",")))
+}
 
 // enter opens a room of the chat and waits until it is connected.
 func enter(t *testing.T, p *program, room, name string) (*window, func(room, name string) *window) {
@@ -121,29 +143,95 @@ func TestVisitorWithoutANameIsAskedForIt(t *testing.T) {
 	w.waitText("#state", "Connected as Ann")
 }
 
+func TestPageShowsWhoIsInTheRoom(t *testing.T) {
+	ann, enter := enter(t, start(t, "chat"), "lobby", "Ann")
+	ann.here("Ann")
+	bob := enter("lobby", "Bob")
+	enter("cellar", "Eve")
+	for _, w := range []*window{ann, bob} {
+		w.here("Ann", "Bob")
+	}
+	// Browsers keep a page for the way back to it; its visitor is gone all the same.
+	ann.do(chromedp.Navigate("about:blank"))
+	bob.here("Bob")
+	bob.write("#say input", "Where is Ann?")
+	bob.messages("Where is Ann?")
+	ann.do(chromedp.Evaluate[chromedp.Void]("setTimeout(() => history.back())"))
+	bob.here("Ann", "Bob")
+}
+
+func TestVisitorSeesWhatWasWrittenBefore(t *testing.T) {
+	ann, enter := enter(t, start(t, "chat"), "lobby", "Ann")
+	ann.write("#say input", "one")
+	ann.write("#say input", "two")
+	ann.messages("one", "two")
+	bob := enter("lobby", "Bob")
+	bob.messages("one", "two")
+	ann.write("#say input", "three")
+	for _, w := range []*window{ann, bob} {
+		w.messages("one", "two", "three")
+	}
+}
+
+func TestPageThatWasOfflineShowsEachMessageOnceAndInOrder(t *testing.T) {
+	ann, enter := enter(t, start(t, "chat"), "lobby", "Ann")
+	bob := enter("lobby", "Bob")
+	var want []string
+	say := func(from *window, text string) {
+		want = append(want, text)
+		from.write("#say input", text)
+		from.waitText(".message p", text)
+	}
+	say(ann, "before")
+	bob.messages(want...)
+	for round := range 3 {
+		bob.offline(true)
+		bob.wait(disconnected)
+		for i := range 5 {
+			say(ann, fmt.Sprintf("while Bob is away, %d.%d", round, i))
+		}
+		bob.offline(false)
+		bob.wait(connected)
+		say(ann, fmt.Sprintf("after, %d", round))
+		bob.messages(want...)
+		say(bob, fmt.Sprintf("from Bob, %d", round))
+		for _, w := range []*window{ann, bob} {
+			w.messages(want...)
+		}
+	}
+	if n := eval[int](bob, `document.querySelectorAll(".note").length`); n != 0 {
+		t.Errorf("the page has %d notes, and nothing was lost:\n%s", n, bob.text("#log"))
+	}
+}
+
 func TestPageComesBackWhenTheServerDoes(t *testing.T) {
 	p := start(t, "chat")
 	ann, enter := enter(t, p, "lobby", "Ann")
 	bob := enter("lobby", "Bob")
+	both := []*window{ann, bob}
 	ann.write("#say input", "before")
 	bob.waitText(".message p", "before")
 
 	p.stop(t)
-	for _, w := range []*window{ann, bob} {
-		w.wait(`document.querySelector("#state").dataset.state !== "open"`)
+	for _, w := range both {
+		w.wait(disconnected)
 	}
 	ann.write("#say input", "meanwhile") // stays in the input: there is nobody to take it
 	start(t, "chat", "-addr", strings.TrimPrefix(p.url, "http://"))
-	for _, w := range []*window{ann, bob} {
+	for _, w := range both {
 		w.wait(connected)
+		// What was kept was in the server's memory.
+		w.waitText(".note", "Messages may be missing here.")
+		w.here("Ann", "Bob")
 	}
 	if text := eval[string](ann, `document.querySelector("#say input").value`); text != "meanwhile" {
 		t.Errorf("the input has %q, want what was written without a connection", text)
 	}
-	ann.write("#say input", "after")
-	for _, w := range []*window{ann, bob} {
-		w.waitText(".message p", "after")
-		w.waitText(".message p", "before")
+	for i := range 3 {
+		ann.write("#say input", fmt.Sprint("after ", i))
+	}
+	for _, w := range both {
+		w.messages("before", "after 0", "after 1", "after 2")
 	}
 }
 

@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -66,6 +68,23 @@ func (c *client) send(text string) {
 func (c *client) print() {
 	_, data, err := c.conn.ReadMessage()
 	fmt.Println(cmp.Or(string(data), fmt.Sprint(err)))
+}
+
+// printWithoutID waits for an event and prints it, but for its ID, which it returns:
+// that is another one each time.
+func (c *client) printWithoutID() string {
+	var e grouphub.Event
+	if err := c.conn.ReadJSON(&e); err != nil {
+		log.Fatal(err)
+	}
+	id := e.ID
+	e.ID = ""
+	data, err := json.Marshal(e)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(data))
+	return id
 }
 
 func (c *client) close() {
@@ -226,7 +245,7 @@ func ExampleAllowOrigins() {
 	// Output: 403 Forbidden
 }
 
-// A server that stops closes its WebSockets with 1001 and waits for their callbacks.
+// The browser client is part of the program.
 func ExampleClientJS() {
 	mux := http.NewServeMux()
 	mux.Handle("GET /client.js", grouphub.ClientJS())
@@ -238,6 +257,7 @@ func ExampleClientJS() {
 	// 200 text/javascript; charset=utf-8
 }
 
+// A server that stops closes its WebSockets with 1001 and waits for their callbacks.
 func ExampleHub_Shutdown() {
 	hub := grouphub.New(nil)
 	server := httptest.NewServer(hub).Config
@@ -254,6 +274,84 @@ func ExampleHub_Shutdown() {
 	}
 	fmt.Println(<-stopped)
 	// Output: <nil>
+}
+
+// Groups with history show what was sent before, and what was missed; groups with
+// presence show who is there.
+func ExampleGroupPolicy() {
+	layer := grouphub.NewMemoryLayer()
+	defer layer.Close()
+	ctx, mux := context.Background(), http.NewServeMux()
+
+	hub := grouphub.New(&grouphub.Options{
+		Layer: layer,
+		Policy: func(group string) grouphub.GroupPolicy {
+			if strings.HasPrefix(group, "room:") {
+				return grouphub.GroupPolicy{History: 50, HistoryTTL: time.Hour, Presence: true}
+			}
+			return grouphub.GroupPolicy{} // neither
+		},
+	})
+	mux.Handle("GET /ws/chat/{room}", hub.Handler(grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			return c.Join("room:"+c.PathValue("room"), grouphub.Last(50))
+		},
+		Events: grouphub.Events{"*": grouphub.Forward()},
+	}))
+	defer hub.Shutdown(ctx)
+
+	hub.GroupSend(ctx, "room:lobby", "chat.message", chatMessage{Text: "nobody is here yet"})
+	browser := dial(mux, "/ws/chat/lobby", nil)
+	id := browser.printWithoutID()
+	browser.close()
+
+	hub.GroupSend(ctx, "room:lobby", "chat.message", chatMessage{Text: "nobody is here now"})
+	browser = dial(mux, "/ws/chat/lobby?resume="+url.QueryEscape("room:lobby@"+id), nil)
+	defer browser.close()
+	browser.printWithoutID()
+
+	members, err := hub.Members(ctx, "room:lobby") // grouphub.ErrNoPresence: the policy says no
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, m := range members {
+		fmt.Println(cmp.Or(m.UserID, "anonymous"), time.Since(m.Since) < time.Minute)
+	}
+	// Output:
+	// {"type":"chat.message","group":"room:lobby","data":{"text":"nobody is here yet"}}
+	// {"type":"chat.message","group":"room:lobby","data":{"text":"nobody is here now"}}
+	// anonymous true
+}
+
+// With a key, an event whose fate is unknown can be sent again, and is delivered once.
+func ExampleOnce() {
+	hub := grouphub.New(&grouphub.Options{
+		Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error { return c.Join("room:lobby") },
+			Events:  grouphub.Events{"*": grouphub.Forward()},
+		},
+		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{History: 10} },
+	})
+	ctx := context.Background()
+	defer hub.Shutdown(ctx)
+	browser := dial(hub, "/", nil)
+	defer browser.close()
+	order := chatMessage{Text: "two coffees"}
+
+	hub.GroupSend(ctx, "room:lobby", "chat.message", order, grouphub.Once("order-7")) // say its reply was lost
+	err := hub.GroupSend(ctx, "room:lobby", "chat.message", order, grouphub.Once("order-7"))
+	if errors.Is(err, grouphub.ErrUncertain) || errors.Is(err, grouphub.ErrUnavailable) {
+		err = hub.GroupSend(ctx, "room:lobby", "chat.message", order, grouphub.Once("order-7"))
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	hub.GroupSend(ctx, "room:lobby", "chat.message", chatMessage{Text: "one tea"})
+	browser.printWithoutID()
+	browser.printWithoutID()
+	// Output:
+	// {"type":"chat.message","group":"room:lobby","data":{"text":"two coffees"}}
+	// {"type":"chat.message","group":"room:lobby","data":{"text":"one tea"}}
 }
 
 // A named channel is a queue that any process can append to and any can take from.

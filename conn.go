@@ -105,9 +105,6 @@ func (m Message) Decode(v any) error {
 // ReceiveAs makes a Receive of a function that takes decoded JSON. A message that
 // does not decode into a T closes its connection with 1007.
 func ReceiveAs[T any](fn func(c *Conn, v T) error) func(*Conn, Message) error {
-	if fn == nil {
-		panic("grouphub: ReceiveAs of a nil function")
-	}
 	return func(c *Conn, m Message) error {
 		var v T
 		if err := m.Decode(&v); err != nil {

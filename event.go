@@ -67,9 +67,6 @@ func Forward() EventHandler { return EventHandler{kind: handlerForward} }
 // returns what is not UTF-8, that is logged and the event is counted as dropped for
 // the consumer's connections.
 func Render(fn func(e Event) ([]byte, error)) EventHandler {
-	if fn == nil {
-		panic("grouphub: Render of a nil function")
-	}
 	return EventHandler{kind: handlerRender, render: fn}
 }
 
@@ -77,9 +74,6 @@ func Render(fn func(e Event) ([]byte, error)) EventHandler {
 // same time as another of its callbacks. An error closes the connection, as for
 // every callback.
 func Handle(fn func(c *Conn, e Event) error) EventHandler {
-	if fn == nil {
-		panic("grouphub: Handle of a nil function")
-	}
 	return EventHandler{kind: handlerHandle, handle: fn}
 }
 

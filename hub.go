@@ -28,14 +28,18 @@
 //   - Left means left, joined means joined: see [Conn.Leave] and [Conn.Join].
 //   - Order. Events that one goroutine sends to one group, each after the last
 //     returned nil, arrive in that order, and all members of a group on one hub see
-//     one order. Forward and Render frames keep it among themselves, Handle calls among
+//     one order; in a group with history all members everywhere do. Forward and Render frames keep it among themselves, Handle calls among
 //     themselves; neither waits for the other. There is no order across groups, nor
 //     between group events and [Conn.Send].
 //   - Senders never wait for receivers. A connection that cannot keep up gets a backlog
 //     of MaxPending bytes; past that it is sent 1013 and is cut off CloseTimeout later.
 //     No other connection notices. Bytes given to the kernel count as delivered.
-//   - Nothing is lost in silence: every drop is counted in [Stats], and where events
-//     may have been lost on their way, Resync tells exactly the connections concerned.
+//   - Nothing is lost in silence. In a group with history, an event that GroupSend has
+//     accepted and the layer kept reaches every member exactly once and in order, across a
+//     lost subscription and a client's reconnect, as long as history covers the gap. Where
+//     it does not, and in groups without history, Resync tells exactly the connections
+//     concerned. Every drop is counted in [Stats].
+//   - One policy: every process that sends to or joins a group uses the same Policy.
 //   - Errors are the sender's. Every call that goes through the layer, except Receive,
 //     ends with its context or after five seconds, whichever is first, with
 //     [ErrUnavailable] or [ErrUncertain] when the layer is down. Sockets stay open.
@@ -43,8 +47,8 @@
 //   - A panic in a callback closes that connection with 1011 and is logged with its
 //     stack. Every other connection goes on.
 //   - Logout works: end the session, then GroupClose(ctx, UserGroup(id), 4401, "logged
-//     out"). An upgrade that was already authenticated can miss it: [User].Expires is
-//     the backstop.
+//     out"), which reaches a hub that is cut off as soon as it is back. An upgrade that was
+//     already authenticated can miss it: [User].Expires is the backstop.
 //   - A user's group is nobody else's: only [Authenticate] makes members of it.
 //   - Names of groups, channels and events are 1 to 255 bytes of UTF-8 without control
 //     characters; anything else is [ErrInvalidName] and nothing happens.

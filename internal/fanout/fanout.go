@@ -301,15 +301,13 @@ func (s *shard[M, V, E]) run() {
 // take moves a run of events from the queue to the batch, and reports whether there were
 // any.
 func (s *shard[M, V, E]) take() bool {
+	s.gather()
 	s.queueMu.Lock()
 	defer s.queueMu.Unlock()
 	if s.active = len(s.queue) > 0; !s.active {
 		s.queue = nil
 		return false
 	}
-	s.queueMu.Unlock()
-	s.gather()
-	s.queueMu.Lock()
 	n := 0
 	for size := 0; n < len(s.queue) && (n == 0 || size+s.queue[n].event.Size() <= maxRun); n++ {
 		size += s.queue[n].event.Size()
@@ -326,16 +324,19 @@ func (s *shard[M, V, E]) take() bool {
 	return true
 }
 
-// gather lets whoever is publishing go on for as long as the queue grows: what comes now
-// costs no write of its own. Its patience is in proportion to the writes that this may
-// save, a hundredth of what they cost.
+// gather lets whoever is publishing go on for as long as that adds events: in one run
+// they cost each member one write. Its patience, in proportion to these writes, takes
+// about a hundredth of their time.
 func (s *shard[M, V, E]) gather() {
-	patience := int(s.size.Load()) / 4
-	most := int64(0)
-	for yields := 0; yields < patience && most < maxRun; yields++ {
-		if queued := s.group.queued.Load(); queued > most {
+	patience, most := int(s.size.Load())/64, int64(0)
+	for yields := 0; yields < patience; yields++ {
+		queued := s.group.queued.Load()
+		if queued == 0 || queued > maxRun {
+			return
+		}
+		if queued > most {
 			most, yields = queued, 0
 		}
-		runtime.Gosched()
+		yield()
 	}
 }

@@ -153,6 +153,8 @@ type Conn struct {
 	resume []string               // group@id: what the client had last, until a Join uses it
 	left   []string               // what Groups answers once ended
 	ended  bool
+
+	farewell *time.Timer // ends the connection when its last messages have had their time
 }
 
 // Channel returns the connection's name, for [Hub.Send], GroupAdd and [Except]. It is
@@ -429,7 +431,11 @@ func (c *Conn) end() {
 		// side had closed first.
 		if dropped, ok := c.strand.Drain(); ok {
 			c.hub.count.dropped.Add(uint64(dropped))
-			time.AfterFunc(lastWords, c.finish)
+			c.mu.Lock()
+			if !c.ended {
+				c.farewell = time.AfterFunc(lastWords, c.finish)
+			}
+			c.mu.Unlock()
 			return
 		}
 	}
@@ -444,6 +450,9 @@ func (c *Conn) finish() {
 	}
 	c.cancel()
 	c.hub.leaveAll(c)
+	if c.farewell != nil { // ended is set, so it will not be set any more
+		c.farewell.Stop() // or it would keep the connection
+	}
 	dropped := c.strand.Last(func() {
 		defer c.hub.callbacks.Done()
 		if c.expiry != nil {

@@ -148,12 +148,11 @@ type Conn struct {
 	peerCode  atomic.Int32 // of the peer's close frame, 0 if there was none
 	finished  atomic.Bool
 
-	mu     sync.Mutex             // may be held while a shard's is taken, never the reverse
-	groups map[string]*membership // nil values are Joins under way
-	resume []string               // group@id: what the client had last, until a Join uses it
-	left   []string               // what Groups answers once ended
-	ended  bool
-
+	mu       sync.Mutex             // may be held while a shard's is taken, never the reverse
+	groups   map[string]*membership // nil values are Joins under way
+	resume   []string               // group@id: what the client had last, until a Join uses it
+	left     []string               // what Groups answers once ended
+	ended    bool
 	farewell *time.Timer // ends the connection when its last messages have had their time
 }
 
@@ -483,9 +482,6 @@ func (c *Conn) groupNamesLocked() []string {
 // that only sends pings.
 func (c *Conn) read(conn *websocket.Conn) {
 	o := &c.hub.options
-	// What fails to be closed is closing already.
-	code := inbox.Read(conn, o.MaxMessageSize, o.PingInterval, c.receive, func(code int, reason string) {
-		_ = c.outbox.CloseWith(code, reason)
-	})
+	code := inbox.Read(conn, o.MaxMessageSize, o.PingInterval, c.receive, c.outbox.CloseWith)
 	c.peerCode.Store(int32(code))
 }

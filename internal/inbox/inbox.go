@@ -21,7 +21,7 @@ const (
 // It returns the code of the peer's close frame, 0 if there was none. A message of more
 // bytes than the limit, inflated if it was compressed, or one that does not inflate, is
 // told to end, with a close code; reading goes on, for the peer's answer.
-func Read(conn *websocket.Conn, limit int64, interval time.Duration, receive func(data []byte, binary bool), end func(code int, reason string)) int {
+func Read(conn *websocket.Conn, limit int64, interval time.Duration, receive func(data []byte, binary bool), end func(code int, reason string) error) int {
 	var pings *time.Timer
 	pings = time.AfterFunc(math.MaxInt64, func() {
 		// Control frames do not wait for the peer. What fails here the read loop
@@ -45,9 +45,9 @@ func Read(conn *websocket.Conn, limit int64, interval time.Duration, receive fun
 		data, err := readAtMost(r, limit)
 		switch {
 		case errors.Is(err, errTooBig):
-			end(closeTooBig, "message too big")
+			_ = end(closeTooBig, "message too big") // an error: it is ending already
 		case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(flate.CorruptInputError)):
-			end(closeInvalidData, "message does not inflate")
+			_ = end(closeInvalidData, "message does not inflate")
 		case err != nil: // the next read says what it is
 		default:
 			receive(data, kind == websocket.BinaryMessage)

@@ -119,13 +119,13 @@ func (h *Hub) compose(v variant, batch []*delivery) composition {
 		if d.env.Kind != envelope.Event {
 			continue
 		}
-		switch v.endpoint.consumer.Events.handler(d.env.Name).kind {
+		switch kind := v.endpoint.consumer.Events.handler(d.env.Name).kind; kind {
 		case handlerNone:
 			all.ignore++
 		case handlerHandle:
 			all.handle = true
 		default:
-			if frame := d.frame(v.endpoint, v.deflated); frame != nil {
+			if frame := d.frame(v, kind); frame != nil {
 				frames = append(frames, frame)
 			} else {
 				all.lost++
@@ -181,17 +181,17 @@ func (d *delivery) event() Event {
 	return Event{Type: d.env.Name, Group: group, ID: d.id, Data: d.env.Data()}
 }
 
-// frame returns the event as a frame for an endpoint's connections, nil if its Render
-// failed.
-func (d *delivery) frame(e *endpoint, deflated bool) []byte {
-	if value, ok := d.renders.Load(e); ok {
-		r := value.(*rendering)
-		if !r.done.Load() || r.text == nil {
-			return nil
-		}
-		return r.message.Frame(deflated, func() []byte { return r.text })
+// frame returns the event as a frame for connections whose handler is Forward or Render,
+// nil if its Render failed.
+func (d *delivery) frame(v variant, kind handlerKind) []byte {
+	if kind == handlerForward { // renders is not touched: that would allocate
+		return d.forward.Frame(v.deflated, func() []byte { return d.env.Text(d.id) })
 	}
-	return d.forward.Frame(deflated, func() []byte { return d.env.Text(d.id) })
+	value, _ := d.renders.Load(v.endpoint)
+	if r, _ := value.(*rendering); r != nil && r.done.Load() && r.text != nil {
+		return r.message.Frame(v.deflated, func() []byte { return r.text })
+	}
+	return nil
 }
 
 // rendered reports whether render has returned for an endpoint.

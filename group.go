@@ -86,7 +86,7 @@ func hubOf(operation, channel string) (string, error) {
 // json.RawMessage, and nil leaves it out. It returns nil when the layer has accepted
 // the event, and does not wait for members.
 func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts ...SendOption) error {
-	if err := checkName("group send", group); err != nil {
+	if err := cmp.Or(checkName("group send", group), checkName("group send: event type", event)); err != nil {
 		return err
 	}
 	env, err := h.newEvent("group send", group, event, data)
@@ -131,7 +131,7 @@ func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason str
 // that nobody takes in time is gone: with the built-in layers 100 messages and 60
 // seconds.
 func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
-	if err := checkName("send", channel); err != nil {
+	if err := cmp.Or(checkName("send", channel), checkName("send: event type", event)); err != nil {
 		return err
 	}
 	env, err := h.newEvent("send", "", event, data)
@@ -195,11 +195,8 @@ func (h *Hub) Receive(ctx context.Context, channel string) (Event, error) {
 	}
 }
 
-// newEvent checks an event and makes its envelope.
+// newEvent makes an event's envelope.
 func (h *Hub) newEvent(operation, group, event string, data any) (*envelope.Envelope, error) {
-	if err := checkName(operation+": event type", event); err != nil {
-		return nil, err
-	}
 	env, err := envelope.NewEvent(group, event, data, h.options.MaxEventSize)
 	if err != nil {
 		return nil, fmt.Errorf("grouphub: %s: event %s: %w", operation, quoted(event), err)

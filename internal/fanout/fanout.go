@@ -166,7 +166,7 @@ func (g *Group[M, V, E]) shardForNew() *shard[M, V, E] {
 		last = s
 		n++
 	}
-	if n == runtime.GOMAXPROCS(0) {
+	if n >= runtime.GOMAXPROCS(0) { // which may have fallen
 		return smallest
 	}
 	last.next.CompareAndSwap(nil, &shard[M, V, E]{group: g})

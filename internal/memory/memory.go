@@ -187,10 +187,10 @@ func (l *Layer) publish(ctx context.Context, t *topicState, p wire.Publication) 
 func (l *Layer) keep(t *topicState, p *wire.Publication) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h, now := t.history, time.Now()
+	h, now, topic := t.history, time.Now(), p.Topic
 	if h == nil {
 		h = &keptHistory{History: wire.History{Epoch: rand.Text()}, once: make(map[string]time.Time)}
-		h.expiry = time.AfterFunc(p.Keep.Life, func() { l.expire(t, p.Topic) })
+		h.expiry = time.AfterFunc(p.Keep.Life, func() { l.expire(t, topic) })
 		t.history = h
 	}
 	if key := p.Keep.Once; key != "" {

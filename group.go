@@ -258,11 +258,11 @@ func (h *Hub) hold(name string) *group {
 	defer h.groupsMu.Unlock()
 	g := h.groups[name]
 	if g == nil {
-		g = &group{name: name, policy: h.policy(name)}
+		g = &group{name: name, policy: h.policy(name), forget: func() {}}
 		g.members = h.newMembers(g)
-		var life context.Context
-		life, g.forget = context.WithCancel(h.life)
 		if g.policy.History > 0 {
+			var life context.Context
+			life, g.forget = context.WithCancel(h.life)
 			g.sequence = h.groupSequence(life, g)
 		}
 		h.groups[name] = g

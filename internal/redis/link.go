@@ -33,7 +33,8 @@ type link struct {
 	// Guarded by s.mu.
 	gate    *gate.Gate // for calls of the receiver; each connection has another
 	up      bool       // connected, and nothing is missing
-	missing int        // topics that are lost, and not yet confirmed again
+	lost    int        // topics that were interrupted, and the receiver has not been told
+	missing int        // of these, topics that are not yet confirmed again
 	todo    []*topic   // idle ones, and some that are not or have moved on
 	unused  []*topic   // to be unsubscribed from if they still are
 }
@@ -262,7 +263,9 @@ func (k *link) confirmation(c rueidis.PubSubSubscription) {
 func (k *link) settle(g *gate.Gate) {
 	var lost []string
 	k.s.mu.Lock()
-	if k.up = k.missing == 0; k.up {
+	// All topics are gone through only after an interruption: whoever joins one group
+	// after another would otherwise pay for all that came before.
+	if k.up = k.missing == 0; k.up && k.lost > 0 {
 		for _, t := range k.s.topics {
 			if t.lost && t.link == k {
 				t.setLost(false)

@@ -110,11 +110,16 @@ func (t *topic) setState(state topicState) {
 }
 
 func (t *topic) setLost(lost bool) {
-	if t.lost && t.state != stateConfirmed {
-		t.link.addMissing(-1)
+	if t.lost == lost {
+		return
 	}
-	if t.lost = lost; lost && t.state != stateConfirmed {
-		t.link.addMissing(1)
+	d := 1
+	if t.lost = lost; !lost {
+		d = -1
+	}
+	t.link.lost += d
+	if t.state != stateConfirmed {
+		t.link.addMissing(d)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // does it as soon as it is back.
 const controlTopic = "c:all"
 
-var controlKeep = Keep{Count: 10_000, Life: 5 * time.Minute}
+var controlKeep = Keep{Count: 10_000, Bytes: 16 << 20, Life: 5 * time.Minute}
 
 // listen subscribes to the control topic, if need be when the layer is up.
 func (h *Hub) listen() {

@@ -95,7 +95,7 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 	}
 	o := mergeOptions(opts)
 	env.Except = o.except
-	keep := h.policy(group).keep()
+	keep := h.keep(h.policy(group))
 	if keep.Once = o.once; o.once != "" && keep.Count == 0 {
 		return fmt.Errorf("grouphub: send %s to group %s: Once needs a group with history", quoted(event), quoted(group))
 	}

@@ -37,7 +37,7 @@ func (h *Hub) source(topic string, keep Keep) sequence.Source[*delivery] {
 
 // groupSequence returns the sequence of a group with history.
 func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*delivery] {
-	source := h.source(groupTopic(g.name), g.policy.keep())
+	source := h.source(groupTopic(g.name), h.keep(g.policy))
 	source.Make = func(p wire.Publication) (*delivery, bool) {
 		d := h.newDelivery(g, fromWire(p))
 		return d, d != nil

@@ -63,6 +63,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -132,14 +133,15 @@ type Options struct {
 
 // A GroupPolicy says what is kept of a group.
 type GroupPolicy struct {
-	History    int           // events kept, for those who join later or resume; 0: none
+	History    int           // events kept, for those who join later or resume, in at most 16 × MaxEventSize bytes; 0: none
 	HistoryTTL time.Duration // how long they are kept after the last one; 0: 5 min
 	Presence   bool          // Members works
 }
 
-// keep returns what the layer is to keep of the group.
-func (p GroupPolicy) keep() Keep {
-	return Keep{Count: max(p.History, 0), Life: cmp.Or(max(p.HistoryTTL, 0), 5*time.Minute)}
+// keep returns what the layer is to keep of a group.
+func (h *Hub) keep(p GroupPolicy) Keep {
+	bytes := 16 * min(h.options.MaxEventSize, math.MaxInt/16)
+	return Keep{Count: max(p.History, 0), Bytes: bytes, Life: cmp.Or(max(p.HistoryTTL, 0), 5*time.Minute)}
 }
 
 func (h *Hub) policy(group string) GroupPolicy {

@@ -99,6 +99,7 @@ type Publication struct {
 // of their numbers, though perhaps with gaps.
 type Keep struct {
 	Count int           // of publications of the topic that are kept at least, and not many more; 0: this one is not
+	Bytes int           // of their payloads together: beyond it the oldest go, whatever Count says, but never the last; 0: no limit
 	Life  time.Duration // how long they are kept after the last of them
 	Once  string        // if not empty: within OnceLife of a publication with the same key, do nothing
 }

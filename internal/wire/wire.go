@@ -21,6 +21,7 @@ type Publication struct {
 
 type Keep struct {
 	Count int
+	Bytes int
 	Life  time.Duration
 	Once  string
 }

@@ -21,6 +21,9 @@ const (
 	callTimeout   = 5 * time.Second
 	queueCapacity = 100
 	queueExpiry   = 60 * time.Second
+	// countLife is how long after the last publication the count is kept: while it is
+	// there, the epoch stays the same.
+	countLife = 24 * time.Hour
 )
 
 // A Layer is the inside of a grouphub.MemoryLayer.
@@ -67,8 +70,17 @@ type topicState struct {
 // keptHistory is what is kept of a topic. Guarded by Layer.mu.
 type keptHistory struct {
 	wire.History
-	once   map[string]time.Time // when a key may be used again
-	expiry *time.Timer          // drops what is kept, and then the topic
+	bytes int       // of the payloads that are kept
+	until time.Time // when they go
+	count time.Time // when the count goes
+	once  map[string]struct{}
+	sent  []sentOnce  // the keys of once, oldest first
+	next  *time.Timer // drops what has had its time, and in the end the topic
+}
+
+type sentOnce struct {
+	key   string
+	until time.Time
 }
 
 // Attach is as in [grouphub.Layer].
@@ -189,41 +201,66 @@ func (l *Layer) keep(t *topicState, p *wire.Publication) bool {
 	defer l.mu.Unlock()
 	h, now, topic := t.history, time.Now(), p.Topic
 	if h == nil {
-		h = &keptHistory{History: wire.History{Epoch: rand.Text()}, once: make(map[string]time.Time)}
-		h.expiry = time.AfterFunc(p.Keep.Life, func() { l.expire(t, topic) })
+		h = &keptHistory{History: wire.History{Epoch: rand.Text()}, once: make(map[string]struct{})}
+		h.next = time.AfterFunc(p.Keep.Life, func() { l.expire(t, h, topic) })
 		t.history = h
 	}
 	if key := p.Keep.Once; key != "" {
-		maps.DeleteFunc(h.once, func(_ string, end time.Time) bool { return !end.After(now) })
+		h.forgetOnce(now)
 		if _, sent := h.once[key]; sent {
 			return false
 		}
-		h.once[key] = now.Add(wire.OnceLife)
+		h.once[key] = struct{}{}
+		h.sent = append(h.sent, sentOnce{key, now.Add(wire.OnceLife)})
 	}
 	h.Last++
 	p.At = wire.Position{Epoch: h.Epoch, Number: h.Last} // numbers are not given out again, so no nonce
 	h.Kept = append(h.Kept, *p)
-	h.Kept = h.Kept[max(0, len(h.Kept)-p.Keep.Count):]
-	h.expiry.Reset(p.Keep.Life)
+	h.bytes += len(p.Payload)
+	for len(h.Kept) > p.Keep.Count || p.Keep.Bytes > 0 && h.bytes > p.Keep.Bytes && len(h.Kept) > 1 {
+		h.bytes -= len(h.Kept[0].Payload)
+		h.Kept[0] = wire.Publication{} // or the array would keep it
+		h.Kept = h.Kept[1:]
+	}
+	h.until, h.count = now.Add(p.Keep.Life), now.Add(max(countLife, p.Keep.Life))
+	h.next.Reset(p.Keep.Life)
 	return true
 }
 
-// expire drops what is kept. What is remembered beside it goes with the topic's last
-// subscriber, or when no Once needs it any more.
-func (l *Layer) expire(t *topicState, topic string) {
+// forgetOnce drops the keys that may be used again.
+func (h *keptHistory) forgetOnce(now time.Time) {
+	for len(h.sent) > 0 && !now.Before(h.sent[0].until) {
+		delete(h.once, h.sent[0].key)
+		h.sent = h.sent[1:]
+	}
+}
+
+// expire drops what has had its time. A timer that fires while a publication is kept
+// finds that it is too early.
+func (l *Layer) expire(t *topicState, h *keptHistory, topic string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
+	now := time.Now()
+	if l.closed || t.history != h {
 		return
 	}
-	t.history.Kept = nil
-	if len(t.subscribers) > 0 || len(t.history.once) > 0 {
-		clear(t.history.once)
-		t.history.expiry.Reset(wire.OnceLife)
+	if now.Before(h.until) {
+		h.next.Reset(h.until.Sub(now))
 		return
 	}
-	t.history = nil
-	l.forgetLocked(t, topic)
+	h.Kept, h.bytes = nil, 0
+	h.forgetOnce(now)
+	switch {
+	case len(h.sent) > 0:
+		h.next.Reset(h.sent[0].until.Sub(now))
+	case now.Before(h.count):
+		h.next.Reset(h.count.Sub(now))
+	case len(t.subscribers) > 0:
+		h.next.Reset(countLife)
+	default:
+		t.history = nil
+		l.forgetLocked(t, topic)
+	}
 }
 
 // History is as in [grouphub.Layer].
@@ -258,23 +295,26 @@ func (l *Layer) Lease(_ context.Context, topic, holder string, value []byte, lif
 	}
 	held := l.leases[topic]
 	maps.DeleteFunc(held, func(_ string, lease heldLease) bool { return !lease.ends.After(time.Now()) })
-	if value == nil && life > 0 {
-		lease, ok := held[holder]
-		if !ok {
-			return false, nil
-		}
-		value = lease.value
+	lease, ok := held[holder]
+	if value != nil {
+		lease.value, ok = bytes.Clone(value), true
 	}
-	if life > 0 {
+	switch {
+	case life <= 0:
+		delete(held, holder)
+		ok = true
+	case ok:
 		if held == nil {
 			held = make(map[string]heldLease)
 			l.leases[topic] = held
 		}
-		held[holder] = heldLease{bytes.Clone(value), time.Now().Add(life)}
-	} else if delete(held, holder); len(held) == 0 {
+		lease.ends = time.Now().Add(life)
+		held[holder] = lease
+	}
+	if len(held) == 0 {
 		delete(l.leases, topic)
 	}
-	return true, nil
+	return ok, nil
 }
 
 // Leases is as in [grouphub.Layer].
@@ -312,7 +352,7 @@ func (l *Layer) Close() error {
 	clear(l.queues)
 	for _, t := range l.topics {
 		if t.history != nil {
-			t.history.expiry.Stop()
+			t.history.next.Stop()
 		}
 	}
 	l.mu.Unlock()

@@ -57,12 +57,13 @@ func unrendered(batch []*delivery, variants []variant) (todo []func()) {
 			continue
 		}
 		for _, v := range variants {
-			h := v.endpoint.consumer.Events.handler(d.env.Name)
-			if h.kind == handlerNone {
+			switch v.endpoint.consumer.Events.handler(d.env.Name).kind {
+			case handlerNone:
 				d.hub.ignore(d.env.Name)
-			}
-			if h.kind == handlerRender && !d.rendered(v.endpoint) {
-				todo = append(todo, func() { d.render(v.endpoint, h) })
+			case handlerRender:
+				if d, e := d, v.endpoint; !d.rendered(e) { // captured as they are, which allocates only here
+					todo = append(todo, func() { d.render(e) })
+				}
 			}
 		}
 	}
@@ -201,7 +202,8 @@ func (d *delivery) rendered(e *endpoint) bool {
 }
 
 // render calls a consumer's Render, once; others wait for it.
-func (d *delivery) render(e *endpoint, h EventHandler) {
+func (d *delivery) render(e *endpoint) {
+	h := e.consumer.Events.handler(d.env.Name)
 	value, _ := d.renders.LoadOrStore(e, new(rendering))
 	r := value.(*rendering)
 	r.once.Do(func() {

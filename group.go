@@ -53,7 +53,7 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channe
 		return err
 	}
 	if hub != h.name {
-		err = h.publish(ctx, hubTopic(hub), &envelope.Envelope{Kind: kind, Name: group, Channel: channel}, controlKeep)
+		err = h.publish(ctx, hubTopic(hub), (&envelope.Envelope{Kind: kind, Name: group, Channel: channel}).Encode(), controlKeep)
 	} else if c := h.conn(channel); c == nil {
 		if kind == envelope.Add {
 			err = ErrClosed
@@ -89,17 +89,16 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 	if err := cmp.Or(checkName("group send", group), checkName("group send: event type", event)); err != nil {
 		return err
 	}
-	env, err := h.newEvent("group send", group, event, data)
-	if err != nil {
-		return err
-	}
 	o := mergeOptions(opts)
-	env.Except = o.except
+	payload, err := envelope.EncodeEvent(envelope.Envelope{Except: o.except}, group, event, data, h.options.MaxEventSize)
+	if err != nil {
+		return fmt.Errorf("grouphub: group send: event %s: %w", quoted(event), err)
+	}
 	keep := h.keep(h.policy(group))
 	if keep.Once = o.once; o.once != "" && keep.Count == 0 {
 		return fmt.Errorf("grouphub: send %s to group %s: Once needs a group with history", quoted(event), quoted(group))
 	}
-	if err := h.publish(ctx, groupTopic(group), env, keep); err != nil {
+	if err := h.publish(ctx, groupTopic(group), payload, keep); err != nil {
 		return fmt.Errorf("grouphub: send %s to group %s: %w", quoted(event), quoted(group), err)
 	}
 	h.count.published.Add(1)
@@ -116,7 +115,7 @@ func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason str
 	err := outbox.CheckClose(code, reason)
 	if err == nil {
 		env := &envelope.Envelope{Kind: envelope.Close, Name: group, Except: mergeOptions(opts).except, Number: code, Body: []byte(reason)}
-		err = h.publish(ctx, controlTopic, env, controlKeep)
+		err = h.publish(ctx, controlTopic, env.Encode(), controlKeep)
 	}
 	if err != nil {
 		return fmt.Errorf("grouphub: close group %s: %w", quoted(group), err)
@@ -134,9 +133,9 @@ func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
 	if err := cmp.Or(checkName("send", channel), checkName("send: event type", event)); err != nil {
 		return err
 	}
-	env, err := h.newEvent("send", "", event, data)
+	env, err := envelope.NewEvent("", event, data, h.options.MaxEventSize)
 	if err != nil {
-		return err
+		return fmt.Errorf("grouphub: send: event %s: %w", quoted(event), err)
 	}
 	if !strings.Contains(channel, "!") {
 		if err = h.alive(); err == nil {
@@ -151,7 +150,7 @@ func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
 		if hub, err = hubOf("send", channel); err != nil {
 			return err
 		}
-		err = h.publish(ctx, hubTopic(hub), env, controlKeep)
+		err = h.publish(ctx, hubTopic(hub), env.Encode(), controlKeep)
 	}
 	if err != nil {
 		return fmt.Errorf("grouphub: send %s to channel %s: %w", quoted(event), quoted(channel), err)
@@ -195,21 +194,12 @@ func (h *Hub) Receive(ctx context.Context, channel string) (Event, error) {
 	}
 }
 
-// newEvent makes an event's envelope.
-func (h *Hub) newEvent(operation, group, event string, data any) (*envelope.Envelope, error) {
-	env, err := envelope.NewEvent(group, event, data, h.options.MaxEventSize)
-	if err != nil {
-		return nil, fmt.Errorf("grouphub: %s: event %s: %w", operation, quoted(event), err)
-	}
-	return env, nil
-}
-
-// publish hands an envelope to the layer.
-func (h *Hub) publish(ctx context.Context, topic string, env *envelope.Envelope, keep Keep) error {
+// publish hands an encoded envelope to the layer.
+func (h *Hub) publish(ctx context.Context, topic string, payload []byte, keep Keep) error {
 	if err := h.alive(); err != nil {
 		return err
 	}
-	return h.layer.Publish(ctx, Publication{Topic: topic, Payload: env.Encode(), Keep: keep})
+	return h.layer.Publish(ctx, Publication{Topic: topic, Payload: payload, Keep: keep})
 }
 
 // A SendOption changes whom GroupSend and GroupClose reach, and how often.

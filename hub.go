@@ -275,7 +275,7 @@ func (h *Hub) Ping(ctx context.Context) error {
 	defer h.pings.Delete(token)
 	topic := hubTopic(h.name)
 	send := func() error {
-		return h.publish(ctx, topic, &envelope.Envelope{Kind: envelope.Ping, Name: token}, Keep{})
+		return h.publish(ctx, topic, (&envelope.Envelope{Kind: envelope.Ping, Name: token}).Encode(), Keep{})
 	}
 	up := h.subscription.Up()
 	err := send()

@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/seed-29c60982/grouphub/internal/fault"
@@ -150,45 +150,89 @@ var dataKey = []byte(`,"data":`)
 
 // NewEvent makes the envelope of an event. A nil data leaves the data out.
 func NewEvent(group, event string, data any, maxSize int) (*Envelope, error) {
-	var value []byte
-	if data != nil {
-		var err error
-		if value, err = json.Marshal(data); err != nil {
-			return nil, err
-		}
-		if !utf8.Valid(value) { // json.RawMessage passes as it is, and browsers hang up
-			return nil, errors.New("data is not valid UTF-8")
-		}
+	w := writers.Get().(*writer)
+	defer w.release()
+	e := &Envelope{}
+	if err := w.event(e, group, event, data, maxSize); err != nil {
+		return nil, err
 	}
-	body := make([]byte, 0, len(event)+len(group)+len(value)+40)
-	body = appendQuoted(append(body, `{"type":`...), event)
-	if group != "" {
-		body = appendQuoted(append(body, `,"group":`...), group)
-	}
-	offset := len(body)
-	if data != nil {
-		body = append(append(body, dataKey...), value...)
-	}
-	body = append(body, '}')
-	if len(body) > maxSize {
-		return nil, fmt.Errorf("%d bytes, the limit is %d: %w", len(body), maxSize, fault.ErrTooLarge)
-	}
-	return &Envelope{Kind: Event, Name: event, Number: offset, Body: body}, nil
+	e.Body = bytes.Clone(e.Body)
+	return e, nil
 }
 
-// appendQuoted appends a string as encoding/json writes it; nearly all names need no
-// escapes.
-func appendQuoted(b []byte, s string) []byte {
+// EncodeEvent returns an event as a payload, as NewEvent and Encode would. The envelope
+// says whom it is for.
+func EncodeEvent(to Envelope, group, event string, data any, maxSize int) ([]byte, error) {
+	w := writers.Get().(*writer)
+	defer w.release()
+	if err := w.event(&to, group, event, data, maxSize); err != nil {
+		return nil, err
+	}
+	return to.Encode(), nil
+}
+
+// A writer has what it takes to write an event's JSON, so that it need not be made anew.
+type writer struct {
+	body    bytes.Buffer
+	encoder *json.Encoder // of body
+}
+
+var writers = sync.Pool{New: func() any {
+	w := &writer{}
+	w.encoder = json.NewEncoder(&w.body)
+	return w
+}}
+
+func (w *writer) release() {
+	if w.body.Cap() <= 64<<10 { // a large one is rarely needed again
+		writers.Put(w)
+	}
+}
+
+// event writes an event's JSON, which is the envelope's until the writer is used again.
+func (w *writer) event(e *Envelope, group, event string, data any, maxSize int) error {
+	b := &w.body
+	b.Reset()
+	b.WriteString(`{"type":`)
+	writeQuoted(b, event)
+	if group != "" {
+		b.WriteString(`,"group":`)
+		writeQuoted(b, group)
+	}
+	offset := b.Len()
+	if data != nil {
+		b.Write(dataKey)
+		if err := w.encoder.Encode(data); err != nil {
+			return err
+		}
+		b.Truncate(b.Len() - 1)     // a line feed
+		if !utf8.Valid(b.Bytes()) { // json.RawMessage passes as it is, and browsers hang up
+			return errors.New("data is not valid UTF-8")
+		}
+	}
+	b.WriteByte('}')
+	if b.Len() > maxSize {
+		return fmt.Errorf("%d bytes, the limit is %d: %w", b.Len(), maxSize, fault.ErrTooLarge)
+	}
+	e.Kind, e.Name, e.Number, e.Body = Event, event, offset, b.Bytes()
+	return nil
+}
+
+// writeQuoted writes a string as encoding/json does; nearly all names need no escapes.
+func writeQuoted(b *bytes.Buffer, s string) {
 	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
 			quoted, err := json.Marshal(s)
 			if err != nil {
 				panic(err) // a string always marshals
 			}
-			return append(b, quoted...)
+			b.Write(quoted)
+			return
 		}
 	}
-	return append(append(append(b, '"'), s...), '"')
+	b.WriteByte('"')
+	b.WriteString(s)
+	b.WriteByte('"')
 }
 
 // Data returns an event's data, which shares the body; nil if it has none.

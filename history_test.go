@@ -167,12 +167,12 @@ func TestUsersGroupResumesLikeAnyGroup(t *testing.T) {
 }
 
 func TestReplayLargerThanMaxPendingWaitsForTheClient(t *testing.T) {
-	hub := newHub(t, &grouphub.Options{Policy: keeping(200), MaxPending: 64 << 10, Consumer: grouphub.Consumer{
-		Connect: func(c *grouphub.Conn) error { return c.Join("g", grouphub.Last(200)) },
+	hub := newHub(t, &grouphub.Options{Policy: keeping(100), MaxPending: 64 << 10, Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join("g", grouphub.Last(100)) },
 		Events:  grouphub.Events{"n": grouphub.Forward()},
 	}})
 	text := strings.Repeat("x", 100<<10)
-	for i := range 200 {
+	for i := range 100 {
 		send(t, hub, "g", "n", fmt.Sprint(i, text))
 	}
 	server := newServer(t, hub)
@@ -182,7 +182,7 @@ func TestReplayLargerThanMaxPendingWaitsForTheClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	for i := range 200 {
+	for i := range 100 {
 		if got := next(t, c); !strings.Contains(got[:80], fmt.Sprintf(`"data":"%dx`, i)) {
 			t.Fatalf("event %d: got %.80s", i, got)
 		}

@@ -109,8 +109,8 @@ func checkOrigin(r *http.Request) error {
 	from, ok := origin.Parse(header[0])
 	// Behind a proxy that ends TLS nobody here knows the page's scheme, so the
 	// host and port have to do. Taking the origin's scheme for both drops the
-	// same default port from both.
-	if own, valid := origin.Parse(from.Scheme + "://" + r.Host); ok && valid && from == own {
+	// same default port from both. Where TLS ends here, the page's was https.
+	if own, valid := origin.Parse(from.Scheme + "://" + r.Host); ok && valid && from == own && (r.TLS == nil || from.Scheme == "https") {
 		return nil
 	}
 	allowed, _ := r.Context().Value(originsKey{}).([]origin.Pattern)

@@ -68,6 +68,17 @@ func TestSameOriginByDefault(t *testing.T) {
 	}
 }
 
+// Where the server has ended TLS itself, a page of http is one of another origin.
+func TestSameOriginIsOfTheSameSchemeWhereTLSEnds(t *testing.T) {
+	for from, allowed := range map[string]bool{"https://example.com": true, "http://example.com": false} {
+		r := httptest.NewRequest("GET", "https://example.com/", nil) // which sets TLS
+		r.Header.Set("Origin", from)
+		if err := checkOrigin(r); (err == nil) != allowed {
+			t.Errorf("origin %s: %v", from, err)
+		}
+	}
+}
+
 func TestAllowOriginsAllowsWhatItNames(t *testing.T) {
 	for _, test := range []struct {
 		pattern, origin string

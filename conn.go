@@ -19,10 +19,10 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/header"
 	"github.com/seed-29c60982/grouphub/internal/inbox"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
-
 	"github.com/seed-29c60982/grouphub/internal/strand"
 )
 
@@ -153,7 +153,9 @@ type Conn struct {
 	resume   []string               // group@id: what the client had last, until a Join uses it
 	left     []string               // what Groups answers once ended
 	ended    bool
-	farewell *time.Timer // ends the connection when its last messages have had their time
+	asked    bool          // Request was called
+	header   header.Packed // of the request, while it was not
+	farewell *time.Timer   // ends the connection when its last messages have had their time
 }
 
 // Channel returns the connection's name, for [Hub.Send], GroupAdd and [Except]. It is
@@ -165,7 +167,23 @@ func (c *Conn) Hub() *Hub { return c.hub }
 
 // Request returns the request that was upgraded. Its context is c.Context(), its body
 // is empty, and it must not be changed.
-func (c *Conn) Request() *http.Request { return c.request }
+func (c *Conn) Request() *http.Request {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.asked = true; c.header != "" {
+		c.request.Header, c.header = c.header.Unpack(), ""
+	}
+	return c.request
+}
+
+// packHeader saves a kilobyte. Who has asked for the request may look at any time.
+func (c *Conn) packHeader() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.asked {
+		c.header, c.request.Header = header.Pack(c.request.Header), nil
+	}
+}
 
 // PathValue returns the request's value for a wildcard of the route's pattern.
 func (c *Conn) PathValue(name string) string { return c.request.PathValue(name) }
@@ -302,6 +320,7 @@ func (c *Conn) connect() {
 	if c.endpoint.consumer.Connect != nil {
 		c.call("connect", func() error { return c.endpoint.consumer.Connect(c) })
 	}
+	c.packHeader()
 }
 
 // receive takes a message from the reader, and waits while another one waits.

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/seed-29c60982/grouphub/internal/outbox"
-
 	"github.com/seed-29c60982/grouphub/internal/strand"
 )
 
@@ -35,8 +34,8 @@ func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 	m.Config.MessageBufferSize = 0 // nothing is sent through melody's queue
 	m.Upgrader.EnableCompression = h.options.Compression
 	m.Upgrader.Subprotocols = consumer.Subprotocols
-	// A message that is larger takes another read; idle connections are many.
-	m.Upgrader.ReadBufferSize = 256
+	// What of a message is beyond it takes another read; idle connections are many.
+	m.Upgrader.ReadBufferSize = 128
 	// gorilla writes nothing but control frames, for which it has a buffer on the stack.
 	m.Upgrader.WriteBufferPool = new(sync.Pool)
 	m.Upgrader.Error = func(w http.ResponseWriter, _ *http.Request, status int, reason error) {

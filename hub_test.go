@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -18,32 +16,11 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/leak"
 )
 
 // TestMain fails the suite if a goroutine outlives it.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	http.DefaultClient.CloseIdleConnections()
-	for deadline := time.Now().Add(10 * time.Second); code == 0; runtime.Gosched() {
-		// This goroutine is left, and, where the test runner fuzzes, its signal handler.
-		left := slices.DeleteFunc(strings.Split(goroutineDump(), "\n\n")[1:], func(stack string) bool {
-			return strings.Contains(stack, "os/signal.loop()")
-		})
-		if len(left) == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			fmt.Fprintf(os.Stderr, "%d goroutines outlive the tests:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
-
-func goroutineDump() string {
-	buf := make([]byte, 4<<20)
-	return string(buf[:runtime.Stack(buf, true)])
-}
+func TestMain(m *testing.M) { leak.Check(m) }
 
 // A server is a hub behind a real HTTP server on loopback. What is tested over it goes
 // through TCP sockets; hubtest's clients use pipes.

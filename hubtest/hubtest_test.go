@@ -14,7 +14,11 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/leak"
 )
+
+// TestMain fails the suite if a goroutine outlives it.
+func TestMain(m *testing.M) { leak.Check(m) }
 
 // upgraded is a handler that upgrades, hands the connection to fn on a goroutine of
 // its own, and returns, as a hub's does.

@@ -18,7 +18,11 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/leak"
 )
+
+// TestMain fails the suite if a goroutine outlives it.
+func TestMain(m *testing.M) { leak.Check(m) }
 
 func newChat(t *testing.T) http.Handler { return newChatOn(t, nil) }
 

@@ -7,7 +7,11 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/leak"
 )
+
+// TestMain fails the suite if a goroutine outlives it.
+func TestMain(m *testing.M) { leak.Check(m) }
 
 func TestARoomHearsItsMembersAndTheBackend(t *testing.T) {
 	hub := grouphub.New(nil)

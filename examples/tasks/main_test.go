@@ -16,7 +16,11 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/leak"
 )
+
+// TestMain fails the suite if a goroutine outlives it.
+func TestMain(m *testing.M) { leak.Check(m) }
 
 func newTasks(t *testing.T, duration time.Duration) http.Handler {
 	ctx, stop := context.WithCancel(context.Background())

@@ -62,40 +62,157 @@ func TestConnectIsPartOfTheRequest(t *testing.T) {
 
 func TestCallbacksRunOneAtATime(t *testing.T) {
 	var running, calls atomic.Int32
+	var over atomic.Bool
 	callback := func() {
 		if running.Add(1) != 1 {
 			t.Error("two callbacks of one connection at the same time")
+		}
+		if over.Load() {
+			t.Error("a callback runs after Disconnect")
 		}
 		runtime.Gosched()
 		calls.Add(1)
 		running.Add(-1)
 	}
-	disconnected := make(chan struct{})
-	hub := hubOf(t, grouphub.Consumer{
+	entered, disconnected := make(chan struct{}), make(chan struct{})
+	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error { callback(); return c.Join("all") },
-		Receive: func(c *grouphub.Conn, m grouphub.Message) error { callback(); return nil },
+		Receive: func(c *grouphub.Conn, m grouphub.Message) error {
+			if string(m.Data) == "block" {
+				running.Add(1)
+				close(entered)
+				<-c.Context().Done() // and soon afterwards Disconnect is queued
+				runtime.Gosched()
+				running.Add(-1)
+			}
+			callback()
+			return nil
+		},
+		Resync: func(*grouphub.Conn, []string) { callback() },
 		Events: grouphub.Events{"note": grouphub.Handle(func(c *grouphub.Conn, e grouphub.Event) error {
 			callback()
 			return nil
 		})},
-		Disconnect: func(context.Context, *grouphub.Conn, int) { callback(); close(disconnected) },
-	})
-	c := hubtest.Dial(t, hub, "/")
+		Disconnect: func(context.Context, *grouphub.Conn, int) { callback(); over.Store(true); close(disconnected) },
+	}})
+	c := serve(t, hub).dial("/")
 	var senders sync.WaitGroup
-	for range 3 {
+	flood := func() {
+		for range 3 {
+			senders.Go(func() {
+				for range 100 {
+					send(t, hub, "all", "note", 1)
+				}
+			})
+		}
 		senders.Go(func() {
 			for range 100 {
-				send(t, hub, "all", "note", 1)
+				layer.receiver.Lost([]string{"g:all"})
 			}
 		})
 	}
+	flood()
 	for range 100 {
-		c.Send("x")
+		c.WriteMessage(websocket.TextMessage, []byte("x"))
 	}
 	senders.Wait()
-	eventually(t, func() bool { return calls.Load() == 401 }, "not all callbacks ran")
-	c.Close()
+	eventually(t, func() bool { return calls.Load() == 501 }, "not all callbacks ran")
+	// The end comes while others wait for their turn.
+	c.WriteMessage(websocket.TextMessage, []byte("block"))
+	<-entered
+	flood()
+	senders.Wait()
+	c.NetConn().Close()
 	<-disconnected
+}
+
+// meeting returns a function that waits until two are in it at the same time.
+func meeting(t *testing.T, what string) func() {
+	met := make(chan struct{})
+	return func() {
+		select {
+		case met <- struct{}{}:
+		case <-met:
+		case <-time.After(10 * time.Second):
+			t.Errorf("two calls of %s do not run at the same time", what)
+		}
+	}
+}
+
+func TestAcceptRunsConcurrently(t *testing.T) {
+	meet := meeting(t, "Accept")
+	s := serve(t, hubOf(t, grouphub.Consumer{Accept: func(*http.Request) error { meet(); return nil }}))
+	var dials sync.WaitGroup
+	for range 2 {
+		dials.Go(func() {
+			conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http"), nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conn.Close()
+		})
+	}
+	dials.Wait()
+}
+
+func TestRenderRunsConcurrentlyForDifferentEvents(t *testing.T) {
+	meet := meeting(t, "Render")
+	hub := hubOf(t, grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return errors.Join(c.Join("a"), c.Join("b")) },
+		Events:  grouphub.Events{"note": grouphub.Render(func(grouphub.Event) ([]byte, error) { meet(); return []byte("met"), nil })},
+	})
+	c := hubtest.Dial(t, hub, "/")
+	send(t, hub, "a", "note", 1)
+	send(t, hub, "b", "note", 1)
+	c.Expect("met")
+	c.Expect("met")
+}
+
+func TestForwardDoesNotWaitForHandle(t *testing.T) {
+	entered, proceed := make(chan struct{}, 1), make(chan struct{})
+	hub := hubOf(t, grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{
+		"note": grouphub.Forward(),
+		"work": grouphub.Handle(func(c *grouphub.Conn, e grouphub.Event) error {
+			entered <- struct{}{}
+			<-proceed
+			return c.Send([]byte("worked"))
+		}),
+	}})
+	c := hubtest.Dial(t, hub, "/")
+	send(t, hub, "all", "work", nil)
+	<-entered
+	for i := range 100 {
+		send(t, hub, "all", "note", i)
+	}
+	for i := range 100 {
+		c.Expect(fmt.Sprintf(`{"type":"note","group":"all","data":%d}`, i))
+	}
+	close(proceed)
+	c.Expect("worked")
+}
+
+func TestHandleDoesNotWaitForForward(t *testing.T) {
+	// More than the kernel takes, so that frames wait until the client reads.
+	const events, size = 12, 768 << 10
+	handled := make(chan struct{})
+	hub := newHub(t, &grouphub.Options{MaxPending: 2 * events * size, Consumer: grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{
+		"note": grouphub.Forward(),
+		"work": grouphub.Handle(func(*grouphub.Conn, grouphub.Event) error { close(handled); return nil }),
+	}}})
+	c := serve(t, hub).dial("/")
+	text := strings.Repeat("x", size)
+	for range events {
+		send(t, hub, "all", "note", text)
+	}
+	send(t, hub, "all", "work", nil)
+	<-handled
+	for range events {
+		if got := next(t, c); len(got) < size {
+			t.Fatalf("got %.100q", got)
+		}
+	}
 }
 
 func TestBlockingCallbackHoldsUpOnlyItsConnection(t *testing.T) {
@@ -162,32 +279,111 @@ func TestMessagesBeforeTheClientsCloseAreHandled(t *testing.T) {
 }
 
 func TestCallbackMayCallAnythingOnHubAndConn(t *testing.T) {
-	done := make(chan error, 1)
+	for _, where := range []string{"connect", "receive", "handle", "resync", "render", "disconnect"} {
+		t.Run(where, func(t *testing.T) { testCallbackMayCallAnything(t, where) })
+	}
+}
+
+func testCallbackMayCallAnything(t *testing.T, where string) {
 	var hub *grouphub.Hub
-	hub = hubOf(t, grouphub.Consumer{
-		Connect: joinAll,
-		Receive: func(c *grouphub.Conn, m grouphub.Message) error {
-			ctx := c.Context()
-			_, err := hub.Receive(canceled(), "queue")
-			if !errors.Is(err, context.Canceled) {
-				return err
+	var conn *grouphub.Conn
+	down := make(chan error, 1)
+	check := func(calls map[string]error, want error) {
+		for name, err := range calls {
+			if !errors.Is(err, want) {
+				t.Errorf("%s: %v, want %v", name, err, want)
 			}
-			done <- errors.Join(
-				hub.GroupSend(ctx, "all", "note", 1), hub.Send(ctx, c.Channel(), "note", 2), hub.Ping(ctx),
-				hub.GroupAdd(ctx, "other", c.Channel()), hub.GroupDiscard(ctx, "all", c.Channel()),
-				c.Join("more"), c.Leave("more"), c.Send([]byte("x")), hub.GroupClose(ctx, "other", 4000, "enough"),
-				c.Close(4000, "enough"))
-			return nil
-		},
-	})
-	c := hubtest.Dial(t, hub, "/")
-	c.Send("go")
-	// GroupClose may have been faster than Close.
-	if err := <-done; err != nil && !errors.Is(err, grouphub.ErrClosed) {
+		}
+	}
+	calls := func(at string, ctx context.Context) {
+		if at != where {
+			return
+		}
+		if s := hub.Stats(); s.Accepted != 1 {
+			t.Errorf("%+v", s)
+		}
+		// What only a connection that lives can do.
+		var want error
+		if at == "disconnect" {
+			want = grouphub.ErrClosed
+		}
+		check(map[string]error{
+			"GroupAdd": hub.GroupAdd(ctx, "added", conn.Channel()),
+			"Send":     hub.Send(ctx, conn.Channel(), "note", 1),
+		}, want)
+		check(map[string]error{
+			"GroupDiscard":    hub.GroupDiscard(ctx, "added", conn.Channel()),
+			"GroupSend":       hub.GroupSend(ctx, "all", "note", 1),
+			"Members":         second(hub.Members(ctx, "all")),
+			"Ping":            hub.Ping(ctx),
+			"Send to a queue": hub.Send(ctx, "queue", "job", 1),
+			"Receive":         second(hub.Receive(ctx, "queue")),
+		}, nil)
+		if at != "render" { // that is called for no connection
+			conn.Set("key", "value")
+			if value, ok := conn.Get("key"); !ok || value != "value" || conn.Hub() != hub || conn.Subprotocol() != "" ||
+				conn.PathValue("none") != "" || conn.User().ID != "" || !slices.Contains(conn.Groups(), "all") ||
+				conn.Request().Context() != conn.Context() {
+				t.Errorf("value %v, groups %q", value, conn.Groups())
+			}
+			check(map[string]error{
+				"Join":       conn.Join("more"),
+				"Conn.Send":  conn.Send([]byte("x")),
+				"SendBinary": conn.SendBinary([]byte("x")),
+				"SendJSON":   conn.SendJSON("x"),
+			}, want)
+			check(map[string]error{"Leave": conn.Leave("more")}, nil)
+			check(map[string]error{"Close": conn.Close(4000, "enough")}, want)
+		}
+		check(map[string]error{"GroupClose": hub.GroupClose(ctx, "all", 4000, "enough")}, nil)
+		go func() { down <- hub.Shutdown(background) }()
+	}
+	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	hub = newHub(t, &grouphub.Options{
+		Layer:  layer,
+		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} },
+		Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error {
+				conn = c
+				err := c.Join("all")
+				calls("connect", background)
+				return err
+			},
+			Receive:    func(*grouphub.Conn, grouphub.Message) error { calls("receive", background); return nil },
+			Resync:     func(*grouphub.Conn, []string) { calls("resync", background) },
+			Disconnect: func(ctx context.Context, _ *grouphub.Conn, _ int) { calls("disconnect", ctx) },
+			Events: grouphub.Events{
+				"note":   grouphub.Forward(),
+				"handle": grouphub.Handle(func(*grouphub.Conn, grouphub.Event) error { calls("handle", background); return nil }),
+				"render": grouphub.Render(func(grouphub.Event) ([]byte, error) { calls("render", background); return nil, nil }),
+			},
+		}})
+	client := serve(t, hub).dial("/")
+	switch where {
+	case "receive":
+		client.WriteMessage(websocket.TextMessage, []byte("x"))
+	case "handle", "render":
+		send(t, hub, "all", where, nil)
+	case "resync":
+		layer.receiver.Lost([]string{"g:all"})
+	case "disconnect":
+		client.Close()
+	}
+	if where != "disconnect" {
+		client.SetReadDeadline(time.Now().Add(10 * time.Second))
+		for {
+			if _, _, err := client.ReadMessage(); err != nil {
+				// In Render Shutdown may be faster than GroupClose, which waits for it.
+				if !websocket.IsCloseError(err, 4000) && (where != "render" || !websocket.IsCloseError(err, 1001)) {
+					t.Errorf("read: %v", err)
+				}
+				break
+			}
+		}
+	}
+	if err := <-down; err != nil {
 		t.Error(err)
 	}
-	c.Expect("x")
-	c.ExpectClose(4000)
 }
 
 func canceled() context.Context {
@@ -231,6 +427,50 @@ func TestDisconnectCanStillAct(t *testing.T) {
 	c.Close()
 	<-checked
 	witness.Expect(`{"type":"left","group":"all"}`)
+}
+
+func TestDisconnectComesAfterPresenceIsLeft(t *testing.T) {
+	listed := make(chan []grouphub.Member, 2)
+	hub := newHub(t, &grouphub.Options{
+		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} },
+		Consumer: grouphub.Consumer{
+			Connect: joinAll,
+			Disconnect: func(ctx context.Context, c *grouphub.Conn, _ int) {
+				members, err := c.Hub().Members(ctx, "all")
+				if err != nil {
+					t.Error(err)
+				}
+				listed <- members
+			},
+		}})
+	first, second := hubtest.Dial(t, hub, "/"), hubtest.Dial(t, hub, "/")
+	for left, c := range []*hubtest.Client{first, second} {
+		c.Close()
+		if members := <-listed; len(members) != 1-left {
+			t.Errorf("%d has left, members are %+v", left+1, members)
+		}
+	}
+}
+
+func TestDisconnectsContextEndsAfterFiveSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		took := make(chan time.Duration, 1)
+		hub := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
+			Disconnect: func(ctx context.Context, _ *grouphub.Conn, _ int) {
+				start := time.Now()
+				<-ctx.Done()
+				took <- time.Since(start)
+				if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+					t.Error(ctx.Err())
+				}
+			},
+		}})
+		hubtest.Dial(t, hub, "/").Close()
+		if d := <-took; d != 5*time.Second {
+			t.Errorf("it ended after %v", d)
+		}
+		hub.Shutdown(background)
+	})
 }
 
 func TestDisconnectRunsExactlyOnceIfConnectWasCalled(t *testing.T) {
@@ -328,10 +568,12 @@ func TestPanicInACallbackClosesThatConnectionWith1011(t *testing.T) {
 				boom("handle")
 				return nil
 			})},
+			Resync:     func(*grouphub.Conn, []string) { boom("resync") },
 			Disconnect: func(context.Context, *grouphub.Conn, int) { boom("disconnect") },
 		}
 	}
-	hub := newHub(t, &grouphub.Options{Consumer: noteConsumer, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 	witness := hubtest.Dial(t, hub, "/")
 	for _, where := range []string{"connect", "receive", "handle"} {
 		c := hubtest.Dial(t, hub.Handler(consumer(where)), "/")
@@ -342,8 +584,14 @@ func TestPanicInACallbackClosesThatConnectionWith1011(t *testing.T) {
 		c.ExpectClose(1011)
 		witness.ExpectEvent("note")
 	}
+	c := hubtest.Dial(t, hub.Handler(consumer("resync")), "/")
+	layer.receiver.Lost([]string{"g:all"})
+	c.ExpectClose(1011)
+	witness.Expect(`{"type":"resync","group":"all"}`)
+	send(t, hub, "all", "note", "resync")
+	witness.ExpectEvent("note")
 	hubtest.Dial(t, hub.Handler(consumer("disconnect")), "/").Close()
-	for _, where := range []string{"connect", "receive", "handle", "disconnect"} {
+	for _, where := range []string{"connect", "receive", "handle", "resync", "disconnect"} {
 		eventually(t, func() bool { return strings.Contains(logged.String(), "boom in "+where) }, "%s is not logged", where)
 	}
 	if !strings.Contains(logged.String(), "conn_test.go") {
@@ -637,6 +885,17 @@ func TestUserExpiresClosesWith4401(t *testing.T) {
 		}
 		hub.Shutdown(background)
 	})
+}
+
+func TestUsersGroupIsJoinedBeforeConnect(t *testing.T) {
+	hub := hubOf(t, grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			return c.Hub().GroupSend(c.Context(), grouphub.UserGroup("ann"), "note", "welcome")
+		},
+		Events: grouphub.Events{"note": grouphub.Forward()},
+	})
+	h := grouphub.Authenticate(func(*http.Request) (grouphub.User, error) { return grouphub.User{ID: "ann"}, nil })(hub)
+	hubtest.Dial(t, h, "/").Expect(`{"type":"note","group":"!user/ann","data":"welcome"}`)
 }
 
 func TestUsersGroupIsNobodyElses(t *testing.T) {

@@ -8,6 +8,9 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/redis"
 )
 
+// LayerOf returns the hub's layer.
+func LayerOf(h *Hub) Layer { return h.layer }
+
 // MemoryInUse returns how many topics and queues the layer has in memory.
 func MemoryInUse(l *MemoryLayer) (topics, queues int) { return l.inside.(*memory.Layer).InUse() }
 

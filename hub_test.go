@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -204,6 +206,7 @@ func TestMountingFullHubGets503(t *testing.T) {
 	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" {
 		t.Errorf("got %v", response)
 	}
+	wantOneLine(t, readAll(t, response.Body), "too many connections")
 	c.Close()
 	s := serve(t, hub)
 	eventually(t, func() bool { // the seat is free once the socket is closed
@@ -224,6 +227,16 @@ func TestMountingHubThatShutsDownGets503(t *testing.T) {
 	if response.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("got %v", response)
 	}
+	wantOneLine(t, readAll(t, response.Body), "shutting down")
+}
+
+func readAll(t *testing.T, r io.Reader) string {
+	t.Helper()
+	data, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
 
 func TestBadHandshakeGetsOneClearLine(t *testing.T) {
@@ -359,6 +372,14 @@ func TestALayerBelongsToWhoeverMadeIt(t *testing.T) {
 	if err := layer.Publish(background, grouphub.Publication{Topic: "t"}); err != nil {
 		t.Errorf("the layer is closed: %v", err)
 	}
+	// One that New has made is the hub's.
+	own := grouphub.New(nil)
+	if err := own.Shutdown(background); err != nil {
+		t.Fatal(err)
+	}
+	if err := grouphub.LayerOf(own).Publish(background, grouphub.Publication{Topic: "t"}); !errors.Is(err, grouphub.ErrClosed) {
+		t.Errorf("Publish on a hub's own layer after Shutdown: %v", err)
+	}
 }
 
 func TestShutdownClosesAllWith1001AndWaitsForCallbacks(t *testing.T) {
@@ -437,6 +458,44 @@ func TestShutdownDropsSocketsWhenItsContextEnds(t *testing.T) {
 	}
 	close(proceed)
 	// Now the callback returns, and another Shutdown can wait for it.
+	if err := hub.Shutdown(background); err != nil {
+		t.Errorf("second Shutdown: %v", err)
+	}
+}
+
+func TestShutdownWhoseContextEndsLeavesOnlyCallbacks(t *testing.T) {
+	entered, proceed := make(chan struct{}), make(chan struct{})
+	hub := grouphub.New(&grouphub.Options{Compression: true, Consumer: grouphub.Consumer{
+		Connect: joinAll,
+		Receive: func(*grouphub.Conn, grouphub.Message) error {
+			close(entered)
+			<-proceed
+			return nil
+		},
+		Events: grouphub.Events{"note": grouphub.Forward()},
+	}})
+	s := serve(t, hub)
+	c := s.dial("/")
+	for range 4 {
+		s.dial("/")
+	}
+	send(t, hub, "all", "note", 1)
+	c.WriteMessage(websocket.TextMessage, []byte("x"))
+	<-entered
+	if err := hub.Shutdown(canceled()); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v", err)
+	}
+	left := func() []string { // of the package's goroutines
+		return slices.DeleteFunc(leak.Others(), func(stack string) bool {
+			return strings.Contains(stack, "leak.Check") ||
+				!strings.Contains(stack, "/grouphub.") && !strings.Contains(stack, "/grouphub/internal/")
+		})
+	}
+	eventually(t, func() bool { return len(left()) == 1 }, "more than one goroutine is left, or none")
+	if stack := left()[0]; !strings.Contains(stack, t.Name()) {
+		t.Errorf("what is left is no callback:\n%s", stack)
+	}
+	close(proceed)
 	if err := hub.Shutdown(background); err != nil {
 		t.Errorf("second Shutdown: %v", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -274,18 +276,27 @@ func TestEventTypesWithoutAHandlerReachNoClient(t *testing.T) {
 	hub := newHub(t, &grouphub.Options{Consumer: noteConsumer,
 		Logger: slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	c := hubtest.Dial(t, hub, "/")
+	other := hubtest.Dial(t, hub.Handler(noteConsumer), "/") // another consumer with the same events
 	for range 3 {
 		send(t, hub, "all", "mystery", nil)
+		send(t, hub, "all", "riddle", nil)
 	}
 	send(t, hub, "all", "note", 1)
 	c.ExpectEvent("note")
-	eventually(t, func() bool { return strings.Count(logged.String(), "mystery") == 1 }, "not logged once")
-	if n := hub.Stats().Unhandled; n != 3 {
-		t.Errorf("%d unhandled", n)
-	}
+	other.ExpectEvent("note")
+	eventually(t, func() bool { return hub.Stats().Unhandled == 12 }, "not all are counted") // just after the push
 	star := hubtest.Dial(t, hub.Handler(grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{"*": grouphub.Forward()}}), "/")
 	send(t, hub, "all", "mystery", 1)
 	star.ExpectEvent("mystery")
+	if err := hub.Shutdown(background); err != nil { // now all is logged
+		t.Fatal(err)
+	}
+	for _, event := range []string{"mystery", "riddle"} {
+		line := regexp.MustCompile(`(?m)^.* level=DEBUG .*type=` + event + `$`)
+		if n := len(line.FindAllString(logged.String(), -1)); n != 1 || strings.Count(logged.String(), event) != 1 {
+			t.Errorf("%s is not logged once at debug level:\n%s", event, logged.String())
+		}
+	}
 }
 
 func TestExceptLeavesConnectionsOut(t *testing.T) {
@@ -465,6 +476,32 @@ func TestGarbageFromTheLayerIsCountedAndLoggedOnce(t *testing.T) {
 	}
 	for _, fault := range []string{"truncated", "version 2", "unknown kind", "not UTF-8"} {
 		eventually(t, func() bool { return strings.Count(logged.String(), fault) == 1 }, "%q is not logged once", fault)
+	}
+}
+
+func TestSendersNeverWaitForReceivers(t *testing.T) {
+	proceed := make(chan struct{})
+	defer close(proceed)
+	hub := newHub(t, &grouphub.Options{Consumer: noteConsumer, MaxPending: 256 << 10, CloseTimeout: time.Second})
+	stuck := hub.Handler(grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{
+		"note": grouphub.Handle(func(*grouphub.Conn, grouphub.Event) error { <-proceed; return nil }),
+	}})
+	mux := http.NewServeMux()
+	mux.Handle("/", hub)
+	mux.Handle("/stuck", stuck)
+	s := serve(t, mux)
+	s.dial("/") // is never read from
+	s.dial("/stuck")
+	quick := s.dial("/")
+	text := strings.Repeat("x", 32<<10)
+	for sent := 0; hub.Stats().SlowClosed < 2; sent++ {
+		if sent > 10_000 {
+			t.Fatalf("never slow: %+v", hub.Stats())
+		}
+		send(t, hub, "all", "note", fmt.Sprint(sent, text)) // an error if it took five seconds
+		if got, want := next(t, quick), fmt.Sprintf(`{"type":"note","group":"all","data":"%dx`, sent); !strings.HasPrefix(got, want) {
+			t.Fatalf("got %.60s, want %s", got, want)
+		}
 	}
 }
 

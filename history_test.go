@@ -192,6 +192,43 @@ func TestReplayLargerThanMaxPendingWaitsForTheClient(t *testing.T) {
 	}
 }
 
+func TestSlowClientComesBackAndGetsWhatItMissed(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Policy: keeping(5_000), MaxPending: 64 << 10, CloseTimeout: 20 * time.Second,
+		Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error { return c.Join("g") },
+			Events:  grouphub.Events{"n": grouphub.Forward()},
+		}})
+	s := serve(t, hub)
+	c := s.dial("/?resume=")
+	text := strings.Repeat("x", 30<<10)
+	sent := 0
+	for ; hub.Stats().SlowClosed == 0; sent++ {
+		send(t, hub, "g", "n", fmt.Sprint(sent, text))
+	}
+	position, got, closes := "", 0, 0
+	for got < sent {
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		var e grouphub.Event
+		if err := c.ReadJSON(&e); websocket.IsCloseError(err, 1013) {
+			closes++
+			c = s.dial("/" + resumeQuery("g", position))
+			continue
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if position = e.ID; e.Type == "grouphub.position" {
+			continue
+		}
+		if want := fmt.Sprintf(`"%dx`, got); e.Type != "n" || !strings.HasPrefix(string(e.Data), want) {
+			t.Fatalf("got %s %.60s, want %s", e.Type, e.Data, want)
+		}
+		got++
+	}
+	if closes == 0 || hub.Stats().Resyncs != 0 {
+		t.Errorf("closed %d times with 1013, %+v", closes, hub.Stats())
+	}
+}
+
 func TestReplayReachesRenderAndHandle(t *testing.T) {
 	hub := newHub(t, &grouphub.Options{Policy: keeping(10), Consumer: grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error { return c.Join("g", grouphub.Last(10)) },
@@ -383,19 +420,34 @@ func TestNewEpochIsResyncUnlessNothingIsMissing(t *testing.T) {
 	c.Expect(`{"type":"resync","group":"g"}`)
 }
 
-func TestUnnumberedEventInAGroupWithHistoryIsPolicyMismatch(t *testing.T) {
+func TestOnePolicy(t *testing.T) {
 	var logged safeBuffer
 	layer := grouphub.NewMemoryLayer()
-	hub := newHub(t, &grouphub.Options{Layer: layer, Policy: keeping(10), Consumer: noteConsumer,
-		Logger: slog.New(slog.NewTextHandler(&logged, nil))})
-	other := newHub(t, &grouphub.Options{Layer: layer})
+	groups := []string{"a", "b"}
+	hub := newHub(t, &grouphub.Options{Layer: layer, Policy: keeping(10), Logger: slog.New(slog.NewTextHandler(&logged, nil)),
+		Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error { return errors.Join(c.Join("a"), c.Join("b")) },
+			Events:  grouphub.Events{"note": grouphub.Forward()},
+		}})
+	other := newHub(t, &grouphub.Options{Layer: layer}) // a worker that was given no Policy
 	c := hubtest.Dial(t, hub, "/")
-	for i := range 3 {
-		send(t, other, "all", "note", i)
-		c.Expect(fmt.Sprintf(`{"type":"note","group":"all","data":%d}`, i))
+	const events = 20
+	for i := range events {
+		for _, group := range groups {
+			send(t, other, group, "note", i)
+			c.Expect(fmt.Sprintf(`{"type":"note","group":"%s","data":%d}`, group, i))
+		}
 	}
-	if n := hub.Stats().PolicyMismatch; n != 3 || strings.Count(logged.String(), "Policy") != 1 {
-		t.Errorf("%d, logged:\n%s", n, logged.String())
+	if n := hub.Stats().PolicyMismatch; n != 2*events {
+		t.Errorf("PolicyMismatch is %d, want %d", n, 2*events)
+	}
+	if n := strings.Count(logged.String(), "level=ERROR"); n != len(groups) || strings.Count(logged.String(), "Policy") != n {
+		t.Errorf("logged %d errors, want one for each group:\n%s", n, logged.String())
+	}
+	for _, group := range groups {
+		if !strings.Contains(logged.String(), `group="\"`+group+`\""`) {
+			t.Errorf("group %s is not logged:\n%s", group, logged.String())
+		}
 	}
 }
 

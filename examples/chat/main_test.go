@@ -3,12 +3,14 @@ package main
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"regexp"
 	"runtime"
 	"strings"
@@ -309,6 +311,25 @@ func TestRedisThatIsNotThereIsAnErrorThatSaysSo(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("run with redis at %s: %v, want one line with %s", url, err, want)
 		}
+	}
+}
+
+func TestWithoutAnAddressOnlyThisMachineReachesIt(t *testing.T) {
+	flags, args := flag.CommandLine, os.Args
+	defer func() { flag.CommandLine, os.Args = flags, args }()
+	flag.CommandLine, os.Args = flag.NewFlagSet("chat", flag.PanicOnError), []string{"chat", "-help"}
+	flag.CommandLine.SetOutput(io.Discard)
+	func() {
+		defer func() {
+			if asked := recover(); asked != flag.ErrHelp {
+				t.Errorf("main panicked with %v", asked)
+			}
+		}()
+		main() // as far as flag.Parse
+	}()
+	const want = "127.0.0.1:8080"
+	if addr := flag.CommandLine.Lookup("addr"); addr == nil || addr.DefValue != want {
+		t.Errorf("flag %+v, want addr with %s", addr, want)
 	}
 }
 

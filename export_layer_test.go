@@ -1,6 +1,7 @@
 package grouphub
 
 import (
+	"reflect"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
@@ -13,6 +14,13 @@ func LayerOf(h *Hub) Layer { return h.layer }
 
 // MemoryInUse returns how many topics and queues the layer has in memory.
 func MemoryInUse(l *MemoryLayer) (topics, queues int) { return l.inside.(*memory.Layer).InUse() }
+
+// MemoryLeases returns how many topics the layer has leases of, expired ones included.
+// Nobody may use it at that time.
+func MemoryLeases(l *MemoryLayer) int {
+	MemoryInUse(l) // takes the lock, so that what was done before is seen
+	return reflect.ValueOf(l.inside).Elem().FieldByName("leases").Len()
+}
 
 // SetRedisHeartbeat sets how often hubs that attach from now on prove their subscription.
 func SetRedisHeartbeat(l *RedisLayer, d time.Duration) { l.inside.(*redis.Layer).Heartbeat = d }

@@ -288,6 +288,47 @@ func TestHistoryExpiresAndLeavesNothingInMemory(t *testing.T) {
 	})
 }
 
+func TestIdleGroupsLeaveNothingInMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		layer := grouphub.NewMemoryLayer()
+		hub := grouphub.New(&grouphub.Options{Layer: layer, Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error { return c.Join(c.Request().URL.Path) },
+			Events:  grouphub.Events{"n": grouphub.Forward()},
+		}, Policy: func(string) grouphub.GroupPolicy {
+			return grouphub.GroupPolicy{History: 10, HistoryTTL: time.Minute, Presence: true}
+		}})
+		idle, _ := grouphub.MemoryInUse(layer)
+		for i := range 20 {
+			group := fmt.Sprint("/", i)
+			c := hubtest.Dial(t, hub, group)
+			send(t, hub, group, "n", 1, grouphub.Once("one"))
+			send(t, hub, group, "n", 1, grouphub.Once("one"))
+			send(t, hub, group, "n", 2)
+			expectNumbers(t, c, 1, 2)
+			time.Sleep(time.Second)
+			if n := grouphub.MemoryLeases(layer); n != 1 {
+				t.Fatalf("%d groups have leases, want 1", n)
+			}
+			c.Close()
+			time.Sleep(time.Second)
+			// Nobody is ever there to receive these.
+			send(t, hub, "worker's"+group, "n", 1, grouphub.Once("one"))
+		}
+		time.Sleep(25 * time.Hour) // the count outlives the history by a day
+		if topics, queues := grouphub.MemoryInUse(layer); topics != idle || queues != 0 {
+			t.Errorf("%d topics and %d queues are left, %d topics before", topics, queues, idle)
+		}
+		if n := grouphub.MemoryLeases(layer); n != 0 {
+			t.Errorf("%d groups have leases", n)
+		}
+		hub.Shutdown(background)
+		if topics, queues := grouphub.MemoryInUse(layer); topics != 0 || queues != 0 {
+			t.Errorf("%d topics and %d queues are left after Shutdown", topics, queues)
+		}
+		layer.Close()
+	})
+}
+
 // A faultyLayer loses, repeats and delays what it delivers, and numbers begin anew
 // when it is told so. What it keeps is right.
 type faultyLayer struct {
@@ -519,6 +560,50 @@ func TestEveryEventExactlyOnceWhileAClientIsCutAgainAndAgain(t *testing.T) {
 			}
 		}
 		c.NetConn().Close()
+	}
+}
+
+func TestOrderIsTheSameOnAllHubsInAGroupWithHistory(t *testing.T) {
+	const senders, each, members = 6, 200, 4
+	layer := grouphub.NewMemoryLayer()
+	var hubs []*grouphub.Hub
+	for range 2 {
+		hubs = append(hubs, newHub(t, &grouphub.Options{Layer: layer, Policy: keeping(senders * each), Consumer: noteConsumer}))
+	}
+	var clients []*hubtest.Client
+	for m := range members {
+		clients = append(clients, hubtest.Dial(t, hubs[m%2], "/"))
+	}
+	var sending sync.WaitGroup
+	for s := range senders {
+		sending.Go(func() {
+			for i := range each {
+				send(t, hubs[s%2], "all", "note", [2]int{s, i})
+			}
+		})
+	}
+	sending.Wait()
+	var first []string
+	for m, c := range clients {
+		var last [senders]int
+		for i := range senders * each {
+			got := string(c.Next().Data)
+			if m > 0 {
+				if got != first[i] {
+					t.Fatalf("member %d, event %d: got %s, member 0 got %s", m, i, got, first[i])
+				}
+				continue
+			}
+			first = append(first, got)
+			var e struct{ Data [2]int }
+			if err := json.Unmarshal([]byte(got), &e); err != nil {
+				t.Fatal(err)
+			}
+			if s, n := e.Data[0], e.Data[1]; n != last[s] {
+				t.Fatalf("sender %d: got %d, want %d", s, n, last[s])
+			}
+			last[e.Data[0]]++
+		}
 	}
 }
 

@@ -1,7 +1,9 @@
 package grouphub_test
 
 import (
+	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,56 +11,99 @@ import (
 	"log/slog"
 	"net"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
+// A path is a way of an event to a client.
+type path struct {
+	name    string
+	handler grouphub.EventHandler
+	options grouphub.Options // Compression and Policy
+	except  bool             // the member that joined first does not get it
+	frame   func(data json.RawMessage, text []byte) []byte
+}
+
+func plainText(_ json.RawMessage, text []byte) []byte {
+	return outbox.NewFrame(outbox.Text, text, false)
+}
+func plainData(data json.RawMessage, _ []byte) []byte {
+	return outbox.NewFrame(outbox.Text, data, false)
+}
+
+// sharedPaths are those where the members share all that is built for an event.
+var sharedPaths = []path{
+	{name: "Forward", handler: grouphub.Forward(), frame: plainText},
+	{name: "Render", frame: plainData,
+		handler: grouphub.Render(func(e grouphub.Event) ([]byte, error) { return e.Data, nil })},
+	{name: "Compression", handler: grouphub.Forward(), options: grouphub.Options{Compression: true},
+		frame: func(_ json.RawMessage, text []byte) []byte { return outbox.NewFrame(outbox.Text, text, true) }},
+	// Each frame is another, by its ID.
+	{name: "history", handler: grouphub.Forward(), options: grouphub.Options{Policy: keeping(100)}},
+}
+
+// otherPaths are those where something is done for each member.
+var otherPaths = []path{
+	{name: "Except", handler: grouphub.Forward(), frame: plainText, except: true},
+	{name: "Handle", frame: plainData,
+		handler: grouphub.Handle(func(c *grouphub.Conn, e grouphub.Event) error { return c.Send(e.Data) })},
+}
+
 // A crowd is members of the group "all" over TCP on loopback, which are read with as
 // little effort as there can be.
 type crowd struct {
 	hub     *grouphub.Hub
-	members []net.Conn
+	members []net.Conn      // who get the events
 	data    json.RawMessage // of the events
-	frame   []byte          // what each member gets for one
-	want    chan int        // takes a number of frames for each reader
-	got     chan error      // and one result of each
+	opts    []grouphub.SendOption
+	frame   []byte     // what each member gets for one; nil if it differs
+	want    chan int   // takes a number of frames for each reader
+	got     chan error // and one result of each
 	readers int
 }
 
-// newCrowd returns members of a hub with nobody else. An event's JSON is 128 bytes.
-func newCrowd(t testing.TB, members int) *crowd {
-	joined := make(chan struct{}, members)
-	c := &crowd{readers: 2, want: make(chan int), got: make(chan error)}
-	c.hub = newHub(t, &grouphub.Options{
-		Logger: slog.New(slog.DiscardHandler),
-		Consumer: grouphub.Consumer{
-			Connect: func(c *grouphub.Conn) error {
-				defer func() { joined <- struct{}{} }()
-				return c.Join("all")
-			},
-			Events: grouphub.Events{"note": grouphub.Forward()},
+// newCrowd returns members of a hub with nobody else. An event's JSON is 128 bytes, and
+// that of a path with history a little more.
+func newCrowd(t testing.TB, members int, p path) *crowd {
+	joined := make(chan string, members)
+	c := &crowd{readers: 2, want: make(chan int), got: make(chan error, 2)}
+	p.options.Logger = slog.New(slog.DiscardHandler)
+	p.options.PingInterval = time.Hour // nothing comes but events
+	p.options.Consumer = grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			defer func() { joined <- c.Channel() }()
+			return c.Join("all")
 		},
-	})
+		Events: grouphub.Events{"note": p.handler},
+	}
+	c.hub = newHub(t, &p.options)
 	const event = `{"type":"note","group":"all","data":%s}`
 	c.data = json.RawMessage(`"` + strings.Repeat("x", 128-len(event)) + `"`)
-	c.frame = outbox.NewFrame(outbox.Text, fmt.Appendf(nil, event, c.data), false)
+	if p.frame != nil {
+		c.frame = p.frame(c.data, fmt.Appendf(nil, event, c.data))
+	}
 
 	server := httptest.NewServer(c.hub)
 	t.Cleanup(server.Close)
-	for range members {
+	for i := range members {
 		conn, err := net.Dial("tcp", server.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		if err := upgradeRaw(conn, "/"); err != nil {
+		if err := upgradeRaw(conn, "/", "Sec-WebSocket-Extensions: permessage-deflate"); err != nil {
 			t.Fatal(err)
 		}
-		<-joined
+		if channel := <-joined; i == 0 && p.except {
+			c.opts = append(c.opts, grouphub.Except(channel))
+			continue
+		}
 		c.members = append(c.members, conn)
 	}
 	stopped := make(chan struct{})
@@ -80,6 +125,7 @@ func newCrowd(t testing.TB, members int) *crowd {
 // read reads what the members with a share's numbers get.
 func (c *crowd) read(share int) {
 	var all, buf []byte
+	r := bufio.NewReader(nil)
 	for frames := range c.want {
 		if len(all) != frames*len(c.frame) {
 			all = bytes.Repeat(c.frame, frames)
@@ -92,7 +138,12 @@ func (c *crowd) read(share int) {
 			if i%c.readers != share {
 				continue
 			}
-			if _, err := io.ReadFull(c.members[i], buf); err != nil {
+			if c.frame == nil {
+				r.Reset(c.members[i])
+				if err := skipFrames(r, frames); err != nil {
+					result = err
+				}
+			} else if _, err := io.ReadFull(c.members[i], buf); err != nil {
 				result = err
 			} else if !bytes.Equal(buf, all) {
 				result = fmt.Errorf("member %d got %.200q", i, buf)
@@ -102,10 +153,37 @@ func (c *crowd) read(share int) {
 	}
 }
 
+// skipFrames reads a number of text frames of less than 64 KiB, and nothing beyond them.
+func skipFrames(r *bufio.Reader, frames int) error {
+	for range frames {
+		header, err := r.Peek(2)
+		if err != nil {
+			return err
+		}
+		size := 2 + int(header[1])
+		if header[0]&0xf != outbox.Text || size > 2+126 {
+			return fmt.Errorf("a frame begins with %x", header)
+		}
+		if size == 2+126 {
+			if header, err = r.Peek(4); err != nil {
+				return err
+			}
+			size = 4 + int(binary.BigEndian.Uint16(header[2:]))
+		}
+		if _, err := r.Discard(size); err != nil {
+			return err
+		}
+	}
+	if n := r.Buffered(); n > 0 {
+		return fmt.Errorf("%d bytes follow", n)
+	}
+	return nil
+}
+
 // round sends a number of events and returns when every member has all of them.
 func (c *crowd) round(t testing.TB, events int) {
 	for range events {
-		if err := c.hub.GroupSend(background, "all", "note", c.data); err != nil {
+		if err := c.hub.GroupSend(background, "all", "note", c.data, c.opts...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -124,18 +202,22 @@ func (c *crowd) round(t testing.TB, events int) {
 // delivery has both ends in it, which share this machine's processors.
 func BenchmarkGroupSend(b *testing.B) {
 	const members = 1000
-	c := newCrowd(b, members)
-	for _, test := range []struct {
-		name   string
-		events int
-	}{{"single", 1}, {"burst of 64", 64}} {
-		b.Run(test.name, func(b *testing.B) {
-			c.round(b, test.events) // the readers' buffers
-			b.ReportAllocs()
-			for b.Loop() {
-				c.round(b, test.events)
+	for _, p := range slices.Concat(sharedPaths, otherPaths) {
+		b.Run(p.name, func(b *testing.B) {
+			c := newCrowd(b, members, p)
+			for _, test := range []struct {
+				name   string
+				events int
+			}{{"single", 1}, {"burst of 64", 64}} {
+				b.Run(test.name, func(b *testing.B) {
+					c.round(b, test.events) // the readers' buffers
+					b.ReportAllocs()
+					for b.Loop() {
+						c.round(b, test.events)
+					}
+					b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*members*test.events), "ns/delivery")
+				})
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*members*test.events), "ns/delivery")
 		})
 	}
 }
@@ -176,22 +258,91 @@ func BenchmarkJoinLeave(b *testing.B) {
 	}
 }
 
+// dialRaw connects to a hub over TCP, and has joined whatever Connect joins.
+func dialRaw(t testing.TB, hub *grouphub.Hub) net.Conn {
+	t.Helper()
+	server := httptest.NewServer(hub)
+	t.Cleanup(server.Close)
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := upgradeRaw(conn, "/"); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// BenchmarkEcho is one message from a client and its answer.
+func BenchmarkEcho(b *testing.B) {
+	conn := dialRaw(b, hubOf(b, grouphub.Consumer{
+		Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },
+	}))
+	message := strings.Repeat("x", 100)
+	frame := masked(0x81, message)
+	answer := make([]byte, 2+len(message))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := conn.Write(frame); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, answer); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkJoinWithReplay joins a group that others are in, until the client has read
+// 100 events of its history.
+func BenchmarkJoinWithReplay(b *testing.B) {
+	const events = 100
+	conns := make(chan *grouphub.Conn, 2)
+	hub := newHub(b, &grouphub.Options{Policy: keeping(events), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
+		Events:  grouphub.Events{"note": grouphub.Forward()},
+	}})
+	hubtest.Dial(b, hub, "/")
+	if err := (<-conns).Join("all"); err != nil {
+		b.Fatal(err)
+	}
+	r := bufio.NewReader(dialRaw(b, hub))
+	conn := <-conns
+	for range events {
+		send(b, hub, "all", "note", strings.Repeat("x", 100))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := conn.Join("all", grouphub.Last(events)); err != nil {
+			b.Fatal(err)
+		}
+		if err := skipFrames(r, events); err != nil {
+			b.Fatal(err)
+		}
+		if err := conn.Leave("all"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // A send that allocates for each member costs a large group dearly, and no promise is
 // broken by it that another test would see.
 func TestGroupSendAllocatesNothingPerMember(t *testing.T) {
-	const few, many = 10, 1000
-	for _, events := range []int{1, 16} {
-		t.Run(fmt.Sprint("bursts of ", events), func(t *testing.T) {
-			var allocs [2]float64
-			for i, members := range []int{few, many} {
-				c := newCrowd(t, members)
-				allocs[i] = testing.AllocsPerRun(20, func() { c.round(t, events) })
-			}
-			perMember := (allocs[1] - allocs[0]) / (many - few)
-			t.Logf("%.1f allocations for %d members, %.1f for %d: %.4f per member",
-				allocs[0], few, allocs[1], many, perMember)
-			if perMember >= 0.1 {
-				t.Errorf("%.2f allocations per member", perMember)
+	const few, many = 10, 300
+	for _, p := range sharedPaths {
+		t.Run(p.name, func(t *testing.T) {
+			small, large := newCrowd(t, few, p), newCrowd(t, many, p)
+			for _, events := range []int{1, 16} {
+				measure := func(c *crowd) float64 {
+					return testing.AllocsPerRun(10, func() { c.round(t, events) })
+				}
+				forFew, forMany := measure(small), measure(large)
+				perMember := (forMany - forFew) / (many - few)
+				t.Logf("bursts of %d: %.1f allocations for %d members, %.1f for %d: %.4f per member",
+					events, forFew, few, forMany, many, perMember)
+				if perMember >= 0.2 { // the deflaters' pool loses some when the race detector runs
+					t.Errorf("%.2f allocations per member in bursts of %d", perMember, events)
+				}
 			}
 		})
 	}

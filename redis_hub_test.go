@@ -388,6 +388,41 @@ func TestGarbageThroughRedisIsCountedAndLoggedOnce(t *testing.T) {
 	}
 }
 
+func TestGarbageThatRedisKeepsHidesNothing(t *testing.T) {
+	onRedis(t, func(t *testing.T, url string) {
+		stranger := redisLayer(t, url, nil) // speaks as a layer does, and makes no sense
+		hub := newHub(t, &grouphub.Options{Layer: redisLayer(t, url, nil), Consumer: noteConsumer, Logger: quiet(),
+			Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{History: 10, Presence: true} }})
+		c := hubtest.Dial(t, hub, "/")
+		garbage := []string{"", "garbage", "\x09newer", "{}"}
+		for _, payload := range garbage {
+			p := publication("g:all", payload)
+			p.Keep = grouphub.Keep{Count: 10, Life: time.Minute}
+			if err := errors.Join(
+				stranger.Publish(background, p),
+				stranger.Append(background, "jobs", []byte(payload)),
+				second(stranger.Lease(background, "g:all", "stranger "+payload, []byte("<"+payload), time.Minute)),
+			); err != nil {
+				t.Fatal(err)
+			}
+		}
+		send(t, hub, "all", "note", 1)
+		c.ExpectEvent("note")
+		if err := hub.Send(background, "jobs", "job", 1); err != nil {
+			t.Error(err)
+		}
+		if job, err := hub.Receive(background, "jobs"); err != nil || job.Type != "job" {
+			t.Errorf("Receive: %+v, %v", job, err)
+		}
+		if members, err := hub.Members(background, "all"); err != nil || len(members) != 1 {
+			t.Errorf("Members: %+v, %v", members, err)
+		}
+		if n, want := hub.Stats(), uint64(3*len(garbage)); n.Dropped != want || n.Resyncs != 0 {
+			t.Errorf("%+v, want %d dropped and nothing else", n, want)
+		}
+	})
+}
+
 func TestPermissionsThatTheReadmeGivesAreEnough(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)

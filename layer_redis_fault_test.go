@@ -327,6 +327,72 @@ func TestRedisThatIsFullRefuses(t *testing.T) {
 	}
 }
 
+func TestRedisThatForgetsItsScriptsIsNotNoticed(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	l := redisLayer(t, s.url(), nil)
+	h := attachRedis(t, l, "topic")
+	check := func(what string, err error, ok bool) {
+		t.Helper()
+		if err != nil || !ok {
+			t.Errorf("%s: %v, and its result is good: %v", what, err, ok)
+		}
+	}
+	// every calls each script once, and before before each of them.
+	every := func(round int, before func()) {
+		p := publication("topic", fmt.Sprint(round))
+		p.Keep = grouphub.Keep{Count: 100, Life: time.Minute}
+		before()
+		check("Publish", l.Publish(t.Context(), p), true)
+		p.Keep.Once = "key" // of the first round
+		before()
+		check("Publish with a key", l.Publish(t.Context(), p), true)
+		before()
+		history, err := l.History(t.Context(), "topic", 0)
+		check("History", err, len(history.Kept) == round+2)
+		before()
+		ok, err := l.Lease(t.Context(), "topic", "holder", []byte("x"), time.Minute)
+		check("Lease", err, ok)
+		before()
+		ok, err = l.Lease(t.Context(), "topic", "holder", nil, time.Minute)
+		check("Lease that is prolonged", err, ok)
+		before()
+		leases, err := l.Leases(t.Context(), "topic")
+		check("Leases", err, string(leases["holder"]) == "x")
+		before()
+		ok, err = l.Lease(t.Context(), "topic", "holder", nil, 0)
+		check("Lease that ends", err, ok)
+		before()
+		check("Append", l.Append(t.Context(), "queue", []byte("x")), true)
+		before()
+		message, err := l.Take(t.Context(), "queue")
+		check("Take", err, string(message) == "x")
+	}
+	every(0, func() { s.cli("SCRIPT", "FLUSH") })
+	client := s.client()
+	flushing, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		for flushing.Err() == nil {
+			client.Do(context.Background(), client.B().ScriptFlush().Build())
+		}
+	})
+	for round := range 100 {
+		every(round+1, func() {})
+	}
+	stop()
+	running.Wait()
+	mustPublish(t, l, "topic", "last")
+	h.untilReceived("last")
+	want := []string{"0", "0"} // the second with its key
+	for round := range 100 {
+		want = append(want, fmt.Sprint(round+1))
+	}
+	if got, _ := h.state(); !slices.Equal(got, append(want, "last")) {
+		t.Errorf("received %q", got)
+	}
+}
+
 func TestRedisPermissionsOfAUser(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)

@@ -2,6 +2,7 @@ package grouphub_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -295,6 +297,38 @@ func TestReplyThatWasLost(t *testing.T) {
 	})
 }
 
+func TestFullRedisRefusesEventsAndLosesNone(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	hubs := []*grouphub.Hub{historyHub(t, redisLayer(t, s.url(), nil)), historyHub(t, redisLayer(t, s.url(), nil))}
+	clients := []*hubtest.Client{hubtest.Dial(t, hubs[0], "/g"), hubtest.Dial(t, hubs[1], "/g")}
+	sendNumbers(t, hubs[0], "g", 1, 1)
+	for i := 2; i <= 20; i++ {
+		hub, once := hubs[i%2], grouphub.Once(fmt.Sprint(i))
+		s.cli("CONFIG", "SET", "maxmemory", "1")
+		for _, opts := range [][]grouphub.SendOption{nil, {once}} {
+			if err := hub.GroupSend(background, "g", "n", i, opts...); !errors.Is(err, grouphub.ErrUnavailable) || !strings.Contains(err.Error(), "OOM") {
+				t.Errorf("GroupSend through a full server: %v, want ErrUnavailable with OOM", err)
+			}
+		}
+		s.cli("CONFIG", "SET", "maxmemory", "0")
+		// The key of what was refused is still good.
+		send(t, hub, "g", "n", i, once)
+		send(t, hub, "g", "n", i, once)
+	}
+	for _, c := range clients {
+		expectNumbers(t, c, 1, 20)
+	}
+	expectNumbers(t, hubtest.Dial(t, historyHub(t, redisLayer(t, s.url(), nil)), "/g?last=100"), 1, 20)
+	sendNumbers(t, hubs[1], "g", 21, 21) // and nothing came in between
+	for i, c := range clients {
+		expectNumbers(t, c, 21, 21)
+		if n := hubs[i].Stats(); n.Resyncs > 0 || n.Dropped > 0 || n.Recovered > 0 {
+			t.Errorf("hub %d: %+v", i, n)
+		}
+	}
+}
+
 // rollBack makes a server look as if it had lost the last n publications of a group.
 func (s *redisServer) rollBack(group string, n int) {
 	s.t.Helper()
@@ -419,6 +453,72 @@ func TestIdleGroupLeavesNothingInRedis(t *testing.T) {
 	m.FastForward(25 * time.Hour)
 	if keys := m.Keys(); len(keys) != 0 {
 		t.Errorf("%q are left", keys)
+	}
+}
+
+func TestEveryKeyInRedisExpires(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	proxy := startProxy(t, s.url())
+	options := func(layer grouphub.Layer) *grouphub.Options {
+		return &grouphub.Options{Layer: layer, Logger: quiet(), Consumer: noteConsumer,
+			Policy: func(string) grouphub.GroupPolicy {
+				return grouphub.GroupPolicy{History: 10, HistoryTTL: time.Second, Presence: true}
+			}}
+	}
+	hub, taker := newHub(t, options(redisLayer(t, s.url(), nil))), newHub(t, options(proxy.layer()))
+	client := s.client()
+	// keys returns the kinds of the keys that there are, each of which expires.
+	keys := func() map[string]bool {
+		t.Helper()
+		names, err := client.Do(t.Context(), client.B().Keys().Pattern("*").Build()).AsStrSlice()
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds := make(map[string]bool)
+		for _, name := range names {
+			kinds[strings.Split(name, ":")[1]] = true
+			left, err := client.Do(t.Context(), client.B().Ttl().Key(name).Build()).AsInt64()
+			if err != nil || left == -1 || left > 25*60*60 { // -2: it has just expired
+				t.Errorf("%s expires in %d s, %v", name, left, err)
+			}
+		}
+		return kinds
+	}
+	c := hubtest.Dial(t, hub, "/")
+	for i := range 20 {
+		send(t, hub, "all", "note", i, grouphub.Once(fmt.Sprint(i)))
+		c.ExpectEvent("note")
+	}
+	if err := errors.Join(hub.GroupClose(background, "nobody", 1000, ""), hub.Send(background, "stranger!1", "n", 1)); err != nil {
+		t.Fatal(err)
+	}
+	// One message waits, and another was taken by a process that never knew.
+	if err := hub.Send(background, "others", "n", 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := second(hub.Receive(background, "others")); err != nil { // and the server knows the script
+		t.Fatal(err)
+	}
+	if err := errors.Join(hub.Send(background, "others", "n", 1), hub.Send(background, "jobs", "n", 1)); err != nil {
+		t.Fatal(err)
+	}
+	proxy.loseReply("grouphub:taken:{jobs}")
+	receiving, stop := context.WithCancel(background)
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	defer stop()
+	waiting.Go(func() { taker.Receive(receiving, "jobs") })
+	all := []string{"count", "stream", "once", "leases", "leaseends", "messages", "waiting", "taken"}
+	eventually(t, func() bool {
+		kinds := keys()
+		return !slices.ContainsFunc(all, func(kind string) bool { return !kinds[kind] })
+	}, "not all kinds of keys are there, but %v", keys())
+	c.Close()
+	eventually(t, func() bool { return !keys()["leases"] && !keys()["leaseends"] }, "the lease is still there")
+	eventually(t, func() bool { return s.cli("EXISTS", "grouphub:stream:{g:all}") == "0" }, "the history is still there")
+	if groups := hub.Stats().Groups; groups != 0 {
+		t.Errorf("%d groups", groups)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -198,51 +199,138 @@ func (f *follower) read() {
 	}
 }
 
+// expectExactlyOnce has a publisher that never pauses, except when it is as far ahead as
+// the history surely covers, and sends by both hubs in turn, and a client that is cut a
+// hundred times and comes back to either. What the last number was, settle hears of.
+func expectExactlyOnce(t *testing.T, hubs []*grouphub.Hub, settle func()) {
+	t.Helper()
+	var servers []*server
+	for _, hub := range hubs {
+		servers = append(servers, serve(t, hub))
+	}
+	f := follow(t, servers...)
+	ahead := make(chan struct{}, 200)
+	stop := make(chan struct{})
+	sent := make(chan int, 1)
+	go func() {
+		for i := 1; ; i++ {
+			select {
+			case ahead <- struct{}{}:
+				send(t, hubs[i%2], "g", "n", i)
+			case <-stop:
+				sent <- i - 1
+				return
+			}
+		}
+	}()
+	for range 100 {
+		for range rand.IntN(20) {
+			before := f.last
+			if f.read(); f.last > before {
+				<-ahead
+			}
+		}
+		f.cut()
+	}
+	close(stop)
+	total := <-sent
+	settle()
+	for f.last != total {
+		f.read()
+	}
+	for _, hub := range hubs { // what follows is new, and nothing comes before it
+		total++
+		send(t, hub, "g", "n", total)
+		for f.last != total {
+			f.read()
+		}
+		if s := hub.Stats(); s.Resyncs != 0 {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
 func TestEveryEventExactlyOnceThroughRedis(t *testing.T) {
 	onRedis(t, func(t *testing.T, url string) {
 		var hubs []*grouphub.Hub
-		var servers []*server
 		for range 2 {
-			hubs = append(hubs, newHub(t, &grouphub.Options{Layer: redisLayer(t, url, nil), Policy: keeping(1000), Logger: quiet(),
-				Consumer: grouphub.Consumer{
-					Connect: func(c *grouphub.Conn) error { return c.Join("g") },
-					Events:  grouphub.Events{"n": grouphub.Forward()},
-				}}))
-			servers = append(servers, serve(t, hubs[len(hubs)-1]))
+			hubs = append(hubs, newHub(t, followed(redisLayer(t, url, nil))))
 		}
-		f := follow(t, servers...)
-		// The publisher is never further ahead than the history covers.
-		ahead := make(chan struct{}, 200)
+		expectExactlyOnce(t, hubs, func() {})
+	})
+}
+
+// followed are the options of a hub whose connections join g, which keeps 1000 events.
+func followed(layer grouphub.Layer) *grouphub.Options {
+	return &grouphub.Options{Layer: layer, Policy: keeping(1000), Logger: quiet(), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join("g") },
+		Events:  grouphub.Events{"n": grouphub.Forward()},
+	}}
+}
+
+func TestEveryEventExactlyOnceWhileTheSubscriberIsCutAgainAndAgain(t *testing.T) {
+	onRedis(t, func(t *testing.T, url string) {
+		proxy := startProxy(t, url)
+		sender, cutOff := newHub(t, followed(redisLayer(t, url, nil))), newHub(t, followed(proxy.layer()))
+		c := hubtest.Dial(t, cutOff, "/")
+		const cuts, ahead, end = 10, 800, 0
+		var sent, read atomic.Int64
 		stop := make(chan struct{})
-		sent := make(chan int, 1)
-		go func() {
-			for i := 1; ; i++ {
+		var running sync.WaitGroup
+		defer running.Wait()
+		running.Go(func() {
+			number := end
+			for number = 1; ; runtime.Gosched() {
 				select {
-				case ahead <- struct{}{}:
-					send(t, hubs[i%2], "g", "n", i)
 				case <-stop:
-					sent <- i - 1
+					send(t, sender, "g", "n", end)
 					return
+				default:
+				}
+				if int64(number)-read.Load() < ahead {
+					send(t, sender, "g", "n", number)
+					sent.Store(int64(number))
+					number++
 				}
 			}
-		}()
-		for range 100 {
-			for range rand.IntN(20) {
-				before := f.last
-				if f.read(); f.last > before {
-					<-ahead
+		})
+		running.Go(func() {
+			defer close(stop)
+			until := func(ok func() bool) {
+				for !ok() && !t.Failed() {
+					runtime.Gosched()
 				}
 			}
-			f.cut()
-		}
-		close(stop)
-		for total := <-sent; f.last != total; {
-			f.read()
-		}
-		for _, hub := range hubs {
-			if s := hub.Stats(); s.Resyncs != 0 {
-				t.Errorf("%+v", s)
+			for i := range cuts {
+				before := sent.Load()
+				until(func() bool { return sent.Load() > before })
+				proxy.cut()
+				before = sent.Load()
+				until(func() bool { return sent.Load() > before+20 || sent.Load()-read.Load() >= ahead-1 })
+				proxy.mend()
+				until(func() bool { return cutOff.Stats().LayerUp })
+				if i%2 == 0 { // or else again while gaps are filled
+					until(func() bool { return read.Load() > before+20 })
+				}
 			}
+		})
+		for {
+			data := string(c.ExpectEvent("n").Data)
+			if data == fmt.Sprint(end) {
+				break
+			}
+			if data != fmt.Sprint(read.Load()+1) {
+				t.Fatalf("after %d came %s", read.Load(), data)
+			}
+			read.Add(1)
+		}
+		if read.Load() != sent.Load() {
+			t.Errorf("received %d of %d events", read.Load(), sent.Load())
+		}
+		sendNumbers(t, sender, "g", 1, 1)
+		expectNumbers(t, c, 1, 1)
+		if s := cutOff.Stats(); s.Recovered == 0 || s.Resyncs != 0 || s.Dropped != 0 {
+			t.Errorf("%+v", s)
 		}
 	})
 }

@@ -374,12 +374,11 @@ func (l *faultyLayer) setFault(f func(p grouphub.Publication) []grouphub.Publica
 	l.fault = f
 }
 
-func TestNothingIsLostWhileTheLayerDropsAndRepeats(t *testing.T) {
-	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
-	hub := historyHub(t, layer)
-	a, b := hubtest.Dial(t, hub, "/g"), hubtest.Dial(t, hub, "/g")
+// dropAndRepeat returns a fault that drops some publications, repeats others, and delays
+// yet others until a later one has been delivered.
+func dropAndRepeat() func(grouphub.Publication) []grouphub.Publication {
 	var late []grouphub.Publication
-	layer.setFault(func(p grouphub.Publication) (out []grouphub.Publication) {
+	return func(p grouphub.Publication) (out []grouphub.Publication) {
 		switch rand.IntN(6) {
 		case 0:
 			return nil
@@ -394,7 +393,14 @@ func TestNothingIsLostWhileTheLayerDropsAndRepeats(t *testing.T) {
 			return out
 		}
 		return []grouphub.Publication{p}
-	})
+	}
+}
+
+func TestNothingIsLostWhileTheLayerDropsAndRepeats(t *testing.T) {
+	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	hub := historyHub(t, layer)
+	a, b := hubtest.Dial(t, hub, "/g"), hubtest.Dial(t, hub, "/g")
+	layer.setFault(dropAndRepeat())
 	const n = 2000
 	for i := 1; i <= n; i++ {
 		send(t, hub, "g", "n", i)
@@ -406,6 +412,28 @@ func TestNothingIsLostWhileTheLayerDropsAndRepeats(t *testing.T) {
 	}
 	if s := hub.Stats(); s.Recovered == 0 || s.Resyncs != 0 || s.Dropped != 0 {
 		t.Errorf("%+v", s)
+	}
+}
+
+func TestEveryEventExactlyOnceWhileTheLayerDropsAndAClientIsCut(t *testing.T) {
+	memory := grouphub.NewMemoryLayer()
+	var layers []*faultyLayer
+	var hubs []*grouphub.Hub
+	for range 2 {
+		layer := &faultyLayer{MemoryLayer: memory}
+		layers, hubs = append(layers, layer), append(hubs, newHub(t, followed(layer)))
+		layer.setFault(dropAndRepeat())
+	}
+	expectExactlyOnce(t, hubs, func() {
+		for _, layer := range layers { // nothing follows that would show a gap at the end
+			layer.setFault(nil)
+			layer.receiver.Lost([]string{"g:g"})
+		}
+	})
+	for i, hub := range hubs {
+		if hub.Stats().Recovered == 0 {
+			t.Errorf("hub %d has recovered nothing", i)
+		}
 	}
 }
 
@@ -555,7 +583,10 @@ func TestEveryEventExactlyOnceWhileAClientIsCutAgainAndAgain(t *testing.T) {
 				close(stop)
 				target = <-sent
 			}
-			if last == target {
+			if last == target { // one more, which is the next
+				send(t, hubs[0], "g", "n", target+1)
+			}
+			if target >= 0 && last > target {
 				break
 			}
 		}

@@ -22,6 +22,9 @@ const (
 	layerPatience = 30 * time.Second
 	// layerWatchdog is how long a case may take before the process is stopped.
 	layerWatchdog = 2 * time.Minute
+	// contextPatience is how long a call may go on when its context has ended: not until
+	// the five seconds are over after which it ends in any case.
+	contextPatience = 4 * time.Second
 )
 
 // TestLayer checks that a layer keeps the word that [grouphub.Layer],
@@ -576,42 +579,97 @@ func testPublishFailed(t *testing.T, w *layerWorld) {
 	full.expect("topic", want...)
 }
 
+// testContexts calls everything with a context that has ended, and with one that ends
+// while the call waits. A call that has nothing to wait for may go through. Any other
+// returns now, with its context's error, and except for Take, which says no more than
+// that, with ErrUnavailable or ErrUncertain.
 func testContexts(t *testing.T, w *layerWorld) {
-	ctx, cancel := context.WithCancel(w.ctx)
-	cancel()
-	check := func(call string, err error) {
-		if err == nil {
-			return // nothing had to wait
-		}
-		if !errors.Is(err, grouphub.ErrUnavailable) && !errors.Is(err, grouphub.ErrUncertain) || !errors.Is(err, context.Canceled) {
-			t.Errorf("%s with a context that is over: %v", call, err)
+	h, full := w.hub(w.a, "topic"), w.hub(w.a, "full")
+	full.mu.Lock()
+	full.full = true
+	full.mu.Unlock()
+	publish := func(topic string, keep grouphub.Keep) func(context.Context) error {
+		return func(ctx context.Context) error {
+			return w.a.Publish(ctx, grouphub.Publication{Topic: topic, Payload: []byte("x"), Keep: keep})
 		}
 	}
-	h := w.hub(w.a, "topic")
-	check("Publish", w.a.Publish(ctx, grouphub.Publication{Topic: "topic", Payload: []byte("x")}))
-	check("Publish of what is kept", w.a.Publish(ctx, grouphub.Publication{Topic: "topic", Payload: []byte("x"), Keep: plenty}))
-	_, err := w.a.History(ctx, "topic", 0)
-	check("History", err)
-	_, err = w.a.Lease(ctx, "topic", "holder", []byte("x"), time.Minute)
-	check("Lease", err)
-	_, err = w.a.Leases(ctx, "topic")
-	check("Leases", err)
-	check("Append", w.a.Append(ctx, "appended", []byte("x")))
-	check("Add", h.Add(ctx, "more"))
+	take := func(l grouphub.Layer) func(context.Context) error {
+		return func(ctx context.Context) error {
+			message, err := l.Take(ctx, "empty")
+			if err == nil {
+				err = fmt.Errorf("%q, and no error", message)
+			}
+			return err
+		}
+	}
+	// finish waits for a call whose context has ended.
+	finish := func(call string, result <-chan error) {
+		t.Helper()
+		select {
+		case err := <-result:
+			switch {
+			case strings.HasPrefix(call, "Take"):
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("%s: %v, want its context's error", call, err)
+				}
+			case err != nil && (!errors.Is(err, grouphub.ErrUnavailable) && !errors.Is(err, grouphub.ErrUncertain) || !errors.Is(err, context.Canceled)):
+				t.Errorf("%s: %v, want none, or ErrUnavailable or ErrUncertain together with its context's error", call, err)
+			}
+		case <-time.After(contextPatience):
+			t.Errorf("%s: still waiting %v after its context has ended", call, contextPatience)
+		}
+	}
+	begin := func(ctx context.Context, call func(context.Context) error) <-chan error {
+		result := make(chan error, 1)
+		go func() { result <- call(ctx) }()
+		return result
+	}
 
+	over, cancel := context.WithCancel(w.ctx)
+	cancel()
+	for _, c := range []struct {
+		name string
+		call func(context.Context) error
+	}{
+		{"Publish", publish("topic", grouphub.Keep{})},
+		{"Publish of what is kept", publish("topic", plenty)},
+		{"Publish where there is no room", publish("full", grouphub.Keep{})},
+		{"Publish of what is kept where there is no room", publish("full", plenty)},
+		{"History", func(ctx context.Context) error {
+			_, err := w.a.History(ctx, "topic", 0)
+			return err
+		}},
+		{"Lease", func(ctx context.Context) error {
+			_, err := w.a.Lease(ctx, "topic", "holder", []byte("x"), time.Minute)
+			return err
+		}},
+		{"Lease that is prolonged", func(ctx context.Context) error {
+			_, err := w.a.Lease(ctx, "topic", "holder", nil, time.Minute)
+			return err
+		}},
+		{"Lease that ends", func(ctx context.Context) error {
+			_, err := w.a.Lease(ctx, "topic", "holder", nil, 0)
+			return err
+		}},
+		{"Leases", func(ctx context.Context) error {
+			_, err := w.a.Leases(ctx, "topic")
+			return err
+		}},
+		{"Append", func(ctx context.Context) error { return w.a.Append(ctx, "appended", []byte("x")) }},
+		{"Add", func(ctx context.Context) error { return h.Add(ctx, "more") }},
+		{"Take", take(w.a)},
+	} {
+		finish(c.name+" with a context that is over", begin(over, c.call))
+	}
+
+	// Another's Take that waits is in nobody's way.
 	waiting, stop := context.WithCancel(w.ctx)
-	took := make(chan error)
-	go func() {
-		_, err := w.a.Take(waiting, "empty")
-		took <- err
-	}()
-	if _, err := w.b.Take(ctx, "empty"); !errors.Is(err, context.Canceled) {
-		t.Errorf("Take with a context that is over: %v", err)
-	}
+	defer stop()
+	taking, publishing := begin(waiting, take(w.a)), begin(waiting, publish("full", grouphub.Keep{}))
+	finish("Take beside another, with a context that is over", begin(over, take(w.b)))
 	stop()
-	if err := <-took; !errors.Is(err, context.Canceled) {
-		t.Errorf("Take whose context ends: %v", err)
-	}
+	finish("Take whose context ends", taking)
+	finish("Publish where there is no room, whose context ends", publishing)
 }
 
 func testUp(t *testing.T, w *layerWorld) {

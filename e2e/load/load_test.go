@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/e2e/internal/leak"
 )
 
 // raceEnabled says that the race detector slows everything down.
@@ -36,6 +38,8 @@ const (
 
 	opClose = 8
 )
+
+func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
 
 // TestSlowMemberAmongAThousand lets one of a thousand members never read. All others
 // get every event, and no GroupSend waits for it. The race detector makes do with fewer

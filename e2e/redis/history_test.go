@@ -21,6 +21,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/e2e/internal/leak"
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 		fmt.Println("joined")
 		select {}
 	}
-	os.Exit(m.Run())
+	os.Exit(leak.Run(m))
 }
 
 // site is a hub on a layer of its own, behind a real server. A connection's path is the

@@ -32,6 +32,9 @@ type server struct {
 	process *exec.Cmd
 }
 
+// aFreePort stands for a port in the arguments of start.
+const aFreePort = "a free port"
+
 // start runs a redis-server until the end of the test. The first arguments may be a
 // configuration file and --sentinel.
 func start(t *testing.T, args ...string) *server {
@@ -42,9 +45,13 @@ func start(t *testing.T, args ...string) *server {
 		}
 		t.Skip("redis-server is not installed")
 	}
-	s := &server{t: t, dir: t.TempDir(), args: args}
+	s := &server{t: t, dir: t.TempDir()}
 	t.Cleanup(s.kill)
-	for range 10 { // somebody else may get the port first
+	for range 10 { // somebody else may get a port first
+		s.args = slices.Clone(args)
+		if i := slices.Index(args, aFreePort); i >= 0 {
+			s.args[i] = freePort(t)
+		}
 		s.port = freePort(t)
 		if s.run() == nil {
 			return s
@@ -242,13 +249,11 @@ func (w *load) errors(t *testing.T) int {
 	return len(w.errs)
 }
 
-// checkOrder fails if a hub got something twice or out of order, or missed something of
-// a topic that it was not told about. In between, what was sent is numbered.
-func checkOrder(t *testing.T, w *load, h *hub, topic string) {
+// checkNumbers fails if a hub got something twice or out of order.
+func checkNumbers(t *testing.T, h *hub, topic string) {
 	t.Helper()
-	got := h.received(topic)
 	last := -1
-	for _, payload := range got {
+	for _, payload := range h.received(topic) {
 		var n int
 		if _, err := fmt.Sscan(payload, &n); err != nil {
 			continue // not of the load
@@ -259,6 +264,14 @@ func checkOrder(t *testing.T, w *load, h *hub, topic string) {
 		}
 		last = n
 	}
+}
+
+// checkOrder is checkNumbers, and fails if a hub missed something of a topic that it was
+// not told about. In between, what was sent is numbered.
+func checkOrder(t *testing.T, w *load, h *hub, topic string) {
+	t.Helper()
+	checkNumbers(t, h, topic)
+	got := h.received(topic)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if h.losses(topic) > 0 {

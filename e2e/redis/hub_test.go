@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -190,4 +192,75 @@ func TestHubsWhoseRedisFreezesForTwentySeconds(t *testing.T) {
 			t.Errorf("hub %d: %+v", i, n)
 		}
 	}
+}
+
+func TestCallsThroughAFrozenRedisEndInTime(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	conns := make(chan *grouphub.Conn, 1)
+	newHub := func() (*grouphub.Hub, *grouphub.Conn) {
+		hub := grouphub.New(&grouphub.Options{Layer: layer(t, s.url(), nil), Logger: slog.New(slog.DiscardHandler),
+			Policy: func(group string) grouphub.GroupPolicy {
+				if strings.HasPrefix(group, "kept") {
+					return grouphub.GroupPolicy{History: 10, Presence: true}
+				}
+				return grouphub.GroupPolicy{}
+			},
+			Consumer: grouphub.Consumer{Connect: func(c *grouphub.Conn) error {
+				conns <- c
+				return c.Join("kept")
+			}}})
+		t.Cleanup(func() { hub.Shutdown(context.Background()) })
+		hubtest.Dial(t, hub, "/")
+		return hub, <-conns
+	}
+	hub, here := newHub()
+	_, there := newHub()
+	calls := map[string]func(context.Context) error{
+		"GroupSend":              func(ctx context.Context) error { return hub.GroupSend(ctx, "g", "n", 1) },
+		"GroupSend with history": func(ctx context.Context) error { return hub.GroupSend(ctx, "kept", "n", 1) },
+		"GroupSend with Once":    func(ctx context.Context) error { return hub.GroupSend(ctx, "kept", "n", 1, grouphub.Once("key")) },
+		"GroupClose":             func(ctx context.Context) error { return hub.GroupClose(ctx, "g", 4000, "") },
+		"GroupAdd":               func(ctx context.Context) error { return hub.GroupAdd(ctx, "new", here.Channel()) },
+		"GroupAdd elsewhere":     func(ctx context.Context) error { return hub.GroupAdd(ctx, "new", there.Channel()) },
+		"GroupDiscard elsewhere": func(ctx context.Context) error { return hub.GroupDiscard(ctx, "kept", there.Channel()) },
+		"Send to a connection":   func(ctx context.Context) error { return hub.Send(ctx, there.Channel(), "n", 1) },
+		"Send to a queue":        func(ctx context.Context) error { return hub.Send(ctx, "queue", "n", 1) },
+		"Members":                func(ctx context.Context) error { _, err := hub.Members(ctx, "kept"); return err },
+		"Ping":                   hub.Ping,
+		"Join":                   func(context.Context) error { return here.Join("another") },
+		"Join with history":      func(context.Context) error { return here.Join("kept too", grouphub.Last(3)) },
+	}
+	await(t, "Ping", func() bool { return hub.Ping(t.Context()) == nil })
+	if err := s.process.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer s.process.Process.Signal(syscall.SIGCONT)
+	// A loaded machine may take a little longer.
+	const patience, promise, slack = 200 * time.Millisecond, 5 * time.Second, 2 * time.Second
+	var calling sync.WaitGroup
+	for name, call := range calls {
+		for _, limit := range []time.Duration{patience, promise} {
+			if limit == patience && strings.HasPrefix(name, "Join") {
+				continue // has the connection's context
+			}
+			calling.Go(func() {
+				ctx := context.Background()
+				if limit == patience {
+					limited, cancel := context.WithTimeout(ctx, patience)
+					defer cancel()
+					ctx = limited
+				}
+				begun := time.Now()
+				err := call(ctx)
+				if took := time.Since(begun); took > limit+slack {
+					t.Errorf("%s took %v, want %v", name, took, limit)
+				}
+				if !errors.Is(err, grouphub.ErrUnavailable) && !errors.Is(err, grouphub.ErrUncertain) {
+					t.Errorf("%s: %v, want ErrUnavailable or ErrUncertain", name, err)
+				}
+			})
+		}
+	}
+	calling.Wait()
 }

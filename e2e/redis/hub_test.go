@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -263,4 +264,59 @@ func TestCallsThroughAFrozenRedisEndInTime(t *testing.T) {
 		}
 	}
 	calling.Wait()
+}
+
+func TestHundredThousandGroupsOfOneHub(t *testing.T) {
+	const groups, joiners, limit = 100_000, 512, 2 * time.Minute
+	s := start(t)
+	conns := make(chan *grouphub.Conn, 1)
+	var told atomic.Int64
+	hub := grouphub.New(&grouphub.Options{Layer: layer(t, s.url(), nil), Logger: slog.New(slog.DiscardHandler),
+		Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
+			Resync:  func(_ *grouphub.Conn, groups []string) { told.Add(int64(len(groups))) },
+			Events:  grouphub.Events{"n": grouphub.Forward()},
+		}})
+	t.Cleanup(func() { hub.Shutdown(context.Background()) })
+	client := hubtest.Dial(t, hub, "/")
+	conn := <-conns
+	begun := time.Now()
+	var next atomic.Int64
+	var joining sync.WaitGroup
+	for range joiners {
+		joining.Go(func() {
+			for n := next.Add(1); n <= groups; n = next.Add(1) {
+				if err := conn.Join(fmt.Sprint("group", n)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	joining.Wait()
+	joined := time.Since(begun)
+	if n := hub.Stats().Groups; n != groups {
+		t.Fatalf("%d groups, want %d", n, groups)
+	}
+	begun = time.Now()
+	if killed := s.cli("CLIENT", "KILL", "TYPE", "pubsub"); killed != "1" {
+		t.Fatalf("%s connections were killed, want 1", killed)
+	}
+	await(t, "Resync", func() bool { return told.Load() >= groups })
+	again := time.Since(begun)
+	t.Logf("%d groups joined in %v, and told Resync after %v", groups, joined, again)
+	if joined > limit || again > limit {
+		t.Errorf("%d groups joined in %v, and told Resync after %v, want less than %v", groups, joined, again, limit)
+	}
+	for _, group := range []string{"group1", "group50000", "group100000"} {
+		if err := hub.GroupSend(t.Context(), group, "n", 1); err != nil {
+			t.Fatal(err)
+		}
+		if e := client.ExpectEvent("n"); e.Group != group {
+			t.Errorf("an event of %s, want one of %s", e.Group, group)
+		}
+	}
+	if n := told.Load(); n != groups {
+		t.Errorf("%d groups were told, want %d", n, groups)
+	}
 }

@@ -530,6 +530,7 @@ func TestMembersOfAProcessThatIsKilledVanish(t *testing.T) {
 	}
 	crashing := exec.Command(program)
 	crashing.Env = append(os.Environ(), crashURL+"="+s.url())
+	crashing.Stderr = os.Stderr // why it ended before it was killed
 	if err := crashing.Start(); err != nil {
 		t.Fatal(err)
 	}

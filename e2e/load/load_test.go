@@ -16,7 +16,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,7 +23,7 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub"
-	"github.com/seed-29c60982/grouphub/e2e/internal/leak"
+	"github.com/seed-29c60982/grouphub/internal/leak"
 )
 
 // raceEnabled says that the race detector slows everything down.
@@ -39,7 +38,7 @@ const (
 	opClose = 8
 )
 
-func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
+func TestMain(m *testing.M) { leak.Check(m) }
 
 // TestSlowMemberAmongAThousand lets one of a thousand members never read. All others
 // get every event, and no GroupSend waits for it. The race detector makes do with fewer

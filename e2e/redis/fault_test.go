@@ -109,7 +109,7 @@ func TestHundredThousandTopics(t *testing.T) {
 	})
 	again := time.Since(start)
 	t.Logf("%d topics in %v, and again in %v", len(topics), added, again)
-	if limit := 2 * time.Second; added > limit || again > limit {
+	if limit := 2 * time.Second; !raceEnabled && (added > limit || again > limit) {
 		t.Errorf("%d topics in %v, and again in %v, want less than %v", len(topics), added, again, limit)
 	}
 }

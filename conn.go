@@ -391,16 +391,15 @@ func (c *Conn) call(name string, fn func() error) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.hub.logPanic(p, name, c.channel)
-			c.outbox.CloseWith(closeInternalError, "internal error")
-		} else if !returned { // runtime.Goexit, as by a test's FailNow
+		}
+		if !returned { // a panic, or runtime.Goexit, as by a test's FailNow
 			c.outbox.CloseWith(closeInternalError, "internal error")
 		}
 	}()
-	err := fn()
-	returned = true
-	if err != nil {
+	if err := fn(); err != nil {
 		c.fail(name, err)
 	}
+	returned = true
 }
 
 // fail closes the connection as a callback's error says.
@@ -430,7 +429,7 @@ func (c *Conn) fail(name string, err error) {
 
 // ending is called by the outbox when the connection ends on this side.
 func (c *Conn) ending(how outbox.Ending) {
-	if c.peerCode.Load() != 0 {
+	if how != outbox.Closed && c.peerCode.Load() != 0 {
 		return // the client has closed already: see end
 	}
 	c.hub.count.dropped.Add(uint64(c.strand.Close()))
@@ -445,8 +444,8 @@ func (c *Conn) ending(how outbox.Ending) {
 // end is called when the read loop has ended.
 func (c *Conn) end() {
 	if c.peerCode.Load() != 0 {
-		// The client has closed. What it said before that still counts, unless this
-		// side had closed first.
+		// The client has closed. What it said before that still counts, until this
+		// side closes.
 		if dropped, ok := c.strand.Drain(); ok {
 			c.hub.count.dropped.Add(uint64(dropped))
 			c.mu.Lock()

@@ -69,7 +69,7 @@ type Outbox struct {
 type Ending uint8
 
 const (
-	Closed Ending = iota // this side has closed
+	Closed Ending = iota // this side has closed, or would have, had the peer not been first
 	Slow                 // too much was waiting
 	Dead                 // a write failed, or the socket is closed
 )
@@ -83,8 +83,8 @@ type Limits struct {
 }
 
 // New returns the outbox of a connection that is about to be upgraded. ending is called
-// when the connection ends on this side, and lost with a number of data frames that will
-// never be written; neither is called with a lock held.
+// when the connection ends on this side, with Closed for every CloseWith, and lost with a
+// number of data frames that will never be written; neither is called with a lock held.
 func New(conn net.Conn, limits Limits, ending func(Ending), lost func(int)) *Outbox {
 	o := &Outbox{Conn: conn, limits: limits, ending: ending, lost: lost}
 	// Only the exact types are written raw: anything that wraps them may transform
@@ -134,6 +134,7 @@ func (o *Outbox) CloseWith(code int, reason string) error {
 	o.mu.Lock()
 	if o.closing || o.dead {
 		o.mu.Unlock()
+		o.ending(Closed)
 		return ErrClosed
 	}
 	o.closing, o.code = true, code

@@ -29,7 +29,7 @@ type Strand struct {
 	// Static after construction.
 	limit int            // bytes of events that may wait
 	spawn func(f func()) // starts a goroutine that the hub waits for
-	idle  func()         // the last message has been handled after Drain was called; not under mu
+	idle  func()         // nothing is left after Drain was called; not under mu
 
 	mu       sync.Mutex
 	taken    sync.Cond // a message has left the queue, or no more are taken
@@ -38,12 +38,12 @@ type Strand struct {
 	messages int  // messages in the queue
 	busy     bool // a goroutine runs jobs, or Connect has not returned
 	shut     bool // only the last job is taken
-	draining bool // the messages that are there are still handled; then idle is called
+	draining bool // no events are taken, and idle is called once nothing is left
 }
 
 // New returns a strand that is busy until Release. limit is how many bytes of events may
-// wait, spawn starts a goroutine, and idle is called, without a lock held, when the last
-// message has been handled after Drain.
+// wait, spawn starts a goroutine, and idle is called, without a lock held, when nothing is
+// left after Drain.
 func New(limit int, spawn func(func()), idle func()) *Strand {
 	s := &Strand{limit: limit, spawn: spawn, idle: idle, busy: true}
 	s.taken.L = &s.mu
@@ -92,8 +92,8 @@ func (s *Strand) Close() (dropped int) {
 }
 
 // Drain drops waiting events and takes no more, and calls idle once the messages
-// that are here have been handled. On a closed strand it does nothing and reports
-// false.
+// that are here have been handled, or dropped by Close. On a closed strand it does
+// nothing and reports false.
 func (s *Strand) Drain() (dropped int, ok bool) {
 	s.mu.Lock()
 	if s.shut {
@@ -115,6 +115,7 @@ func (s *Strand) Last(run func()) (dropped int) {
 	dropped = s.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.draining = false
 	s.addLocked(job{kind: jobLast, run: run})
 	return dropped
 }
@@ -170,7 +171,7 @@ func (s *Strand) keepLocked(kind jobKind) (events int) {
 func (s *Strand) restAndUnlock() {
 	s.busy = false
 	s.queue = nil // an idle connection keeps no buffer
-	idle := s.draining && !s.shut
+	idle := s.draining
 	s.mu.Unlock()
 	if idle {
 		s.idle()

@@ -301,14 +301,16 @@ func (c *Conn) Close(code int, reason string) error {
 func (c *Conn) connect() {
 	defer c.strand.Release()
 	if c.user.ID != "" {
-		err := c.hub.everyone.CatchUp(c.ctx, sequence.Replay{}) // or a logout could be missed
-		if err == nil {
-			err = c.hub.join(c.ctx, c, UserGroup(c.user.ID), sequence.Replay{})
-		}
-		if err != nil {
-			c.fail("join the user's group", err)
-			return
-		}
+		c.call("join the user's group", func() error { // it asks the Policy
+			err := c.hub.everyone.CatchUp(c.ctx, sequence.Replay{}) // or a logout could be missed
+			if err == nil {
+				err = c.hub.join(c.ctx, c, UserGroup(c.user.ID), sequence.Replay{})
+			}
+			return err
+		})
+	}
+	if c.strand.Closed() {
+		return
 	}
 	if !c.user.Expires.IsZero() {
 		// The strand is ours until release, so finish has not looked at it yet.

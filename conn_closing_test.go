@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
+	"runtime"
 	"testing"
 
 	"github.com/gorilla/websocket"
@@ -46,6 +48,32 @@ func TestNoCallbackButDisconnectFollowsOneThatEndsTheConnection(t *testing.T) {
 			if got := <-gone; got != "A" {
 				t.Errorf("callbacks ran for %q", got)
 			}
+		})
+	}
+}
+
+func TestAConnectionWithoutItsUsersGroupIsClosed(t *testing.T) {
+	for name, policy := range map[string]func() grouphub.GroupPolicy{
+		"panic":  func() grouphub.GroupPolicy { panic("not a name that this policy knows") },
+		"Goexit": func() grouphub.GroupPolicy { runtime.Goexit(); return grouphub.GroupPolicy{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			hub := newHub(t, &grouphub.Options{
+				Logger: slog.New(slog.DiscardHandler),
+				Policy: func(string) grouphub.GroupPolicy { return policy() },
+				Consumer: grouphub.Consumer{
+					Connect:    func(*grouphub.Conn) error { t.Error("Connect was called"); return nil },
+					Receive:    func(*grouphub.Conn, grouphub.Message) error { t.Error("Receive was called"); return nil },
+					Disconnect: func(context.Context, *grouphub.Conn, int) { t.Error("Disconnect was called") },
+				},
+			})
+			c := serve(t, grouphub.Authenticate(func(*http.Request) (grouphub.User, error) {
+				return grouphub.User{ID: "ann"}, nil
+			})(hub)).dial("/")
+			c.WriteMessage(websocket.TextMessage, []byte("x"))
+			wantClose(t, c, 1011)
+			c.Close()
+			eventually(t, func() bool { return hub.Stats().Conns == 0 }, "the connection lives on")
 		})
 	}
 }

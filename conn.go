@@ -61,9 +61,10 @@ type Consumer struct {
 	// HTTP status of the refusal; any other error means 403.
 	Accept func(r *http.Request) error
 
-	// Connect runs after the upgrade and before the first Receive, while the
-	// request is still being served: what routers and middleware keep with it is
-	// there. Afterwards only its URL, path values, headers and context values are.
+	// Connect runs after the upgrade, unless this side has closed the connection or it
+	// has broken by then, and before the first Receive. The request is still being
+	// served: what routers and middleware keep with it is there. Afterwards only its
+	// URL, path values, headers and context values are.
 	Connect func(c *Conn) error
 
 	// Receive gets a client's messages in order. Those that came before the client's
@@ -300,6 +301,14 @@ func (c *Conn) Close(code int, reason string) error {
 // what has come meanwhile.
 func (c *Conn) connect() {
 	defer c.strand.Release()
+	if expires := c.user.Expires; !expires.IsZero() {
+		expire := func() { c.outbox.CloseWith(closeUnauthorized, "session expired") }
+		if left := time.Until(expires); left <= 0 {
+			expire()
+		} else { // the strand is ours until release, so Disconnect's turn is after this
+			c.expiry = time.AfterFunc(left, expire)
+		}
+	}
 	if c.user.ID != "" {
 		c.call("join the user's group", func() error { // it asks the Policy
 			err := c.hub.everyone.CatchUp(c.ctx, sequence.Replay{}) // or a logout could be missed
@@ -309,14 +318,8 @@ func (c *Conn) connect() {
 			return err
 		})
 	}
-	if c.strand.Closed() {
+	if c.strand.Closed() { // what ended the connection has no Disconnect either
 		return
-	}
-	if !c.user.Expires.IsZero() {
-		// The strand is ours until release, so finish has not looked at it yet.
-		c.expiry = time.AfterFunc(time.Until(c.user.Expires), func() {
-			c.outbox.CloseWith(closeUnauthorized, "session expired")
-		})
 	}
 	c.connected = true
 	if c.endpoint.consumer.Connect != nil {

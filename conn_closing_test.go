@@ -3,14 +3,18 @@ package grouphub_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"runtime"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/gorilla/websocket"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
 // What a client said before its close frame is still handled, but not after a callback
@@ -76,4 +80,76 @@ func TestAConnectionWithoutItsUsersGroupIsClosed(t *testing.T) {
 			eventually(t, func() bool { return hub.Stats().Conns == 0 }, "the connection lives on")
 		})
 	}
+}
+
+func TestAnAcceptThatOutlivesShutdownGets503(t *testing.T) {
+	entered, proceed := make(chan struct{}), make(chan struct{})
+	hub := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
+		Accept:  func(*http.Request) error { close(entered); <-proceed; return nil },
+		Connect: func(*grouphub.Conn) error { t.Error("Connect was called after Shutdown"); return nil },
+	}})
+	answered := make(chan string)
+	go func() {
+		status, body, _ := get(t, hub, upgradeHeader())
+		answered <- fmt.Sprint(status, " ", body)
+	}()
+	<-entered
+	if err := hub.Shutdown(canceled()); !errors.Is(err, context.Canceled) {
+		t.Errorf("Shutdown: %v", err)
+	}
+	close(proceed)
+	if got := <-answered; got != "503 the server is shutting down\n" {
+		t.Errorf("got %q", got)
+	}
+	if s := hub.Stats(); s.Accepted != 0 || s.Rejected != 1 {
+		t.Errorf("%+v", s)
+	}
+	if err := hub.Shutdown(background); err != nil { // it has no seat any more
+		t.Error(err)
+	}
+}
+
+func TestConnectIsNotCalledOnceTheConnectionIsClosed(t *testing.T) {
+	unwanted := grouphub.Consumer{
+		Connect:    func(*grouphub.Conn) error { t.Error("Connect was called"); return nil },
+		Disconnect: func(context.Context, *grouphub.Conn, int) { t.Error("Disconnect was called") },
+	}
+	t.Run("by the end of the session", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			hub := grouphub.New(&grouphub.Options{Consumer: unwanted})
+			c := hubtest.Dial(t, grouphub.Authenticate(func(*http.Request) (grouphub.User, error) {
+				return grouphub.User{ID: "ann", Expires: time.Now().Add(time.Second)}, nil
+			})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(time.Second) // another middleware
+				hub.ServeHTTP(w, r)
+			})), "/")
+			c.ExpectClose(4401)
+			hub.Shutdown(background)
+		})
+	})
+	t.Run("by Shutdown", func(t *testing.T) {
+		entered, proceed, down := make(chan struct{}), make(chan struct{}), make(chan error)
+		unwanted.Accept = func(r *http.Request) error {
+			if r.URL.Path != "/first" {
+				return errors.New("not the first")
+			}
+			close(entered)
+			<-proceed
+			return nil
+		}
+		hub := grouphub.New(&grouphub.Options{Consumer: unwanted})
+		go func() {
+			<-entered
+			go func() { down <- hub.Shutdown(background) }()
+			eventually(t, func() bool {
+				status, _, _ := get(t, hub, upgradeHeader())
+				return status == http.StatusServiceUnavailable
+			}, "Shutdown does not refuse")
+			close(proceed)
+		}()
+		hubtest.Dial(t, hub, "/first").ExpectClose(1001)
+		if err := <-down; err != nil {
+			t.Error(err)
+		}
+	})
 }

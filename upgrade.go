@@ -122,6 +122,9 @@ func (e *endpoint) accept(r *http.Request) (err error) {
 	}()
 	err = e.consumer.Accept(r)
 	returned = true
+	if err == nil && e.hub.alive() != nil { // Shutdown has given up waiting for it
+		err = &Reject{http.StatusServiceUnavailable, "the server is shutting down"}
+	}
 	return err
 }
 

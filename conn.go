@@ -381,12 +381,12 @@ func (c *Conn) resync(groups []string) {
 }
 
 func (c *Conn) queueEvent(size int, run func()) {
-	ok, full := c.strand.Event(size, run)
-	if full && c.outbox.CloseWith(closeTryAgainLater, "too slow") == nil {
-		c.hub.count.slowClosed.Add(1)
-	}
-	if !ok {
+	// As in push, a connection that is closing is none that should have had it.
+	if _, full := c.strand.Event(size, run); full {
 		c.hub.count.dropped.Add(1)
+		if c.outbox.CloseWith(closeTryAgainLater, "too slow") == nil {
+			c.hub.count.slowClosed.Add(1)
+		}
 	}
 }
 

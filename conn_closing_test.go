@@ -153,3 +153,26 @@ func TestConnectIsNotCalledOnceTheConnectionIsClosed(t *testing.T) {
 		}
 	})
 }
+
+func TestEventsForAClosingConnectionAreNotDropped(t *testing.T) {
+	for name, handler := range map[string]grouphub.EventHandler{
+		"Forward": grouphub.Forward(),
+		"Handle":  grouphub.Handle(func(*grouphub.Conn, grouphub.Event) error { return nil }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			hub, conns := connections(t, grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{"note": handler}})
+			serve(t, hub).dial("/") // it does not answer the close frame
+			(<-conns).Close(1000, "")
+			for i := range 10 {
+				send(t, hub, "all", "note", i)
+			}
+			// A shard's events are pushed in order, so the last is known to have been.
+			witness := hubtest.Dial(t, hub.Handler(noteConsumer), "/")
+			send(t, hub, "all", "note", "last")
+			witness.ExpectEvent("note")
+			if n := hub.Stats().Dropped; n != 0 {
+				t.Errorf("%d dropped", n)
+			}
+		})
+	}
+}

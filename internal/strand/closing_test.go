@@ -18,3 +18,16 @@ func TestCloseWhileMessagesAreDrainedDropsThemAndIsIdle(t *testing.T) {
 		b.wantIdle(t, 1)
 	})
 }
+
+func TestClosedStrandSaysWhetherItWasFull(t *testing.T) {
+	inBubble(t, 100, func(t *testing.T, b *bench) {
+		b.event(t, 101, b.job(1))
+		for range 2 {
+			if ok, full := b.Event(1, b.job(2)); ok || !full {
+				t.Errorf("Event past the limit: ok %v, full %v", ok, full)
+			}
+			b.Close()
+		}
+		b.Release()
+	})
+}

@@ -38,6 +38,7 @@ type Strand struct {
 	messages int  // messages in the queue
 	busy     bool // a goroutine runs jobs, or Connect has not returned
 	shut     bool // only the last job is taken
+	full     bool // an event was refused for the limit
 	draining bool // no events are taken, and idle is called once nothing is left
 }
 
@@ -66,15 +67,17 @@ func (s *Strand) Message(run func()) bool {
 }
 
 // Event queues an event's callback without waiting. It reports whether it was
-// queued, and whether that failed because too much is waiting.
+// queued, and whether that failed because too much is waiting, or was when the strand
+// was closed: it would have had this event, had it kept up.
 func (s *Strand) Event(size int, run func()) (ok, full bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.shut || s.draining {
-		return false, false
+		return false, s.full
 	}
 	// As in the outbox, an event of any size must be deliverable.
 	if s.bytes > s.limit {
+		s.full = true
 		return false, true
 	}
 	s.addLocked(job{kind: jobEvent, size: size, run: run})

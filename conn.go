@@ -369,7 +369,7 @@ func (c *Conn) handle(fn func(*Conn, Event) error, e Event) {
 func (c *Conn) resync(groups []string) {
 	c.hub.count.resyncs.Add(1)
 	if fn := c.endpoint.consumer.Resync; fn != nil {
-		c.queueEvent(len(groups), func() {
+		c.queueEvent(16*len(groups), func() { // the names are the groups' own
 			c.call("resync", func() error { fn(c, groups); return nil })
 		})
 		return

@@ -101,8 +101,8 @@ type Options struct {
 	MaxEventSize int
 
 	// MaxPending is how many bytes may wait for one connection: of frames that its
-	// socket does not take, and of events for its callbacks. Past it the connection is
-	// closed with 1013. 0: 1 MiB.
+	// socket does not take, and of events for its callbacks, with 200 more for each.
+	// Past it the connection is closed with 1013. 0: 1 MiB.
 	MaxPending int
 
 	// MaxConns is how many connections the hub has at the most; one more gets 503

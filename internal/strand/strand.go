@@ -3,6 +3,10 @@ package strand
 
 import "sync"
 
+// overhead is what a waiting event counts for besides its size, in bytes: its job, its
+// callback, and what that holds.
+const overhead = 200
+
 // A job is one callback that waits for its turn.
 type job struct {
 	kind jobKind
@@ -80,7 +84,7 @@ func (s *Strand) Event(size int, run func()) (ok, full bool) {
 		s.full = true
 		return false, true
 	}
-	s.addLocked(job{kind: jobEvent, size: size, run: run})
+	s.addLocked(job{kind: jobEvent, size: size + overhead, run: run})
 	return true, false
 }
 

@@ -216,9 +216,9 @@ func TestMessageThatWaitsIsRefusedByClose(t *testing.T) {
 }
 
 func TestEventsAreBoundedInBytes(t *testing.T) {
-	inBubble(t, 100, func(t *testing.T, b *bench) {
+	inBubble(t, 500, func(t *testing.T, b *bench) { // each has some overhead
 		b.event(t, 60, b.job(1))
-		b.event(t, 41, b.job(2))
+		b.event(t, 241, b.job(2))
 		b.message(t, b.job(3)) // messages count for nothing
 		if ok, full := b.Event(1, b.job(4)); ok || !full {
 			t.Errorf("Event past the limit: ok %v, full %v", ok, full)
@@ -227,7 +227,7 @@ func TestEventsAreBoundedInBytes(t *testing.T) {
 		b.wantRan(t, 1, 2, 3)
 		// There is room again, and the one that runs holds none.
 		proceed := b.block(t)
-		b.event(t, 100, b.job(5))
+		b.event(t, 300, b.job(5))
 		proceed()
 		b.wantRan(t, 1, 2, 3, 5)
 	})
@@ -415,7 +415,7 @@ func TestGoexitInTheLastMessageStillDrains(t *testing.T) {
 }
 
 func TestGoroutineLivesWhileThereIsWork(t *testing.T) {
-	inBubble(t, 1000, func(t *testing.T, b *bench) {
+	inBubble(t, 10_000, func(t *testing.T, b *bench) {
 		b.Release()
 		if n := b.spawned.Load(); n != 0 {
 			t.Errorf("%d goroutines for no work", n)

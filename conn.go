@@ -350,17 +350,18 @@ func (c *Conn) receive(data []byte, binary bool) {
 func (c *Conn) variant() variant { return variant{c.endpoint, c.outbox.Deflated()} }
 
 // handleAll queues the callbacks of those events that have one.
-func (c *Conn) handleAll(batch []*delivery) {
+func (c *Conn) handleAll(batch []*delivery) (err error) {
 	for _, d := range batch {
 		if h := c.endpoint.consumer.Events.handler(d.env.Name); h.kind == handlerHandle && d.env.Kind == envelope.Event {
-			c.handle(h.handle, d.event())
+			err = c.handle(h.handle, d.event())
 		}
 	}
+	return err
 }
 
-// handle queues an event's callback. It never waits.
-func (c *Conn) handle(fn func(*Conn, Event) error, e Event) {
-	c.queueEvent(len(e.Data)+len(e.Type)+len(e.Group), func() {
+// handle queues an event's callback.
+func (c *Conn) handle(fn func(*Conn, Event) error, e Event) error {
+	return c.queueEvent(len(e.Data)+len(e.Type)+len(e.Group), func() {
 		c.call("handle "+quoted(e.Type), func() error { return fn(c, e) })
 	})
 }
@@ -380,14 +381,21 @@ func (c *Conn) resync(groups []string) {
 	}
 }
 
-func (c *Conn) queueEvent(size int, run func()) {
-	// As in push, a connection that is closing is none that should have had it.
-	if _, full := c.strand.Event(size, run); full {
-		c.hub.count.dropped.Add(1)
-		if c.outbox.CloseWith(closeTryAgainLater, "too slow") == nil {
-			c.hub.count.slowClosed.Add(1)
-		}
+// queueEvent queues an event's callback, and never waits. Its errors are those of the
+// outbox's Push.
+func (c *Conn) queueEvent(size int, run func()) error {
+	ok, full := c.strand.Event(size, run)
+	if ok {
+		return nil
 	}
+	if !full {
+		return outbox.ErrClosed
+	}
+	c.hub.count.dropped.Add(1)
+	if c.outbox.CloseWith(closeTryAgainLater, "too slow") == nil {
+		c.hub.count.slowClosed.Add(1)
+	}
+	return outbox.ErrSlow
 }
 
 // call runs a callback and closes the connection as its end demands.

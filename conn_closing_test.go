@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -172,6 +173,78 @@ func TestEventsForAClosingConnectionAreNotDropped(t *testing.T) {
 			witness.ExpectEvent("note")
 			if n := hub.Stats().Dropped; n != 0 {
 				t.Errorf("%d dropped", n)
+			}
+		})
+	}
+}
+
+func TestSendToAClosingConnectionIsErrClosed(t *testing.T) {
+	for name, handler := range map[string]grouphub.EventHandler{
+		"Forward": grouphub.Forward(),
+		"Render":  grouphub.Render(func(grouphub.Event) ([]byte, error) { return nil, nil }),
+		"Handle":  grouphub.Handle(func(*grouphub.Conn, grouphub.Event) error { return nil }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			layer := grouphub.NewMemoryLayer()
+			conns := make(chan *grouphub.Conn, 1)
+			hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: grouphub.Consumer{
+				Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
+				Events:  grouphub.Events{"note": handler},
+			}})
+			serve(t, hub).dial("/") // it does not answer the close frame
+			c := <-conns
+			c.Close(1000, "")
+			if err := hub.Send(background, c.Channel(), "note", 1); !errors.Is(err, grouphub.ErrClosed) {
+				t.Errorf("Send: %v", err)
+			}
+			if n := hub.Stats().Dropped; n != 0 {
+				t.Errorf("%d dropped, and the sender knows", n)
+			}
+			// Another hub does not hear of it.
+			if err := newHub(t, &grouphub.Options{Layer: layer}).Send(background, c.Channel(), "note", 2); err != nil {
+				t.Error(err)
+			}
+			eventually(t, func() bool { return hub.Stats().Dropped == 1 }, "what another hub has sent is not counted")
+		})
+	}
+}
+
+func TestSendToASlowConnectionIsErrClosedAndCountedOnce(t *testing.T) {
+	var proceed chan struct{}
+	for name, handler := range map[string]grouphub.EventHandler{
+		"Forward": grouphub.Forward(),
+		"Handle":  grouphub.Handle(func(*grouphub.Conn, grouphub.Event) error { <-proceed; return nil }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			proceed = make(chan struct{})
+			defer close(proceed)
+			layer := grouphub.NewMemoryLayer()
+			conns := make(chan *grouphub.Conn, 1)
+			hub := newHub(t, &grouphub.Options{Layer: layer, CloseTimeout: time.Minute, Consumer: grouphub.Consumer{
+				Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
+				Events:  grouphub.Events{"note": handler},
+			}})
+			client := serve(t, hub).dial("/")
+			defer client.Close()
+			c := <-conns
+			var err error
+			for err == nil {
+				err = hub.Send(background, c.Channel(), "note", strings.Repeat("x", 60<<10))
+			}
+			if s := hub.Stats(); !errors.Is(err, grouphub.ErrClosed) || s.SlowClosed != 1 || s.Dropped == 0 {
+				t.Errorf("%v, %+v", err, s)
+			}
+			before := hub.Stats().Dropped
+			other := newHub(t, &grouphub.Options{Layer: layer})
+			if err := other.Send(background, c.Channel(), "note", 1); err != nil {
+				t.Error(err)
+			}
+			if err := other.Ping(background); err != nil {
+				t.Error(err)
+			}
+			eventually(t, func() bool { return hub.Stats().Dropped > before }, "it is not counted")
+			if n := hub.Stats().Dropped - before; n != 1 {
+				t.Errorf("one event is counted %d times", n)
 			}
 		})
 	}

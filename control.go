@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 )
 
@@ -67,7 +68,7 @@ func (h *Hub) obey(p Publication) {
 				close(back.(chan struct{}))
 			}
 		case env.Kind == envelope.Event:
-			if !h.deliverDirect(env) { // it has just ended
+			if h.deliverDirect(env) == outbox.ErrClosed { // any other error is counted
 				h.count.dropped.Add(1)
 			}
 		case env.Kind == envelope.Close:

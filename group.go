@@ -124,7 +124,7 @@ func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason str
 }
 
 // Send sends an event to a channel. A name with a "!" is a connection's: the event
-// goes to its Events handler; if the connection is of this hub and has ended, Send
+// goes to its Events handler; if the connection is of this hub and is closing, Send
 // returns ErrClosed, of another hub it is counted there as dropped. Any other name is a
 // queue, from which [Hub.Receive] takes; a full one is [ErrQueueFull], and a message
 // that nobody takes in time is gone: with the built-in layers 100 messages and 60
@@ -142,7 +142,7 @@ func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
 			err = h.layer.Append(ctx, channel, env.Encode())
 		}
 	} else if env.Channel = channel; strings.HasPrefix(channel, h.name+"!") {
-		if err = h.alive(); err == nil && !h.deliverDirect(env) {
+		if err = h.alive(); err == nil && h.deliverDirect(env) != nil {
 			err = ErrClosed
 		}
 	} else {
@@ -522,23 +522,21 @@ func (h *Hub) fanOut(d *delivery) {
 	d.group.Send(d)
 }
 
-// deliverDirect delivers an event to one connection of this hub. It reports whether
-// there is such a connection.
-func (h *Hub) deliverDirect(env *envelope.Envelope) bool {
+// deliverDirect delivers an event to one connection of this hub. Its errors are those of
+// the outbox's Push.
+func (h *Hub) deliverDirect(env *envelope.Envelope) error {
 	c := h.conn(env.Channel)
 	if c == nil {
-		return false
+		return outbox.ErrClosed
 	}
 	d := []*delivery{{hub: h, env: env}}
 	if todo := unrendered(d, []variant{c.variant()}); len(todo) > 0 {
-		c.queueEvent(len(env.Body), func() { // it may block, and the sender must not
+		return c.queueEvent(len(env.Body), func() { // it may block, and the sender must not
 			todo[0]()
-			c.deliver(d)
+			_ = c.deliver(d) // an error: it is ending
 		})
-	} else {
-		c.deliver(d)
 	}
-	return true
+	return c.deliver(d)
 }
 
 // ignore logs an event type without a handler, once, and later: locks may be held that a

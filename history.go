@@ -1,6 +1,7 @@
 package grouphub
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -90,7 +91,7 @@ func (c *Conn) joinReplaying(ctx context.Context, g *group, r sequence.Replay) (
 			if p.Lost {
 				c.resync([]string{g.name})
 			}
-			c.deliver(p.Values)
+			_ = c.deliver(p.Values) // an error: it is ending
 			if live = p.Live; live {
 				if err = c.enter(g); err == nil && c.positions {
 					// What fails here is a connection that is ending.
@@ -111,20 +112,23 @@ func (c *Conn) joinReplaying(ctx context.Context, g *group, r sequence.Replay) (
 	return err
 }
 
-// deliver pushes events to one connection.
-func (c *Conn) deliver(piece []*delivery) {
+// deliver pushes events to one connection. Its errors are those of the outbox's Push.
+func (c *Conn) deliver(piece []*delivery) (err error) {
 	if len(piece) == 0 {
-		return
+		return nil
 	}
 	all := c.hub.compose(c.variant(), piece)
-	if all.frames > 0 && c.outbox.Push(all.bytes) == nil {
-		c.hub.count.delivered.Add(uint64(all.frames))
+	if all.frames > 0 {
+		if err = c.outbox.Push(all.bytes); err == nil {
+			c.hub.count.delivered.Add(uint64(all.frames))
+		}
 	}
 	c.hub.count.dropped.Add(uint64(all.lost))
 	c.hub.count.unhandled.Add(uint64(all.ignore))
 	if all.handle {
-		c.handleAll(piece)
+		err = cmp.Or(err, c.handleAll(piece))
 	}
+	return err
 }
 
 // takeResume returns what the URL's resume parameters, group@id, ask for this group, once.

@@ -20,8 +20,12 @@ import (
 // how many of a large frame it writes before it looks at its deadline again.
 const flushChunk = 16 << 10
 
-// ErrClosed means that nothing can be sent any more.
-var ErrClosed = errors.New("connection is closing")
+// ErrClosed means that nothing can be sent any more, ErrSlow that this is for having too
+// much waiting.
+var (
+	ErrClosed = errors.New("connection is closing")
+	ErrSlow   = fmt.Errorf("%w: it was too slow", ErrClosed)
+)
 
 // An Outbox is the one place that writes to a connection's socket. It is the
 // net.Conn that gorilla and melody see, so their control frames pass through it;
@@ -103,7 +107,9 @@ func New(conn net.Conn, limits Limits, ending func(Ending), lost func(int)) *Out
 }
 
 // Push sends frames, or queues what the kernel does not take, without waiting. A
-// connection that already has as much waiting as it may is closed with 1013.
+// connection that already has as much waiting as it may is closed with 1013. What it
+// refuses is counted as lost, except with ErrClosed itself: a connection that is closing is
+// none that should have had it.
 func (o *Outbox) Push(frames []byte) error {
 	o.mu.Lock()
 	if o.closing || o.dead {
@@ -111,6 +117,7 @@ func (o *Outbox) Push(frames []byte) error {
 		o.mu.Unlock()
 		if slow { // it would have had these, had it kept up
 			o.lost(dataFrames(frames, 0))
+			return ErrSlow
 		}
 		return ErrClosed
 	}
@@ -122,7 +129,7 @@ func (o *Outbox) Push(frames []byte) error {
 	// deliverable to a connection that keeps up.
 	if waiting > o.limits.Pending {
 		o.cutSlowAndUnlock()
-		return ErrClosed
+		return ErrSlow
 	}
 	o.mu.Unlock()
 	return nil

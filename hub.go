@@ -119,7 +119,7 @@ type Options struct {
 	// nothing for PongTimeout, 0: 60 s; where one of the two is given, the other is in
 	// proportion. One that takes no byte of what waits for it for WriteTimeout, 0: 10 s,
 	// is given up too, after twice that at the latest. It has CloseTimeout, 0: 5 s, to
-	// answer a close frame.
+	// answer a close frame, and WriteTimeout more to take what waits before that.
 	PingInterval, PongTimeout, WriteTimeout, CloseTimeout time.Duration
 
 	// Compression offers permessage-deflate. It saves bandwidth for CPU: an event is

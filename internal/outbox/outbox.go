@@ -136,7 +136,9 @@ func (o *Outbox) Push(frames []byte) error {
 }
 
 // CloseWith sends what waits, then a close frame, and gives the peer CloseTimeout to
-// answer. It does not wait. Of several calls the first counts.
+// answer; all of that takes WriteTimeout and CloseTimeout at the most, or a peer that takes
+// a byte now and then would stay as long as it likes. It does not wait. Of several calls
+// the first counts.
 func (o *Outbox) CloseWith(code int, reason string) error {
 	o.mu.Lock()
 	if o.closing || o.dead {
@@ -148,9 +150,11 @@ func (o *Outbox) CloseWith(code int, reason string) error {
 	if err := o.sendLocked(closeFrame(code, reason), &o.backlog); err != nil {
 		return o.failAndUnlock(err, 0)
 	}
-	if !o.flushing {
-		o.setCutoffLocked()
+	var more time.Duration
+	if o.flushing {
+		more = o.limits.WriteTimeout
 	}
+	o.cutOffLocked(more)
 	o.mu.Unlock()
 	o.ending(Closed)
 	return nil
@@ -252,7 +256,7 @@ func (o *Outbox) cutLocked(frame []byte) (dropped int) {
 	o.closing, o.code = true, closeCode(frame)
 	// An error here means a dead socket, which the read loop finds as well.
 	_ = o.sendLocked(frame, &o.backlog)
-	o.setCutoffLocked()
+	o.cutOffLocked(0)
 	return dropped
 }
 
@@ -264,9 +268,12 @@ func (o *Outbox) cutSlowAndUnlock() {
 	o.ending(Slow)
 }
 
-func (o *Outbox) setCutoffLocked() {
-	if o.cutoff.IsZero() {
-		o.cutoff = time.Now().Add(o.limits.CloseTimeout)
+// cutOffLocked ends the connection after CloseTimeout and more, unless that is to happen
+// earlier.
+func (o *Outbox) cutOffLocked(more time.Duration) {
+	at := time.Now().Add(o.limits.CloseTimeout).Add(more) // the sum may be too large for a Duration
+	if o.cutoff.IsZero() || at.Before(o.cutoff) {
+		o.cutoff = at
 	}
 	o.Conn.SetReadDeadline(o.cutoff)
 	if o.flushing {
@@ -328,13 +335,13 @@ func (o *Outbox) flush() {
 			o.flushing = false
 			o.Conn.SetWriteDeadline(time.Time{})
 			if o.closing {
-				o.setCutoffLocked()
+				o.cutOffLocked(0)
 			}
 			o.mu.Unlock()
 			return
 		}
 		for sent < len(frames) {
-			// WriteTimeout is for progress, however little; it is not for the whole.
+			// WriteTimeout is for progress, however little, until there is a cutoff.
 			deadline := o.cutoff
 			if deadline.IsZero() {
 				deadline = time.Now().Add(patience)
@@ -351,7 +358,7 @@ func (o *Outbox) flush() {
 			if n > 0 {
 				progress = time.Now()
 			}
-			if errors.Is(err, os.ErrDeadlineExceeded) && o.cutoff.IsZero() &&
+			if errors.Is(err, os.ErrDeadlineExceeded) && (o.cutoff.IsZero() || time.Now().Before(o.cutoff)) &&
 				(n > 0 || o.raw != nil && time.Since(progress) < o.limits.WriteTimeout) {
 				err = nil // TLS, which cannot go on, says so again
 			}
@@ -489,7 +496,7 @@ func (o *Outbox) SetWriteDeadline(time.Time) error { return nil }
 func (o *Outbox) Linger(peerClosed bool) {
 	o.mu.Lock()
 	if !o.dead {
-		o.setCutoffLocked()
+		o.cutOffLocked(0)
 	}
 	o.mu.Unlock()
 	o.flushers.Wait()

@@ -298,16 +298,15 @@ func (c *Conn) Close(code int, reason string) error {
 
 // What follows is a connection's life: connect, receive, handle, end, finish.
 
-// connect runs Connect on the handler's goroutine. When it returns, the strand runs
-// what has come meanwhile.
+// connect runs Connect on the handler's goroutine, unless the strand is closed by then.
+// When it returns, the strand runs what has come meanwhile.
 func (c *Conn) connect() {
 	defer c.strand.Release()
 	if expires := c.user.Expires; !expires.IsZero() {
 		expire := func() { c.outbox.CloseWith(closeUnauthorized, "session expired") }
-		if left := time.Until(expires); left <= 0 {
-			expire()
-		} else { // the strand is ours until release, so Disconnect's turn is after this
-			c.expiry = time.AfterFunc(left, expire)
+		c.expiry = time.AfterFunc(time.Until(expires), expire) // stopped after our turn
+		if !time.Now().Before(expires) {
+			expire() // before Connect, and not beside it
 		}
 	}
 	if c.user.ID != "" {
@@ -319,12 +318,9 @@ func (c *Conn) connect() {
 			return err
 		})
 	}
-	if c.strand.Closed() { // what ended the connection has no Disconnect either
-		return
-	}
-	c.connected = true
-	if c.endpoint.consumer.Connect != nil {
-		c.call("connect", func() error { return c.endpoint.consumer.Connect(c) })
+	c.connected = !c.strand.Closed()
+	if fn := c.endpoint.consumer.Connect; fn != nil && c.connected {
+		c.call("connect", func() error { return fn(c) })
 	}
 	c.packHeader()
 }
@@ -350,21 +346,18 @@ func (c *Conn) receive(data []byte, binary bool) {
 // variant says what of the fan-out the connection has in common with others.
 func (c *Conn) variant() variant { return variant{c.endpoint, c.outbox.Deflated()} }
 
-// handleAll queues the callbacks of those events that have one.
+// handleAll queues the callbacks of those events that have one, and returns the last one's
+// error.
 func (c *Conn) handleAll(batch []*delivery) (err error) {
 	for _, d := range batch {
 		if h := c.endpoint.consumer.Events.handler(d.env.Name); h.kind == handlerHandle && d.env.Kind == envelope.Event {
-			err = c.handle(h.handle, d.event())
+			e := d.event()
+			err = c.queueEvent(len(e.Data)+len(e.Type)+len(e.Group), func() {
+				c.call("handle "+quoted(e.Type), func() error { return h.handle(c, e) })
+			})
 		}
 	}
 	return err
-}
-
-// handle queues an event's callback.
-func (c *Conn) handle(fn func(*Conn, Event) error, e Event) error {
-	return c.queueEvent(len(e.Data)+len(e.Type)+len(e.Group), func() {
-		c.call("handle "+quoted(e.Type), func() error { return fn(c, e) })
-	})
 }
 
 // resync says that events of these groups may be lost.
@@ -386,16 +379,15 @@ func (c *Conn) resync(groups []string) {
 // outbox's Push.
 func (c *Conn) queueEvent(size int, run func()) error {
 	ok, full := c.strand.Event(size, run)
-	if ok {
+	switch {
+	case ok:
 		return nil
-	}
-	if !full {
+	case !full:
 		return outbox.ErrClosed
-	}
-	c.hub.count.dropped.Add(1)
-	if c.outbox.CloseWith(closeTryAgainLater, "too slow") == nil {
+	case c.outbox.CloseWith(closeTryAgainLater, "too slow") == nil:
 		c.hub.count.slowClosed.Add(1)
 	}
+	c.hub.count.dropped.Add(1)
 	return outbox.ErrSlow
 }
 

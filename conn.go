@@ -61,8 +61,8 @@ type Consumer struct {
 	// HTTP status of the refusal; any other error means 403.
 	Accept func(r *http.Request) error
 
-	// Connect runs after the upgrade, unless this side has closed the connection or it
-	// has broken by then, and before the first Receive. The request is still being
+	// Connect runs after the upgrade, unless Shutdown has begun or the user's session
+	// has ended by then, and before the first Receive. The request is still being
 	// served: what routers and middleware keep with it is there. Afterwards only its
 	// URL, path values, headers and context values are.
 	Connect func(c *Conn) error
@@ -145,7 +145,7 @@ type Conn struct {
 	expiry   *time.Timer   // nil if the user does not expire
 
 	positions bool         // the client wants to know where it is in groups with history
-	connected bool         // Connect was called; owned by the strand
+	connected bool         // Connect is to be called, or was; owned by the strand
 	peerCode  atomic.Int32 // of the peer's close frame, 0 if there was none
 	finished  atomic.Bool
 
@@ -283,9 +283,8 @@ func (c *Conn) Groups() []string {
 
 // Close sends what waits, then a close frame, and does not wait for either. The code
 // is 1000, 1001, 1003, 1007 to 1014 or 3000 to 4999, and the reason UTF-8 of at most
-// 123 bytes. No callback but Disconnect begins afterwards. The client has
-// Options.CloseTimeout to answer, and WriteTimeout more to take what waits. Closing twice
-// is ErrClosed.
+// 123 bytes. No callback but Disconnect begins afterwards. The client has CloseTimeout to
+// answer, and WriteTimeout more to take what waits. Closing twice is ErrClosed.
 func (c *Conn) Close(code int, reason string) error {
 	if err := outbox.CheckClose(code, reason); err != nil {
 		return fmt.Errorf("grouphub: close connection: %w", err)
@@ -298,27 +297,28 @@ func (c *Conn) Close(code int, reason string) error {
 
 // What follows is a connection's life: connect, receive, handle, end, finish.
 
-// connect runs Connect on the handler's goroutine, unless the strand is closed by then.
-// When it returns, the strand runs what has come meanwhile.
+// connect runs Connect on the handler's goroutine. When it returns, the strand runs
+// what has come meanwhile.
 func (c *Conn) connect() {
 	defer c.strand.Release()
 	if expires := c.user.Expires; !expires.IsZero() {
 		expire := func() { c.outbox.CloseWith(closeUnauthorized, "session expired") }
 		c.expiry = time.AfterFunc(time.Until(expires), expire) // stopped after our turn
 		if !time.Now().Before(expires) {
-			expire() // before Connect, and not beside it
+			expire()
+			c.connected = false
 		}
 	}
-	if c.user.ID != "" {
-		c.call("join the user's group", func() error { // it asks the Policy
-			err := c.hub.everyone.CatchUp(c.ctx, sequence.Replay{}) // or a logout could be missed
-			if err == nil {
+	if c.user.ID != "" && c.connected {
+		c.connected = false
+		c.call("join the user's group", func() (err error) {
+			if err = c.hub.everyone.CatchUp(c.ctx, sequence.Replay{}); err == nil { // or a logout is missed
 				err = c.hub.join(c.ctx, c, UserGroup(c.user.ID), sequence.Replay{})
 			}
+			c.connected = err == nil
 			return err
 		})
 	}
-	c.connected = !c.strand.Closed()
 	if fn := c.endpoint.consumer.Connect; fn != nil && c.connected {
 		c.call("connect", func() error { return fn(c) })
 	}
@@ -346,8 +346,7 @@ func (c *Conn) receive(data []byte, binary bool) {
 // variant says what of the fan-out the connection has in common with others.
 func (c *Conn) variant() variant { return variant{c.endpoint, c.outbox.Deflated()} }
 
-// handleAll queues the callbacks of those events that have one, and returns the last one's
-// error.
+// handleAll queues the callbacks that a batch has, and returns the last one's error.
 func (c *Conn) handleAll(batch []*delivery) (err error) {
 	for _, d := range batch {
 		if h := c.endpoint.consumer.Events.handler(d.env.Name); h.kind == handlerHandle && d.env.Kind == envelope.Event {
@@ -375,8 +374,7 @@ func (c *Conn) resync(groups []string) {
 	}
 }
 
-// queueEvent queues an event's callback, and never waits. Its errors are those of the
-// outbox's Push.
+// queueEvent queues a callback without waiting. Its errors are those of the outbox's Push.
 func (c *Conn) queueEvent(size int, run func()) error {
 	ok, full := c.strand.Event(size, run)
 	switch {

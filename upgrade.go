@@ -48,6 +48,7 @@ func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 		c := connOf(s)
 		c.session = s
 		h.register(c)
+		c.connected = c.outbox.Code() == 0 // or Shutdown has closed it
 		c.settle()
 		c.read(s.WebsocketConnection())
 	})

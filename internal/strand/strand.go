@@ -88,13 +88,6 @@ func (s *Strand) Event(size int, run func()) (ok, full bool) {
 	return true, false
 }
 
-// Closed reports whether no more is taken but the last job.
-func (s *Strand) Closed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.shut
-}
-
 // Close drops what waits and takes no more but the last job. It returns the number
 // of events that were dropped.
 func (s *Strand) Close() (dropped int) {

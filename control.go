@@ -73,7 +73,7 @@ func (h *Hub) obey(p Publication) {
 			}
 		case env.Kind == envelope.Close:
 			if g := h.group(env.Name); g != nil {
-				h.fanOut(&delivery{hub: h, group: g, env: env})
+				h.closeGroup(g, env)
 			}
 		default:
 			if err = checkGroup("change of membership", env.Name); err == nil {
@@ -83,6 +83,16 @@ func (h *Hub) obey(p Publication) {
 	}
 	if err != nil {
 		h.refusePayload(p.Topic, err)
+	}
+}
+
+// closeGroup closes the connections of a group's members, after the events that have come.
+func (h *Hub) closeGroup(g *group, env *envelope.Envelope) {
+	fanOut := func() { h.fanOut(&delivery{hub: h, group: g, env: env}) }
+	if g.sequence != nil {
+		g.sequence.Do(fanOut)
+	} else {
+		fanOut()
 	}
 }
 

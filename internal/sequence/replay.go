@@ -37,17 +37,26 @@ type Piece[T any] struct {
 func (s *Sequence[T]) CatchUp(ctx context.Context, r Replay) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	wait := s.ready
-	if at, ok := wire.ParsePosition(r.After); ok && at.Number > 0 {
-		s.mu.Lock()
-		if s.started && (at.Epoch != s.epoch || at.Number >= s.next) {
-			s.fillLocked()
-			wait = s.filled
-		}
-		s.mu.Unlock()
+	err := wait(ctx, s.ready)
+	at, ok := wire.ParsePosition(r.After)
+	if err != nil || !ok || at.Number == 0 {
+		return err
 	}
+	s.mu.Lock()
+	if at.Epoch == s.epoch && at.Number < s.next {
+		s.mu.Unlock()
+		return nil
+	}
+	looked := make(chan struct{})
+	s.waiting = append(s.waiting, looked)
+	s.lookLocked()
+	s.mu.Unlock()
+	return wait(ctx, looked)
+}
+
+func wait(ctx context.Context, c <-chan struct{}) error {
 	select {
-	case <-wait:
+	case <-c:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%w: the history cannot be read: %w", fault.ErrUnavailable, ctx.Err())

@@ -3,14 +3,19 @@ package sequence
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
-// maxHeld is how many publications wait while a gap is filled. More are read again.
-const maxHeld = 10_000
+const (
+	// maxHeld is how many publications wait while a gap is filled. More are read again.
+	maxHeld = 10_000
+	// minPause and maxPause are how long to wait for a history that cannot be read.
+	minPause, maxPause = 50 * time.Millisecond, 2 * time.Second
+)
 
 // A Source is what a sequence needs of its owner. Functions that are called with the
 // sequence locked must not block.
@@ -39,8 +44,10 @@ type Source[T any] struct {
 // gaps from the layer's history, and tells what could not be filled. It keeps what the
 // layer keeps, so that a replay asks nobody.
 //
-// It is in one of two states: filling, when a goroutine reads the history and what
-// arrives meanwhile is held, or live, when publications are taken as they come.
+// It is in one of two states: live, when publications are taken as they come, or
+// filling, when something is missing and what arrives is held until the history has been
+// read. While it is live the history is read now and then, too, for a comparison for
+// which nothing has to wait.
 type Sequence[T any] struct {
 	Source[T]
 	ctx context.Context // ends when nobody wants the topic any more
@@ -49,15 +56,19 @@ type Sequence[T any] struct {
 	ready   chan struct{} // closed when the sequence is live for the first time
 	started bool          // ready is closed
 	filling bool
-	filled  chan struct{} // closed when it no longer is
-	again   bool          // another look at the history is needed
-	adopted bool          // the epoch is new since the last check, with nothing missing as it seemed
-	losses  int           // how often publications were gone for good
+	looking bool            // there is a goroutine that reads the history
+	again   bool            // it has to read once more, and the history
+	asked   wire.Position   // has to go on from here
+	waiting []chan struct{} // closed after a read that begins from now on
+	adopted bool            // the epoch is new since the last check, with nothing missing as it seemed
+	losses  int             // how often publications were gone for good
 	epoch   string
 	next    uint64    // the number that is expected
 	ring    []kept[T] // the last ones, up to next-1, without a hole
 	nonce   string    // that of next-1, which the ring may not have; "" if not known
 	held    []wire.Publication
+	known   int       // how many of held came before the history was read
+	later   []func()  // for when held has been taken
 	last    time.Time // when the last one was taken
 }
 
@@ -76,7 +87,7 @@ func New[T any](ctx context.Context, source Source[T]) *Sequence[T] {
 func (s *Sequence[T]) Start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.started {
+	if !s.started && !s.filling {
 		s.fillLocked()
 	}
 }
@@ -95,7 +106,7 @@ func (s *Sequence[T]) Check(interrupted bool) {
 		s.ring = nil // as in the layer
 	}
 	if s.started || s.filling { // else Start will
-		s.fillLocked()
+		s.lookLocked()
 	}
 }
 
@@ -112,6 +123,24 @@ func (s *Sequence[T]) Receive(p wire.Publication) {
 	default:
 		s.acceptLocked(p)
 	}
+}
+
+// Do calls f, with the sequence locked, when what has come before is taken: now if nothing
+// is held, and no later than when the history turns out not to be readable.
+func (s *Sequence[T]) Do(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.later = append(s.later, f)
+	if !s.filling {
+		s.doLocked()
+	}
+}
+
+func (s *Sequence[T]) doLocked() {
+	for _, f := range s.later {
+		f()
+	}
+	s.later = nil
 }
 
 // aheadLocked reports whether something is missing before a publication. When the count
@@ -138,7 +167,8 @@ func (s *Sequence[T]) acceptLocked(p wire.Publication) {
 
 func (s *Sequence[T]) holdLocked(p wire.Publication) {
 	if s.held = append(s.held, p); len(s.held) > maxHeld {
-		s.held, s.again = nil, true
+		s.held, s.known = nil, 0
+		s.lookLocked()
 	}
 }
 
@@ -153,11 +183,9 @@ func (s *Sequence[T]) nonceLocked(number uint64) string {
 	return ""
 }
 
-// contradictsLocked reports whether the number was given out before, to another: the
-// server has lost writes.
+// contradictsLocked reports whether the number was given out before, to another.
 func (s *Sequence[T]) contradictsLocked(at wire.Position) bool {
-	nonce := s.nonceLocked(at.Number)
-	return nonce != "" && at.Nonce != "" && nonce != at.Nonce
+	return contradict(s.nonceLocked(at.Number), at.Nonce)
 }
 
 func (s *Sequence[T]) firstLocked() uint64 { return s.next - uint64(len(s.ring)) }
@@ -191,78 +219,131 @@ func (s *Sequence[T]) loseLocked(next uint64) {
 	s.Lost()
 }
 
+// fillLocked has the history read because something is missing.
 func (s *Sequence[T]) fillLocked() {
-	s.again = true
-	if !s.filling {
-		s.filling, s.filled = true, make(chan struct{})
-		s.Spawn(s.fill)
+	s.filling = true
+	s.lookLocked()
+}
+
+// lookLocked has the history read, from now on.
+func (s *Sequence[T]) lookLocked() {
+	if !s.again {
+		s.again, s.asked = true, s.positionLocked()
+	}
+	if !s.looking {
+		s.looking = true
+		s.Spawn(s.look)
 	}
 }
 
-// fill reads the history until the sequence is live.
-func (s *Sequence[T]) fill() {
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		s.mu.Lock()
-		known := len(s.held)
-		after, epoch := s.next-1, s.epoch
-		s.again = false
-		s.mu.Unlock()
+func (s *Sequence[T]) positionLocked() wire.Position {
+	return wire.Position{Epoch: s.epoch, Number: s.next - 1, Nonce: s.nonce}
+}
 
-		// The last one that is known is read again: it may be another one now.
-		h, err := s.Read(s.ctx, max(after, 1)-1)
-		if err == nil && h.Epoch != epoch && after > 0 {
-			h, err = s.Read(s.ctx, 0)
-		}
-		if err == nil {
-			err = s.apply(h)
-		}
-		if s.ctx.Err() != nil || err == nil && s.settle(known) {
+// look reads the history until it agrees with what was taken, and nobody has asked
+// since.
+func (s *Sequence[T]) look() {
+	for pause := minPause; ; {
+		done, err := s.lookOnce()
+		if done || s.ctx.Err() != nil {
 			return
 		}
+		if err == nil {
+			pause = minPause
+			continue
+		}
 		select {
-		case <-time.After(wait):
+		case <-time.After(pause):
 		case <-s.ctx.Done():
 		}
+		pause = min(2*pause, maxPause)
 	}
 }
 
-// settle takes what was held, of which the first known ones came before the history
-// was read. It reports whether the sequence is live.
-func (s *Sequence[T]) settle(known int) bool {
+func (s *Sequence[T]) lookOnce() (done bool, err error) {
+	s.mu.Lock()
+	asked, begin, filling, waiting := s.asked, s.positionLocked(), s.filling, len(s.waiting)
+	s.again, s.known = false, len(s.held)
+	s.mu.Unlock()
+
+	// The last one that is known is read again: it may be another one now.
+	h, err := s.Read(s.ctx, max(asked.Number, 1)-1)
+	if err == nil && filling && h.Epoch != asked.Epoch && asked.Number > 0 {
+		h, err = s.Read(s.ctx, 0)
+	}
+	whole := goesOn(h, asked) && goesOn(h, begin)
+	if err == nil && filling {
+		err = s.apply(h, whole)
+	}
+
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	switch {
+	case err != nil:
+		s.again, s.asked = true, asked
+		s.doLocked()
+		return false, err
+	case filling:
+		if !s.settleLocked() {
+			return false, nil
+		}
+	case s.filling || !whole || h.Epoch != s.epoch || h.Last >= s.next:
+		// What is wrong shows when nothing is taken meanwhile.
+		s.filling, s.again, s.asked = true, true, asked
+		return false, nil
+	}
+	for _, c := range s.waiting[:waiting] {
+		close(c)
+	}
+	s.waiting = s.waiting[waiting:]
+	s.looking = s.again
+	return !s.looking, nil
+}
+
+// goesOn reports whether a history goes on from a position, as far as it shows.
+func goesOn(h wire.History, at wire.Position) bool {
+	if at.Epoch == "" && at.Number == 0 { // where nothing was ever sent, an epoch begins without a loss
+		return true
+	}
+	i := slices.IndexFunc(h.Kept, func(p wire.Publication) bool { return p.At.Number == at.Number })
+	return h.Epoch == at.Epoch && h.Last >= at.Number && (i < 0 || !contradict(h.Kept[i].At.Nonce, at.Nonce))
+}
+
+// contradict reports whether two nonces of one number show that it was given out twice:
+// the server has lost writes.
+func contradict(a, b string) bool { return a != "" && b != "" && a != b }
+
+// settleLocked takes what was held. It reports whether the sequence is live.
+func (s *Sequence[T]) settleLocked() bool {
 	held := s.held
 	s.held = nil
 	for i, p := range held {
-		if i < known && p.At.Epoch != s.epoch {
+		if i < s.known && p.At.Epoch != s.epoch {
 			continue // of an epoch that is over
 		}
-		if i < known && p.At.Number > s.next { // and is not in the history
+		if i < s.known && p.At.Number > s.next { // and is not in the history
 			s.loseLocked(p.At.Number)
 		}
 		if s.aheadLocked(p) {
-			s.held, s.again = held[i:], true
-			break
+			s.held = held[i:]
+			s.lookLocked()
+			return false
 		}
 		s.acceptLocked(p)
 	}
-	if s.filling = s.again; !s.filling {
-		close(s.filled)
-	}
-	return !s.filling
+	s.filling = false
+	s.doLocked()
+	return true
 }
 
-// apply brings the sequence to where the history ends. Nobody else takes meanwhile.
-func (s *Sequence[T]) apply(h wire.History) error {
+// apply brings the sequence to where the history ends, which is whole if it goes on from
+// what was taken. Nobody else takes meanwhile.
+func (s *Sequence[T]) apply(h wire.History, whole bool) error {
 	s.mu.Lock()
-	// Where nothing was ever sent, an epoch begins without a loss.
-	fresh := !s.started
-	begun := !fresh && s.epoch == "" && s.next == 1
-	if !fresh && !begun && (h.Epoch != s.epoch || h.Last+1 < s.next ||
-		len(h.Kept) > 0 && s.contradictsLocked(h.Kept[0].At)) {
+	fresh := !s.started || !whole
+	if s.started && fresh {
 		s.losses++
 		s.Lost()
-		fresh = true
 	}
 	s.epoch = h.Epoch
 	if fresh {

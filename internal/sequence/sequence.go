@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	// maxHeld is how many publications wait while a gap is filled. More are read again.
-	maxHeld = 10_000
+	// maxHeld and maxHeldBytes are how many publications wait while a gap is filled. More
+	// are read again.
+	maxHeld, maxHeldBytes = 10_000, 8 << 20
 	// minPause and maxPause are how long to wait for a history that cannot be read.
 	minPause, maxPause = 50 * time.Millisecond, 2 * time.Second
 )
@@ -67,6 +68,7 @@ type Sequence[T any] struct {
 	ring    []kept[T] // the last ones, up to next-1, without a hole
 	nonce   string    // that of next-1, which the ring may not have; "" if not known
 	held    []wire.Publication
+	bytes   int       // of the payloads in held
 	known   int       // how many of held came before the history was read
 	later   []func()  // for when held has been taken
 	last    time.Time // when the last one was taken
@@ -117,7 +119,7 @@ func (s *Sequence[T]) Receive(p wire.Publication) {
 	switch {
 	case s.filling || !s.started:
 		s.holdLocked(p)
-	case s.aheadLocked(p) || s.Full != nil && s.Full():
+	case s.aheadLocked(p) || s.fullLocked():
 		s.holdLocked(p)
 		s.fillLocked()
 	default:
@@ -166,8 +168,10 @@ func (s *Sequence[T]) acceptLocked(p wire.Publication) {
 }
 
 func (s *Sequence[T]) holdLocked(p wire.Publication) {
-	if s.held = append(s.held, p); len(s.held) > maxHeld {
-		s.held, s.known = nil, 0
+	s.held = append(s.held, p)
+	s.bytes += len(p.Payload)
+	if len(s.held) > maxHeld || s.bytes > maxHeldBytes {
+		s.held, s.bytes, s.known = nil, 0, 0
 		s.lookLocked()
 	}
 }
@@ -315,25 +319,36 @@ func contradict(a, b string) bool { return a != "" && b != "" && a != b }
 
 // settleLocked takes what was held. It reports whether the sequence is live.
 func (s *Sequence[T]) settleLocked() bool {
-	held := s.held
-	s.held = nil
-	for i, p := range held {
-		if i < s.known && p.At.Epoch != s.epoch {
-			continue // of an epoch that is over
-		}
-		if i < s.known && p.At.Number > s.next { // and is not in the history
+	for ; len(s.held) > 0; s.known = max(0, s.known-1) {
+		p := s.held[0]
+		// What came before the history was read should be in it, unless its epoch is over.
+		over := s.known > 0 && p.At.Epoch != s.epoch
+		if s.known > 0 && !over && p.At.Number > s.next {
 			s.loseLocked(p.At.Number)
 		}
-		if s.aheadLocked(p) {
-			s.held = held[i:]
+		if !over && (s.aheadLocked(p) || s.fullLocked()) {
 			s.lookLocked()
 			return false
 		}
-		s.acceptLocked(p)
+		if !over {
+			s.acceptLocked(p)
+		}
+		s.held[0] = wire.Publication{}
+		s.held, s.bytes = s.held[1:], s.bytes-len(p.Payload)
 	}
-	s.filling = false
+	s.held, s.filling = nil, false
 	s.doLocked()
 	return true
+}
+
+func (s *Sequence[T]) fullLocked() bool { return s.Full != nil && s.Full() }
+
+// room waits for some.
+func (s *Sequence[T]) room() error {
+	if s.Wait == nil {
+		return nil
+	}
+	return s.Wait(s.ctx)
 }
 
 // apply brings the sequence to where the history ends, which is whole if it goes on from
@@ -366,10 +381,8 @@ func (s *Sequence[T]) apply(h wire.History, whole bool) error {
 	}
 	s.mu.Unlock()
 	for _, p := range h.Kept {
-		if s.Wait != nil {
-			if err := s.Wait(s.ctx); err != nil {
-				return err
-			}
+		if err := s.room(); err != nil {
+			return err
 		}
 		s.mu.Lock()
 		if p.At.Number > s.next {
@@ -384,9 +397,9 @@ func (s *Sequence[T]) apply(h wire.History, whole bool) error {
 		s.mu.Unlock()
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if h.Last >= s.next {
 		s.loseLocked(h.Last + 1)
 	}
-	return nil
+	s.mu.Unlock()
+	return s.room() // for what was held
 }

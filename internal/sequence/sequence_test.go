@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,6 +25,7 @@ type topic struct {
 	down    bool          // a read fails
 	reading func()        // called while the history is read; nil: nothing is
 	full    bool
+	narrow  bool // each publication that is taken fills it
 	reads   int
 	taken   []string
 	lost    int
@@ -60,7 +62,7 @@ func newTopic(keep wire.Keep) *topic {
 		},
 		Spawn: func(f func()) { go f() },
 		Make:  func(p wire.Publication) (wire.Publication, bool) { return p, true },
-		Take:  func(p wire.Publication) { locked(func() { t.taken = append(t.taken, p.At.ID()) }) },
+		Take:  func(p wire.Publication) { locked(func() { t.taken = append(t.taken, p.At.ID()); t.full = t.narrow }) },
 		Lost:  func() { locked(func() { t.lost++ }) },
 		Full:  func() (full bool) { locked(func() { full = t.full }); return full },
 		Wait: func(context.Context) error {
@@ -109,6 +111,13 @@ func (t *topic) expect(test *testing.T, taken, lost int) {
 	if len(t.taken) != taken || t.lost != lost {
 		test.Fatalf("%d taken and %d losses, want %d and %d", len(t.taken), t.lost, taken, lost)
 	}
+}
+
+// holds returns what is held.
+func (t *topic) holds() (n, bytes int) {
+	t.Sequence.mu.Lock()
+	defer t.Sequence.mu.Unlock()
+	return len(t.held), t.bytes
 }
 
 // live starts the sequence after ten publications, inside a bubble.
@@ -275,13 +284,59 @@ func TestWhatIsDoneAfterHeldPublicationsDoesNotWaitForAHistoryThatIsDown(t *test
 		s.set(func() { s.down = true })
 		s.keep(1, false)
 		s.keep(1, true)
-		done := false
-		s.Do(func() { done = true })
+		var done atomic.Bool
+		s.Do(func() { done.Store(true) })
 		time.Sleep(maxPause)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if !done {
+		if !done.Load() {
 			t.Error("it waits")
+		}
+	})
+}
+
+func TestHeldPublicationsThatAreTooManyAreReadAgain(t *testing.T) {
+	live(t, wire.Keep{Count: 100_000, Life: time.Hour}, func(s *topic) {
+		s.set(func() { s.latency = time.Second })
+		s.keep(2, false)
+		s.keep(2, true) // known when the read begins
+		synctest.Wait()
+		s.keep(maxHeld+20, true)
+		time.Sleep(10 * time.Second)
+		s.keep(1, true)
+		s.expect(t, 4+maxHeld+20+1, 0)
+	})
+}
+
+func TestHeldPublicationsThatAreTooLargeAreReadAgain(t *testing.T) {
+	live(t, wire.Keep{Count: 100_000, Life: time.Hour}, func(s *topic) {
+		s.set(func() { s.down = true })
+		s.keep(1, false)
+		for range maxHeldBytes / 1000 * 2 {
+			s.keep(1, true)
+			if n, bytes := s.holds(); bytes > maxHeldBytes || bytes != 1000*n {
+				t.Fatalf("%d publications of %d bytes are held", n, bytes)
+			}
+		}
+		s.set(func() { s.down = false })
+		time.Sleep(maxPause)
+		s.expect(t, 1+maxHeldBytes/1000*2, 0)
+		if n, bytes := s.holds(); n != 0 || bytes != 0 {
+			t.Errorf("%d publications of %d bytes are left", n, bytes)
+		}
+	})
+}
+
+func TestHeldPublicationsWaitForRoom(t *testing.T) {
+	live(t, hundred, func(s *topic) {
+		s.set(func() { s.latency = time.Second })
+		s.keep(1, false)
+		s.keep(1, true)
+		synctest.Wait()
+		s.keep(20, true) // not in what is being read
+		s.set(func() { s.narrow = true })
+		for taken := 1; taken <= 22; taken++ {
+			time.Sleep(5 * time.Second)
+			s.expect(t, taken, 0)
+			s.set(func() { s.full = false })
 		}
 	})
 }

@@ -62,7 +62,7 @@ type Sequence[T any] struct {
 	asked   wire.Position   // has to go on from here
 	waiting []chan struct{} // closed after a read that begins from now on
 	adopted bool            // the epoch is new since the last check, with nothing missing as it seemed
-	losses  int             // how often publications were gone for good
+	losses  int             // how often what a replay was to get was gone for good
 	epoch   string
 	next    uint64    // the number that is expected
 	ring    []kept[T] // the last ones, up to next-1, without a hole
@@ -156,7 +156,9 @@ func (s *Sequence[T]) acceptLocked(p wire.Publication) {
 	at := p.At
 	switch {
 	case at.Epoch != s.epoch:
-		s.adopted = s.epoch != ""
+		if s.adopted = s.epoch != ""; s.adopted {
+			s.losses++ // for replays under way
+		}
 		s.epoch, s.next, s.ring = at.Epoch, 1, nil
 		s.takeLocked(p)
 	case at.Number == s.next:

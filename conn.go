@@ -150,7 +150,7 @@ type Conn struct {
 	finished  atomic.Bool
 
 	mu       sync.Mutex             // may be held while a shard's is taken, never the reverse
-	groups   map[string]*membership // nil values are Joins under way
+	groups   map[string]*membership // and Joins under way
 	resume   []string               // group@id: what the client had last, until a Join uses it
 	left     []string               // what Groups answers once ended
 	ended    bool
@@ -491,7 +491,7 @@ func (c *Conn) finish() {
 func (c *Conn) groupNamesLocked() []string {
 	names := make([]string, 0, len(c.groups))
 	for name, m := range c.groups {
-		if m != nil && !strings.HasPrefix(name, userPrefix) {
+		if m.entered() && !strings.HasPrefix(name, userPrefix) {
 			names = append(names, name)
 		}
 	}

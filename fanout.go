@@ -19,10 +19,13 @@ type members = fanout.Group[*Conn, variant, *delivery]
 
 // A membership is a connection's place in a group.
 type membership struct {
-	*fanout.Membership[*Conn, variant, *delivery]
 	group *group
+	// Set when the connection is a member: until then its Join is under way.
+	*fanout.Membership[*Conn, variant, *delivery]
 	since time.Time
 }
+
+func (m *membership) entered() bool { return m != nil && m.Membership != nil }
 
 func (h *Hub) newMembers(g *group) *members {
 	return fanout.NewGroup(fanout.Owner[*Conn, variant, *delivery]{

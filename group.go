@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -289,11 +290,12 @@ func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay)
 		if asked, ok := c.takeResume(name); ok { // what the client knows is better than a guess
 			r = asked
 		}
-		if err = c.reserve(name); err != nil {
+		m := &membership{group: g}
+		if err = c.reserve(m); err != nil {
 		} else if g.sequence == nil {
-			err = c.enter(g)
-		} else if err = c.joinReplaying(ctx, g, r); err != nil {
-			c.cancelReservation(name)
+			err = c.enter(m)
+		} else if err = c.joinReplaying(ctx, m, r); err != nil {
+			c.cancelReservation(m)
 		}
 	}
 	if err != nil {
@@ -322,43 +324,55 @@ func (h *Hub) subscribe(ctx context.Context, g *group) error {
 
 // reserve marks a membership as under way, so that of two Joins at the same time one
 // replays. A Leave in between takes the mark away, and with it the membership.
-func (c *Conn) reserve(name string) error {
+func (c *Conn) reserve(m *membership) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended {
 		return errEnded
 	}
-	if _, ok := c.groups[name]; ok {
+	if _, ok := c.groups[m.group.name]; ok {
 		return errMember
 	}
 	if c.groups == nil {
 		c.groups = make(map[string]*membership)
 	}
-	c.groups[name] = nil
+	c.groups[m.group.name] = m
 	return nil
 }
 
-func (c *Conn) cancelReservation(name string) {
+func (c *Conn) cancelReservation(m *membership) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if m, ok := c.groups[name]; ok && m == nil {
-		delete(c.groups, name)
+	if c.groups[m.group.name] == m {
+		delete(c.groups, m.group.name)
 	}
 }
 
-// enter turns the reservation into a membership.
-func (c *Conn) enter(g *group) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// awaitsLocked returns nil if a membership is still under way.
+func (c *Conn) awaitsLocked(m *membership) error {
 	if c.ended {
 		return errEnded
 	}
-	if m, ok := c.groups[g.name]; !ok || m != nil {
+	if c.groups[m.group.name] != m {
 		return errMember
 	}
-	c.groups[g.name] = &membership{g.Add(c), g, time.Now()}
-	c.hub.presenceChanged(g)
 	return nil
+}
+
+func (c *Conn) enter(m *membership) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.awaitsLocked(m)
+	if err == nil {
+		c.enterLocked(m)
+	}
+	return err
+}
+
+// enterLocked makes a member of a connection that awaits it.
+func (c *Conn) enterLocked(m *membership) {
+	m.Membership, m.since = m.group.Add(c), time.Now()
+	c.hub.presenceChanged(m.group)
 }
 
 // leave ends a membership. When it returns, nothing more of the group is pushed.
@@ -366,11 +380,12 @@ func (h *Hub) leave(c *Conn, name string) {
 	c.mu.Lock()
 	m := c.groups[name]
 	delete(c.groups, name)
-	if m != nil {
+	entered := m.entered()
+	if entered {
 		m.End()
 	}
 	c.mu.Unlock()
-	if m != nil {
+	if entered {
 		h.left(m.group)
 	}
 }
@@ -381,16 +396,13 @@ func (h *Hub) leaveAll(c *Conn) {
 	c.left, c.ended = c.groupNamesLocked(), true
 	groups := c.groups
 	c.groups = nil
+	maps.DeleteFunc(groups, func(_ string, m *membership) bool { return !m.entered() })
 	for _, m := range groups {
-		if m != nil {
-			m.End()
-		}
+		m.End()
 	}
 	c.mu.Unlock()
 	for _, m := range groups {
-		if m != nil {
-			h.left(m.group)
-		}
+		h.left(m.group)
 	}
 }
 

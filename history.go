@@ -77,39 +77,51 @@ func After(id string) JoinOption { return JoinOption{sequence.Replay{After: id, 
 
 // joinReplaying makes a connection a member of a group with history: what it asks for is
 // replayed, and then it is live, with no gap and no repeat.
-func (c *Conn) joinReplaying(ctx context.Context, g *group, r sequence.Replay) (err error) {
-	if err := g.sequence.CatchUp(ctx, r); err != nil {
+func (c *Conn) joinReplaying(ctx context.Context, m *membership, r sequence.Replay) (err error) {
+	history := m.group.sequence
+	if err := history.CatchUp(ctx, r); err != nil {
 		return err
 	}
-	for live := false; !live; {
+	for live := false; !live && err == nil; {
 		var todo []func()
-		g.sequence.Piece(&r, replayPiece, func(d *delivery) int { return len(d.env.Body) }, func(p sequence.Piece[*delivery]) bool {
+		history.Piece(&r, replayPiece, func(d *delivery) int { return len(d.env.Body) }, func(p sequence.Piece[*delivery]) bool {
 			// A Render may block, so it runs before the piece is looked at again.
 			if todo = unrendered(p.Values, []variant{c.variant()}); len(todo) > 0 {
 				return false
 			}
-			if p.Lost {
-				c.resync([]string{g.name})
-			}
-			_ = c.deliver(p.Values) // an error: it is ending
-			if live = p.Live; live {
-				if err = c.enter(g); err == nil && c.positions {
-					// What fails here is a connection that is ending.
-					_ = c.SendJSON(Event{Type: "grouphub.position", Group: g.name, ID: p.At.ID()})
-				}
-			}
+			live, err = p.Live, c.takePiece(m, p)
 			return true
 		})
 		for _, render := range todo {
 			render()
 		}
-		if len(todo) == 0 && !live {
-			if err = c.outbox.Drained(ctx); err != nil {
-				return err
-			}
+		if len(todo) == 0 && !live && err == nil {
+			err = c.outbox.Drained(ctx)
 		}
 	}
 	return err
+}
+
+// takePiece pushes a piece of a replay, the last one to a member. A Leave waits for it, and
+// nothing is pushed after it.
+func (c *Conn) takePiece(m *membership, p sequence.Piece[*delivery]) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.awaitsLocked(m); err != nil {
+		return err
+	}
+	if p.Lost {
+		c.resync([]string{m.group.name})
+	}
+	_ = c.deliver(p.Values) // an error: it is ending
+	if p.Live {
+		c.enterLocked(m)
+		if c.positions {
+			// What fails here is a connection that is ending.
+			_ = c.SendJSON(Event{Type: "grouphub.position", Group: m.group.name, ID: p.At.ID()})
+		}
+	}
+	return nil
 }
 
 // deliver pushes events to one connection. Its errors are those of the outbox's Push.

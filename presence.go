@@ -75,7 +75,7 @@ func (h *Hub) localMembers(group string) []Member {
 	var all []Member
 	for _, c := range g.Members() {
 		c.mu.Lock()
-		if m := c.groups[group]; m != nil { // else it has just left
+		if m := c.groups[group]; m.entered() { // else it has just left
 			all = append(all, Member{c.channel, c.user.ID, m.since})
 		}
 		c.mu.Unlock()

@@ -1,0 +1,108 @@
+package grouphub_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/seed-29c60982/grouphub"
+)
+
+// A slowReplay is a connection that is being replayed more than its socket takes, of
+// which nothing is read yet.
+type slowReplay struct {
+	hub    *grouphub.Hub
+	conn   *grouphub.Conn
+	client *websocket.Conn
+	joined chan error // what Join has returned
+}
+
+const slowEvents = 150 // of 100 KiB each
+
+func startSlowReplay(t *testing.T) *slowReplay {
+	t.Helper()
+	s := &slowReplay{joined: make(chan error, 1)}
+	conns := make(chan *grouphub.Conn, 1)
+	s.hub = newHub(t, &grouphub.Options{Policy: keeping(1000), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			conns <- c
+			err := c.Join("g", grouphub.Last(1000))
+			s.joined <- err
+			return err
+		},
+		Events: grouphub.Events{"n": grouphub.Forward()},
+	}})
+	for i := range slowEvents {
+		send(t, s.hub, "g", "n", fmt.Sprintf("%d %s", i, strings.Repeat("x", 100<<10)))
+	}
+	server := newServer(t, s.hub)
+	server.Start()
+	client, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	s.client, s.conn = client, <-conns
+	eventually(t, func() bool { return s.hub.Stats().Delivered > 0 }, "the replay has not begun")
+	return s
+}
+
+// until reads events up to a message or an event that says so, and returns how often each one came.
+func (s *slowReplay) until(t *testing.T, end string) map[string]int {
+	t.Helper()
+	seen := make(map[string]int)
+	for {
+		text := next(t, s.client)
+		_, data, _ := strings.Cut(text, `"data":"`)
+		number, _, _ := strings.Cut(strings.TrimSuffix(data, `"}`), " ")
+		if text == end || number == end {
+			return seen
+		}
+		seen[number]++
+	}
+}
+
+func TestDiscardEndsAReplay(t *testing.T) {
+	s := startSlowReplay(t)
+	if err := s.hub.GroupDiscard(background, "g", s.conn.Channel()); err != nil {
+		t.Fatal(err)
+	}
+	send(t, s.hub, "g", "n", "secret")
+	go func() {
+		if err := <-s.joined; err != nil {
+			t.Error(err)
+		}
+		s.conn.Send([]byte("end"))
+	}()
+	if seen := s.until(t, "end"); seen["secret"] > 0 || len(seen) == slowEvents {
+		t.Errorf("got %d events, %d of them sent afterwards", len(seen), seen["secret"])
+	}
+}
+
+func TestAJoinAfterALeaveDuringAReplayIsTheOnlyOne(t *testing.T) {
+	s := startSlowReplay(t)
+	if err := s.conn.Leave("g"); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		if err := s.conn.Join("g", grouphub.Last(1)); err != nil {
+			t.Error(err)
+		}
+		if err := <-s.joined; err != nil {
+			t.Error(err)
+		}
+		send(t, s.hub, "g", "n", "live")
+		send(t, s.hub, "g", "n", "end")
+	}()
+	seen := s.until(t, "end")
+	for number, n := range seen {
+		if n > 1 {
+			t.Errorf("%s came %d times", number, n)
+		}
+	}
+	if seen["live"] != 1 || seen[fmt.Sprint(slowEvents-1)] != 1 || len(seen) >= slowEvents {
+		t.Errorf("%d events, live %d times", len(seen), seen["live"])
+	}
+}

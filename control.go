@@ -17,6 +17,13 @@ const controlTopic = "c:all"
 
 var controlKeep = Keep{Count: 10_000, Bytes: 16 << 20, Life: 5 * time.Minute}
 
+// over is a context that has ended, for what must not wait.
+var over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
 // listen subscribes to the control topic, if need be when the layer is up.
 func (h *Hub) listen() {
 	listening := func(ctx context.Context) bool {
@@ -27,9 +34,7 @@ func (h *Hub) listen() {
 		h.everyone.Start()
 		return true
 	}
-	now, cancel := context.WithCancel(h.life)
-	cancel()
-	if listening(now) { // with a layer in memory nobody has to wait
+	if listening(over) { // with a layer in memory nobody has to wait
 		return
 	}
 	h.goroutines.Go(func() {

@@ -3,16 +3,18 @@ package grouphub
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
+	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 const (
-	// replayPiece is how many bytes of history are pushed before the outbox has to
-	// drain: a replay larger than MaxPending must not make its connection a slow one.
+	// replayPiece is how many bytes of history are pushed at once, to an outbox that has
+	// drained: replays larger than MaxPending together must not make a connection slow.
 	replayPiece = 256 << 10
 	// maxReads is how many histories are read at the same time.
 	maxReads = 64
@@ -84,9 +86,12 @@ func (c *Conn) joinReplaying(ctx context.Context, m *membership, r sequence.Repl
 	}
 	for live := false; !live && err == nil; {
 		var todo []func()
+		wait := false
 		history.Piece(&r, replayPiece, func(d *delivery) int { return len(d.env.Body) }, func(p sequence.Piece[*delivery]) bool {
 			// A Render may block, so it runs before the piece is looked at again.
-			if todo = unrendered(p.Values, []variant{c.variant()}); len(todo) > 0 {
+			todo = unrendered(p.Values, []variant{c.variant()})
+			wait = len(p.Values) > 0 && c.outbox.Drained(over) != nil
+			if wait || len(todo) > 0 {
 				return false
 			}
 			live, err = p.Live, c.takePiece(m, p)
@@ -95,9 +100,12 @@ func (c *Conn) joinReplaying(ctx context.Context, m *membership, r sequence.Repl
 		for _, render := range todo {
 			render()
 		}
-		if len(todo) == 0 && !live && err == nil {
+		if wait {
 			err = c.outbox.Drained(ctx)
 		}
+	}
+	if errors.Is(err, outbox.ErrClosed) {
+		return errEnded
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package grouphub_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -104,5 +105,49 @@ func TestAJoinAfterALeaveDuringAReplayIsTheOnlyOne(t *testing.T) {
 	}
 	if seen["live"] != 1 || seen[fmt.Sprint(slowEvents-1)] != 1 || len(seen) >= slowEvents {
 		t.Errorf("%d events, live %d times", len(seen), seen["live"])
+	}
+}
+
+func TestManyReplaysLargerThanMaxPendingTogetherWaitForTheClient(t *testing.T) {
+	const groups, events = 40, 80 // 8 MB in all
+	for _, together := range []bool{false, true} {
+		hub := newHub(t, &grouphub.Options{Policy: keeping(1000), Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error {
+				joined := make(chan error, groups)
+				for g := range groups {
+					join := func() { joined <- c.Join(fmt.Sprint(g), grouphub.Last(1000)) }
+					if together {
+						go join()
+					} else {
+						join()
+					}
+				}
+				var err error
+				for range groups {
+					err = errors.Join(err, <-joined)
+				}
+				return err
+			},
+			Events: grouphub.Events{"n": grouphub.Forward()},
+		}})
+		text := strings.Repeat("x", 100<<10)
+		for i := range events {
+			send(t, hub, fmt.Sprint(i%groups), "n", text)
+		}
+		server := newServer(t, hub)
+		server.Start()
+		client, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Nothing is read until a socket is full.
+		eventually(t, func() bool { return hub.Stats().Delivered >= 20 }, "the replays have not begun")
+		for range events {
+			next(t, client)
+		}
+		if n := hub.Stats().SlowClosed; n != 0 {
+			t.Errorf("%d closed as too slow", n)
+		}
+		client.Close()
 	}
 }

@@ -93,11 +93,11 @@ func (h *Hub) obey(p Publication) {
 
 // closeGroup closes the connections of a group's members, after the events that have come.
 func (h *Hub) closeGroup(g *group, env *envelope.Envelope) {
-	fanOut := func() { h.fanOut(&delivery{hub: h, group: g, env: env}) }
+	d := &delivery{hub: h, group: g, env: env}
 	if g.sequence != nil {
-		g.sequence.Do(fanOut)
+		g.sequence.Do(func() { g.Send(d) })
 	} else {
-		fanOut()
+		g.Send(d)
 	}
 }
 

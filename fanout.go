@@ -80,7 +80,7 @@ func (h *Hub) push(batch []*delivery, variants []variant, conns iter.Seq2[*Conn,
 	for i, v := range variants {
 		compositions[i] = h.compose(v, batch)
 	}
-	excepting := slices.ContainsFunc(batch, func(d *delivery) bool { return d.except != nil })
+	excepting := slices.ContainsFunc(batch, func(d *delivery) bool { return len(d.env.Except) > 0 })
 	closing := batch[len(batch)-1]
 	if !closing.Last() {
 		closing = nil
@@ -89,7 +89,7 @@ func (h *Hub) push(batch []*delivery, variants []variant, conns iter.Seq2[*Conn,
 	for c, from := range conns {
 		own := batch[from:]
 		if excepting {
-			own = slices.DeleteFunc(slices.Clone(own), func(d *delivery) bool { return d.excepts(c) })
+			own = c.concerning(own)
 		}
 		whole := &compositions[slices.Index(variants, c.variant())]
 		if len(own) < len(batch) {
@@ -148,11 +148,10 @@ func (h *Hub) compose(v variant, batch []*delivery) composition {
 // is built once and shared.
 type delivery struct {
 	// Static after construction.
-	hub    *Hub
-	group  *group // nil: sent to one connection
-	env    *envelope.Envelope
-	id     string // position in the group's history, "" without
-	except map[*Conn]struct{}
+	hub   *Hub
+	group *group // nil: sent to one connection
+	env   *envelope.Envelope
+	id    string // position in the group's history, "" without
 
 	forward outbox.Message
 	renders sync.Map // of *rendering, by *endpoint
@@ -172,9 +171,13 @@ func (d *delivery) Size() int { return len(d.env.Body) }
 // Last reports whether nothing may follow the delivery in one batch: a close ends it.
 func (d *delivery) Last() bool { return d.env.Kind == envelope.Close }
 
-func (d *delivery) excepts(c *Conn) bool {
-	_, ok := d.except[c]
-	return ok
+// concerning returns a batch without what the connection is excepted from.
+func (c *Conn) concerning(batch []*delivery) []*delivery {
+	excepted := func(d *delivery) bool { return slices.Contains(d.env.Except, c.channel) }
+	if slices.ContainsFunc(batch, excepted) {
+		batch = slices.DeleteFunc(slices.Clone(batch), excepted)
+	}
+	return batch
 }
 
 func (d *delivery) event() Event {

@@ -458,7 +458,7 @@ func (r *receiver) Deliver(p Publication) {
 			return
 		}
 		if d := h.newDelivery(g, p); d != nil {
-			h.fanOut(d)
+			g.Send(d)
 		}
 	}
 }
@@ -519,19 +519,6 @@ func (h *Hub) newDelivery(g *group, p Publication) *delivery {
 		d.id = wire.Position(p.At).ID()
 	}
 	return d
-}
-
-// fanOut queues a delivery to the shards that have members.
-func (h *Hub) fanOut(d *delivery) {
-	for _, channel := range d.env.Except {
-		if c := h.conn(channel); c != nil {
-			if d.except == nil {
-				d.except = make(map[*Conn]struct{})
-			}
-			d.except[c] = struct{}{}
-		}
-	}
-	d.group.Send(d)
 }
 
 // deliverDirect delivers an event to one connection of this hub. Its errors are those of

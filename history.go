@@ -45,7 +45,7 @@ func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*d
 		d := h.newDelivery(g, fromWire(p))
 		return d, d != nil
 	}
-	source.Take = h.fanOut
+	source.Take = g.Send
 	source.Lost = func() { h.resync(g) }
 	source.Full = g.Full
 	source.Wait = g.Wait
@@ -134,7 +134,7 @@ func (c *Conn) takePiece(m *membership, p sequence.Piece[*delivery]) error {
 
 // deliver pushes events to one connection. Its errors are those of the outbox's Push.
 func (c *Conn) deliver(piece []*delivery) (err error) {
-	if len(piece) == 0 {
+	if piece = c.concerning(piece); len(piece) == 0 {
 		return nil
 	}
 	all := c.hub.compose(c.variant(), piece)

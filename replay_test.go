@@ -3,12 +3,15 @@ package grouphub_test
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
+	"weak"
 
 	"github.com/gorilla/websocket"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
 // A slowReplay is a connection that is being replayed more than its socket takes, of
@@ -150,4 +153,50 @@ func TestManyReplaysLargerThanMaxPendingTogetherWaitForTheClient(t *testing.T) {
 		}
 		client.Close()
 	}
+}
+
+func TestExceptHoldsInAReplay(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Policy: keeping(10), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			for i, opts := range [][]grouphub.SendOption{{}, {grouphub.Except(c.Channel())}, {grouphub.Except("another")}} {
+				if err := c.Hub().GroupSend(c.Context(), "g", "n", i, opts...); err != nil {
+					return err
+				}
+			}
+			return c.Join("g", grouphub.Last(10))
+		},
+		Events: grouphub.Events{"n": grouphub.Forward()},
+	}})
+	c := hubtest.Dial(t, hub, "/")
+	for _, want := range []string{"0", "2"} {
+		if e := c.ExpectEvent("n"); string(e.Data) != want {
+			t.Errorf("got %s, want %s", e.Data, want)
+		}
+	}
+}
+
+func TestHistoryDoesNotKeepAConnectionThatAnEventExcepted(t *testing.T) {
+	conns := make(chan weak.Pointer[grouphub.Conn], 1)
+	hub := newHub(t, &grouphub.Options{Policy: keeping(10), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			conns <- weak.Make(c)
+			return c.Join("g")
+		},
+		Receive: func(c *grouphub.Conn, _ grouphub.Message) error {
+			return c.Hub().GroupSend(c.Context(), "g", "n", 1, grouphub.Except(c.Channel()))
+		},
+		Events: grouphub.Events{"n": grouphub.Forward()},
+	}})
+	stays := hubtest.Dial(t, hub, "/")
+	<-conns
+	s := serve(t, hub)
+	c := s.dial("/")
+	gone := <-conns
+	if err := c.WriteMessage(websocket.TextMessage, nil); err != nil {
+		t.Fatal(err)
+	}
+	stays.ExpectEvent("n")
+	c.Close()
+	s.Close()
+	eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, "the connection is still there")
 }

@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 	"weak"
 
 	"github.com/gorilla/websocket"
@@ -199,4 +201,31 @@ func TestHistoryDoesNotKeepAConnectionThatAnEventExcepted(t *testing.T) {
 	c.Close()
 	s.Close()
 	eventually(t, func() bool { runtime.GC(); return gone.Value() == nil }, "the connection is still there")
+}
+
+func TestAPositionFromBeforeTheFirstEventIsNotGoodForever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := grouphub.New(&grouphub.Options{
+			Consumer: grouphub.Consumer{
+				Connect: func(c *grouphub.Conn) error { return c.Join("g") },
+				Events:  grouphub.Events{"n": grouphub.Forward()},
+			},
+			Policy: func(string) grouphub.GroupPolicy {
+				return grouphub.GroupPolicy{History: 10, HistoryTTL: time.Minute}
+			},
+		})
+		c := hubtest.Dial(t, hub, "/?resume=")
+		id := c.ExpectEvent("grouphub.position").ID
+		c.Close()
+		sendNumbers(t, hub, "g", 1, 1)
+		time.Sleep(59 * time.Second)
+		c = hubtest.Dial(t, hub, "/"+resumeQuery("g", id))
+		expectNumbers(t, c, 1, 1)
+		c.Close()
+		time.Sleep(48 * time.Hour) // nobody remembers that there was an event
+		c = hubtest.Dial(t, hub, "/"+resumeQuery("g", id))
+		c.Expect(`{"type":"resync","group":"g"}`)
+		c.Close()
+		hub.Shutdown(background)
+	})
 }

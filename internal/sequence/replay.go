@@ -3,6 +3,7 @@ package sequence
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/fault"
@@ -86,6 +87,9 @@ func (s *Sequence[T]) Piece(r *Replay, limit int, size func(T) int, use func(Pie
 	}
 	p.Live = next == s.next
 	p.At = wire.Position{Epoch: s.epoch, Number: next - 1, Nonce: s.nonceLocked(next - 1)}
+	if empty(p.At) {
+		p.At.Nonce = strconv.FormatInt(time.Now().Unix(), 36)
+	}
 	if use(p) {
 		r.next, r.lost = next, false
 	}
@@ -101,9 +105,15 @@ func (s *Sequence[T]) beginLocked(r *Replay) {
 	at, ok := wire.ParsePosition(r.After)
 	switch {
 	case !ok, at.Number >= s.next, at.Number+1 < first:
-	case at.Epoch == "" && at.Number == 0: // a position before the first publication
-		r.next = 1
-		return
+	case empty(at):
+		// All that came since is here if it is too little time for the layer to have
+		// forgotten something, and if it has not lost anything.
+		seconds, err := strconv.ParseInt(at.Nonce, 36, 64)
+		since := time.Unix(seconds, 0)
+		if err == nil && time.Since(since) < s.Keep.Life && since.After(s.lostAt) {
+			r.next = 1
+			return
+		}
 	case at.Epoch != s.epoch, s.contradictsLocked(at):
 	default:
 		r.next = at.Number + 1
@@ -111,3 +121,7 @@ func (s *Sequence[T]) beginLocked(r *Replay) {
 	}
 	r.next, r.lost = s.next, true
 }
+
+// empty reports whether a position is that before the first publication. It has no epoch,
+// and its nonce is the time.
+func empty(at wire.Position) bool { return at.Epoch == "" && at.Number == 0 }

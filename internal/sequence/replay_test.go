@@ -2,6 +2,8 @@ package sequence
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/wire"
 )
@@ -26,5 +28,63 @@ func TestAReplayEndsWhenTheCountBeginsAnewBetweenItsPieces(t *testing.T) {
 			t.Fatalf("got %+v", p)
 		}
 		s.expect(t, 1, 0)
+	})
+}
+
+func TestAPositionBeforeTheFirstPublicationIsGoodForAsLongAsNothingIsForgotten(t *testing.T) {
+	for name, c := range map[string]struct {
+		meanwhile func(s *topic)
+		lost      bool
+		values    int
+	}{
+		"at once":                  {func(s *topic) {}, false, 0},
+		"with publications":        {func(s *topic) { s.keep(3, true); time.Sleep(59 * time.Minute) }, false, 3},
+		"later than they are kept": {func(s *topic) { s.keep(3, true); time.Sleep(time.Hour) }, true, 0},
+		"more than are kept":       {func(s *topic) { s.keep(101, true) }, true, 0},
+		"a count that has begun anew": {func(s *topic) {
+			s.keep(3, true)
+			s.Receive(numbered("B", 1))
+		}, true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newTopic(hundred)
+				s.history.Epoch = "" // nothing was ever sent
+				s.Start()
+				synctest.Wait()
+				at := s.replay(&Replay{}, 1).At
+				time.Sleep(time.Second)
+				s.set(func() { s.history.Epoch = "A" })
+				c.meanwhile(s)
+				r := Replay{From: true, After: at.ID()}
+				if p := s.replay(&r, 1000); p.Lost != c.lost || len(p.Values) != c.values || !p.Live {
+					t.Errorf("after %q got %+v", at.ID(), p)
+				}
+				for _, made := range []string{".0.", ".0.?", ".0.0"} {
+					if p := s.replay(&Replay{From: true, After: made}, 1); !p.Lost {
+						t.Errorf("after %q got %+v", made, p)
+					}
+				}
+				s.end()
+				time.Sleep(maxPause)
+			})
+		})
+	}
+}
+
+func TestAPositionBeforeTheFirstPublicationIsGoodAfterALossBeforeIt(t *testing.T) {
+	live(t, hundred, func(s *topic) {
+		s.set(func() { s.history = wire.History{} })
+		s.Check(true)
+		synctest.Wait()
+		s.expect(t, 0, 1)
+		time.Sleep(time.Second)
+		at := s.replay(&Replay{}, 1).At
+		s.set(func() { s.history.Epoch = "B" })
+		s.keep(3, true)
+		r := Replay{From: true, After: at.ID()}
+		if p := s.replay(&r, 1000); p.Lost || len(p.Values) != 3 {
+			t.Errorf("after %q got %+v", at.ID(), p)
+		}
 	})
 }

@@ -62,7 +62,8 @@ type Sequence[T any] struct {
 	asked   wire.Position   // has to go on from here
 	waiting []chan struct{} // closed after a read that begins from now on
 	adopted bool            // the epoch is new since the last check, with nothing missing as it seemed
-	losses  int             // how often what a replay was to get was gone for good
+	losses  int             // how often what a replay may want was gone for good
+	lostAt  time.Time       // when that was the last time
 	epoch   string
 	next    uint64    // the number that is expected
 	ring    []kept[T] // the last ones, up to next-1, without a hole
@@ -157,7 +158,7 @@ func (s *Sequence[T]) acceptLocked(p wire.Publication) {
 	switch {
 	case at.Epoch != s.epoch:
 		if s.adopted = s.epoch != ""; s.adopted {
-			s.losses++ // for replays under way
+			s.goneLocked()
 		}
 		s.epoch, s.next, s.ring = at.Epoch, 1, nil
 		s.takeLocked(p)
@@ -221,8 +222,14 @@ func (s *Sequence[T]) keepLocked(p wire.Publication) (value T, ok bool) {
 // loseLocked gives up on what is before a number.
 func (s *Sequence[T]) loseLocked(next uint64) {
 	s.next, s.ring, s.nonce = next, nil, ""
-	s.losses++
+	s.goneLocked()
 	s.Lost()
+}
+
+// goneLocked notes that no replay begins with what was before.
+func (s *Sequence[T]) goneLocked() {
+	s.losses++
+	s.lostAt = time.Now()
 }
 
 // fillLocked has the history read because something is missing.
@@ -308,7 +315,7 @@ func (s *Sequence[T]) lookOnce() (done bool, err error) {
 
 // goesOn reports whether a history goes on from a position, as far as it shows.
 func goesOn(h wire.History, at wire.Position) bool {
-	if at.Epoch == "" && at.Number == 0 { // where nothing was ever sent, an epoch begins without a loss
+	if empty(at) { // where nothing was ever sent, an epoch begins without a loss
 		return true
 	}
 	i := slices.IndexFunc(h.Kept, func(p wire.Publication) bool { return p.At.Number == at.Number })
@@ -359,7 +366,7 @@ func (s *Sequence[T]) apply(h wire.History, whole bool) error {
 	s.mu.Lock()
 	fresh := !s.started || !whole
 	if s.started && fresh {
-		s.losses++
+		s.goneLocked()
 		s.Lost()
 	}
 	s.epoch = h.Epoch

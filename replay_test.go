@@ -229,3 +229,28 @@ func TestAPositionFromBeforeTheFirstEventIsNotGoodForever(t *testing.T) {
 		hub.Shutdown(background)
 	})
 }
+
+func TestAHubThatBeganLaterForgetsEventsWhenTheLayerDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := grouphub.New(&grouphub.Options{
+			Consumer: grouphub.Consumer{
+				Connect: func(c *grouphub.Conn) error { return c.Join("g", grouphub.Last(10)) },
+				Events:  grouphub.Events{"n": grouphub.Forward()},
+			},
+			Policy: func(string) grouphub.GroupPolicy {
+				return grouphub.GroupPolicy{History: 10, HistoryTTL: time.Hour}
+			},
+		})
+		sendNumbers(t, hub, "g", 1, 1)
+		time.Sleep(59 * time.Minute)
+		c := hubtest.Dial(t, hub, "/")
+		expectNumbers(t, c, 1, 1)
+		time.Sleep(2 * time.Minute)
+		late := hubtest.Dial(t, hub, "/")
+		sendNumbers(t, hub, "g", 2, 2)
+		expectNumbers(t, late, 2, 2)
+		c.Close()
+		late.Close()
+		hub.Shutdown(background)
+	})
+}

@@ -88,3 +88,30 @@ func TestAPositionBeforeTheFirstPublicationIsGoodAfterALossBeforeIt(t *testing.T
 		}
 	})
 }
+
+func TestAReplayHasNoMoreThanTheLayerKeeps(t *testing.T) {
+	live(t, hundred, func(s *topic) {
+		s.set(func() { s.history.Kept = nil }) // its time is over
+		s.Check(false)
+		synctest.Wait()
+		if p := s.replay(&Replay{Last: 10}, 1000); len(p.Values) != 0 || p.Lost {
+			t.Errorf("got %+v", p)
+		}
+		s.keep(1, true)
+		s.Check(false)
+		synctest.Wait()
+		if p := s.replay(&Replay{Last: 10}, 1000); len(p.Values) != 1 || p.Lost {
+			t.Errorf("got %+v", p)
+		}
+		// What came while the history was read may be kept.
+		s.set(func() { s.history.Kept, s.latency = nil, time.Second })
+		s.Check(false)
+		synctest.Wait()
+		s.keep(1, true)
+		time.Sleep(10 * time.Second)
+		if p := s.replay(&Replay{Last: 10}, 1000); len(p.Values) == 0 || p.Lost {
+			t.Errorf("got %+v", p)
+		}
+		s.expect(t, 2, 0)
+	})
+}

@@ -69,10 +69,9 @@ type Sequence[T any] struct {
 	ring    []kept[T] // the last ones, up to next-1, without a hole
 	nonce   string    // that of next-1, which the ring may not have; "" if not known
 	held    []wire.Publication
-	bytes   int       // of the payloads in held
-	known   int       // how many of held came before the history was read
-	later   []func()  // for when held has been taken
-	last    time.Time // when the last one was taken
+	bytes   int      // of the payloads in held
+	known   int      // how many of held came before the history was read
+	later   []func() // for when held has been taken
 }
 
 type kept[T any] struct {
@@ -105,9 +104,6 @@ func (s *Sequence[T]) Check(interrupted bool) {
 		s.loseLocked(s.next)
 	}
 	s.adopted = false
-	if time.Since(s.last) > s.Keep.Life {
-		s.ring = nil // as in the layer
-	}
 	if s.started || s.filling { // else Start will
 		s.lookLocked()
 	}
@@ -199,7 +195,7 @@ func (s *Sequence[T]) firstLocked() uint64 { return s.next - uint64(len(s.ring))
 
 func (s *Sequence[T]) takeLocked(p wire.Publication) {
 	s.next++
-	s.nonce, s.last = p.At.Nonce, time.Now()
+	s.nonce = p.At.Nonce
 	if value, ok := s.keepLocked(p); ok {
 		s.Take(value)
 	}
@@ -291,6 +287,9 @@ func (s *Sequence[T]) lookOnce() (done bool, err error) {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err == nil && len(h.Kept) == 0 && s.next-1 == begin.Number {
+		s.ring = nil // the last one would be there if anything were kept
+	}
 	switch {
 	case err != nil:
 		s.again, s.asked = true, asked
@@ -372,7 +371,7 @@ func (s *Sequence[T]) apply(h wire.History, whole bool) error {
 	s.epoch = h.Epoch
 	if fresh {
 		// What is there already is for replays alone.
-		s.next, s.ring, s.nonce, s.last = 1, nil, "", time.Now()
+		s.next, s.ring, s.nonce = 1, nil, ""
 		for _, p := range h.Kept {
 			if p.At.Number != s.next {
 				s.ring = nil

@@ -115,3 +115,29 @@ func TestAReplayHasNoMoreThanTheLayerKeeps(t *testing.T) {
 		s.expect(t, 2, 0)
 	})
 }
+
+func TestWhatIsKeptForReplaysIsBoundedInBytes(t *testing.T) {
+	live(t, wire.Keep{Count: 100, Bytes: 5500, Life: time.Hour}, func(s *topic) {
+		kept := func(want int) {
+			t.Helper()
+			if p := s.replay(&Replay{Last: 100}, 1000); len(p.Values) != want {
+				t.Errorf("%d are kept, want %d", len(p.Values), want)
+			}
+		}
+		kept(5) // of a thousand bytes each
+		s.keep(3, true)
+		kept(5)
+		large := numbered("A", 14)
+		large.Payload = make([]byte, 6000)
+		s.Receive(large)
+		kept(1) // the last one stays
+		s.history.Last = 14
+		s.keep(3, true)
+		kept(3)
+		s.Receive(numbered("B", 1)) // none of the others counts any more
+		s.set(func() { s.history = wire.History{Epoch: "B", Last: 1} })
+		s.keep(7, true)
+		kept(5)
+		s.expect(t, 3+1+3+1+7, 0)
+	})
+}

@@ -67,6 +67,7 @@ type Sequence[T any] struct {
 	epoch   string
 	next    uint64    // the number that is expected
 	ring    []kept[T] // the last ones, up to next-1, without a hole
+	size    int       // of the payloads that the ring's values were made of
 	nonce   string    // that of next-1, which the ring may not have; "" if not known
 	held    []wire.Publication
 	bytes   int      // of the payloads in held
@@ -77,6 +78,7 @@ type Sequence[T any] struct {
 type kept[T any] struct {
 	value T
 	nonce string
+	size  int // of the payload
 }
 
 // New returns a sequence that ends with ctx.
@@ -207,10 +209,15 @@ func (s *Sequence[T]) keepLocked(p wire.Publication) (value T, ok bool) {
 		s.ring = nil
 		return value, false
 	}
-	s.ring = append(s.ring, kept[T]{value, p.At.Nonce})
-	if n := len(s.ring) - s.Keep.Count; n > 0 {
-		clear(s.ring[:n])
-		s.ring = s.ring[n:]
+	if len(s.ring) == 0 {
+		s.size = 0
+	}
+	s.ring = append(s.ring, kept[T]{value, p.At.Nonce, len(p.Payload)})
+	s.size += len(p.Payload)
+	for len(s.ring) > s.Keep.Count || s.Keep.Bytes > 0 && s.size > s.Keep.Bytes && len(s.ring) > 1 {
+		s.size -= s.ring[0].size
+		s.ring[0] = kept[T]{}
+		s.ring = s.ring[1:]
 	}
 	return value, true
 }

@@ -47,3 +47,29 @@ func TestGroupCloseComesAfterTheEventsThatWaitForTheHistory(t *testing.T) {
 	expectNumbers(t, c, 1, 2)
 	c.ExpectClose(4000)
 }
+
+func TestAHubDoesNotObeyWhatWasSaidBeforeItsTime(t *testing.T) {
+	layer := newGatedLayer(func(string) {})
+	one := newHub(t, &grouphub.Options{Layer: layer.MemoryLayer})
+	if err := one.GroupClose(background, "all", 4000, "old"); err != nil {
+		t.Fatal(err)
+	}
+	begun, gate := make(chan struct{}, 1), make(chan struct{})
+	layer.reading = func(topic string) {
+		if topic == "c:all" {
+			begun <- struct{}{}
+			<-gate
+		}
+	}
+	two := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer})
+	<-begun
+	old := hubtest.Dial(t, two, "/")
+	close(gate)
+	send(t, two, "all", "note", 1)
+	old.ExpectEvent("note")
+	// By the time that a new one is obeyed, an old one would have been.
+	if err := one.GroupClose(background, "all", 4001, "new"); err != nil {
+		t.Fatal(err)
+	}
+	old.ExpectClose(4001)
+}

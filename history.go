@@ -21,8 +21,8 @@ const (
 )
 
 // source begins the sequence of a topic: what is the same for all.
-func (h *Hub) source(topic string, keep Keep) sequence.Source[*delivery] {
-	return sequence.Source[*delivery]{
+func source[T any](h *Hub, topic string, keep Keep) sequence.Source[T] {
+	return sequence.Source[T]{
 		Keep:  wire.Keep(keep),
 		Spawn: h.goroutines.Go,
 		Read: func(ctx context.Context, after uint64) (wire.History, error) {
@@ -40,7 +40,7 @@ func (h *Hub) source(topic string, keep Keep) sequence.Source[*delivery] {
 
 // groupSequence returns the sequence of a group with history.
 func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*delivery] {
-	source := h.source(groupTopic(g.name), h.keep(g.policy))
+	source := source[*delivery](h, groupTopic(g.name), h.keep(g.policy))
 	source.Make = func(p wire.Publication) (*delivery, bool) {
 		d := h.newDelivery(g, fromWire(p))
 		return d, d != nil
@@ -54,13 +54,11 @@ func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*d
 }
 
 // controlSequence returns the sequence of a topic on which hubs tell each other things.
-func (h *Hub) controlSequence(topic string, lost func()) *sequence.Sequence[*delivery] {
-	source := h.source(topic, controlKeep)
-	source.Make = func(p wire.Publication) (*delivery, bool) {
-		h.obey(fromWire(p))
-		return nil, false // nobody asks for a replay
-	}
-	source.Take = func(*delivery) {}
+func (h *Hub) controlSequence(topic string, lost func()) *sequence.Sequence[wire.Publication] {
+	source := source[wire.Publication](h, topic, Keep{}) // nobody asks for a replay
+	source.Commands = true
+	source.Make = func(p wire.Publication) (wire.Publication, bool) { return p, true }
+	source.Take = func(p wire.Publication) { h.obey(fromWire(p)) }
 	source.Lost = lost
 	return sequence.New(h.life, source)
 }

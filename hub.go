@@ -75,6 +75,7 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/redis"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/track"
+	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 // Options configure a Hub. The zero value of each field is its default, and the
@@ -200,17 +201,17 @@ type Hub struct {
 
 	lastConn   atomic.Uint64
 	count      counters
-	callbacks  *track.Group                    // callbacks that run or wait, and connections that owe a Disconnect
-	goroutines *track.Group                    // everything else that the hub has started
-	pings      sync.Map                        // of the channels to close, by the token that comes back
-	changes    track.Queue[*envelope.Envelope] // of membership, that other hubs have asked for
-	own        *sequence.Sequence[*delivery]   // what other hubs tell this one
-	everyone   *sequence.Sequence[*delivery]   // what is told to all hubs
-	presence   track.Changes                   // groups whose lease is to be written
-	upkeep     sync.Once                       // starts the goroutine that renews and compares
-	reads      chan struct{}                   // a token for each history that is being read
-	unhandled  track.First                     // event types that were logged
-	malformed  track.First                     // faults of payloads that were logged
+	callbacks  *track.Group                         // callbacks that run or wait, and connections that owe a Disconnect
+	goroutines *track.Group                         // everything else that the hub has started
+	pings      sync.Map                             // of the channels to close, by the token that comes back
+	changes    track.Queue[*envelope.Envelope]      // of membership, that other hubs have asked for
+	own        *sequence.Sequence[wire.Publication] // what other hubs tell this one
+	everyone   *sequence.Sequence[wire.Publication] // what is told to all hubs
+	presence   track.Changes                        // groups whose lease is to be written
+	upkeep     sync.Once                            // starts the goroutine that renews and compares
+	reads      chan struct{}                        // a token for each history that is being read
+	unhandled  track.First                          // event types that were logged
+	malformed  track.First                          // faults of payloads that were logged
 
 	mu      sync.Mutex
 	closing bool // no more upgrades

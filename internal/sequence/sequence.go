@@ -32,6 +32,9 @@ type Source[T any] struct {
 	Make func(wire.Publication) (T, bool)
 	// Take takes what Make made, as the next one. Called with the sequence locked.
 	Take func(T)
+	// Commands says that everything since the topic was subscribed to is to be taken, even
+	// what a reader would be replayed, and what is there when the count has begun anew.
+	Commands bool
 	// Lost is told that publications are gone for good. Called with the sequence locked.
 	Lost func()
 	// Full reports whether Take has no room, and Wait waits for some; nil: it always has.
@@ -375,24 +378,34 @@ func (s *Sequence[T]) apply(h wire.History, whole bool) error {
 		s.goneLocked()
 		s.Lost()
 	}
+	anew := s.started && h.Epoch != s.epoch
 	s.epoch = h.Epoch
 	if fresh {
-		// What is there already is for replays alone.
 		s.next, s.ring, s.nonce = 1, nil, ""
+	}
+	if fresh && !(anew && s.Commands) {
+		// What is there already is for replays alone.
+		last := h.Last
+		if s.Commands && len(s.held) > 0 && s.held[0].At.Epoch == h.Epoch {
+			last = min(last, s.held[0].At.Number-1)
+		}
 		for _, p := range h.Kept {
+			if p.At.Number > last {
+				break
+			}
 			if p.At.Number != s.next {
 				s.ring = nil
 			}
 			s.next, s.nonce = p.At.Number+1, p.At.Nonce
 			s.keepLocked(p)
 		}
-		if s.next <= h.Last {
-			s.next, s.ring, s.nonce = h.Last+1, nil, ""
+		if s.next <= last {
+			s.next, s.ring, s.nonce = last+1, nil, ""
 		}
-		if !s.started {
-			s.started = true
-			close(s.ready)
-		}
+	}
+	if !s.started {
+		s.started = true
+		close(s.ready)
 	}
 	s.mu.Unlock()
 	for _, p := range h.Kept {

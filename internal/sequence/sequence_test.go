@@ -340,3 +340,29 @@ func TestHeldPublicationsWaitForRoom(t *testing.T) {
 		}
 	})
 }
+
+func TestCommandsFromBeforeTheStartAreNotTakenAndAllOthersAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTopic(wire.Keep{})
+		s.Commands = true
+		s.keep(10, false)
+		s.keep(1, true) // subscribed to by now
+		s.set(func() { s.latency = time.Second })
+		s.Start()
+		s.keep(1, true) // in the history
+		synctest.Wait()
+		s.keep(1, true) // not in what is being read
+		time.Sleep(10 * time.Second)
+		s.expect(t, 3, 0)
+		s.set(func() { s.history = wire.History{Epoch: "B"} })
+		s.keep(2, false)
+		s.Check(true)
+		time.Sleep(10 * time.Second)
+		s.expect(t, 5, 1)
+		if want := []string{"A.b.A11", "A.c.A12", "A.d.A13", "B.1.B1", "B.2.B2"}; !slices.Equal(s.taken, want) {
+			t.Errorf("took %q, want %q", s.taken, want)
+		}
+		s.end()
+		time.Sleep(maxPause)
+	})
+}

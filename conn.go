@@ -144,14 +144,13 @@ type Conn struct {
 	settled  chan struct{} // closed, and then nil, once session and outbox are set or never will be
 	expiry   *time.Timer   // nil if the user does not expire
 
-	positions bool         // the client wants to know where it is in groups with history
 	connected bool         // Connect is to be called, or was; owned by the strand
 	peerCode  atomic.Int32 // of the peer's close frame, 0 if there was none
 	finished  atomic.Bool
 
 	mu       sync.Mutex             // may be held while a shard's is taken, never the reverse
 	groups   map[string]*membership // and Joins under way
-	resume   []string               // group@id: what the client had last, until a Join uses it
+	resume   map[string]string      // the id of what the client had last of a group, until it is a member; nil: it wants no positions
 	left     []string               // what Groups answers once ended
 	ended    bool
 	asked    bool          // Request was called

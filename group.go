@@ -285,20 +285,26 @@ var errMember = errors.New("a member already")
 // join subscribes the hub to the group, and then makes the connection a member.
 func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay) error {
 	g := h.hold(name)
-	err := h.subscribe(ctx, g)
+	m := &membership{group: g}
+	id, asked := c.resumesAt(name)
+	if asked { // what the client knows is better than a guess
+		r = sequence.Replay{After: id, From: true}
+	}
+	err := h.ready(ctx, g, r)
 	if err == nil {
-		if asked, ok := c.takeResume(name); ok { // what the client knows is better than a guess
-			r = asked
-		}
-		m := &membership{group: g}
-		if err = c.reserve(m); err != nil {
-		} else if g.sequence == nil {
-			err = c.enter(m)
-		} else if err = c.joinReplaying(ctx, m, r); err != nil {
-			c.cancelReservation(m)
+		err = c.reserve(m)
+	}
+	switch {
+	case err != nil:
+	case g.sequence != nil:
+		err = c.joinReplaying(ctx, m, r)
+	default:
+		if err = c.enter(m); err == nil && asked { // from when the group had history
+			c.resync([]string{name})
 		}
 	}
 	if err != nil {
+		c.cancelReservation(m)
 		h.let(g)
 	}
 	if err == errMember {
@@ -307,8 +313,11 @@ func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay)
 	return err
 }
 
-// subscribe waits for the layer's confirmation, unless it has come.
-func (h *Hub) subscribe(ctx context.Context, g *group) error {
+// ready waits for the layer to confirm that it delivers the group's events, and for what a
+// replay needs.
+func (h *Hub) ready(ctx context.Context, g *group, r sequence.Replay) error {
+	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
+	defer cancel()
 	if !g.subscribed.Load() {
 		if err := h.subscription.Add(ctx, groupTopic(g.name)); err != nil {
 			return err
@@ -319,7 +328,10 @@ func (h *Hub) subscribe(ctx context.Context, g *group) error {
 		}
 		h.keepUp(g)
 	}
-	return nil
+	if g.sequence == nil {
+		return nil
+	}
+	return g.sequence.CatchUp(ctx, r)
 }
 
 // reserve marks a membership as under way, so that of two Joins at the same time one
@@ -372,6 +384,7 @@ func (c *Conn) enter(m *membership) error {
 // enterLocked makes a member of a connection that awaits it.
 func (c *Conn) enterLocked(m *membership) {
 	m.Membership, m.since = m.group.Add(c), time.Now()
+	delete(c.resume, m.group.name)
 	c.hub.presenceChanged(m.group)
 }
 
@@ -379,7 +392,10 @@ func (c *Conn) enterLocked(m *membership) {
 func (h *Hub) leave(c *Conn, name string) {
 	c.mu.Lock()
 	m := c.groups[name]
-	delete(c.groups, name)
+	if m != nil {
+		delete(c.groups, name)
+		delete(c.resume, name)
+	}
 	entered := m.entered()
 	if entered {
 		m.End()

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"slices"
 	"strings"
 
 	"github.com/seed-29c60982/grouphub/internal/outbox"
@@ -79,9 +78,6 @@ func After(id string) JoinOption { return JoinOption{sequence.Replay{After: id, 
 // replayed, and then it is live, with no gap and no repeat.
 func (c *Conn) joinReplaying(ctx context.Context, m *membership, r sequence.Replay) (err error) {
 	history := m.group.sequence
-	if err := history.CatchUp(ctx, r); err != nil {
-		return err
-	}
 	for live := false; !live && err == nil; {
 		var todo []func()
 		wait := false
@@ -120,9 +116,12 @@ func (c *Conn) takePiece(m *membership, p sequence.Piece[*delivery]) error {
 		c.resync([]string{m.group.name})
 	}
 	_ = c.deliver(p.Values) // an error: it is ending
+	if _, asked := c.resume[m.group.name]; asked { // another Join goes on from here
+		c.resume[m.group.name] = p.At.ID()
+	}
 	if p.Live {
 		c.enterLocked(m)
-		if c.positions {
+		if c.resume != nil {
 			// What fails here is a connection that is ending.
 			_ = c.SendJSON(Event{Type: "grouphub.position", Group: m.group.name, ID: p.At.ID()})
 		}
@@ -149,18 +148,20 @@ func (c *Conn) deliver(piece []*delivery) (err error) {
 	return err
 }
 
-// takeResume returns what the URL's resume parameters, group@id, ask for this group, once.
-// An id has no @.
-func (c *Conn) takeResume(group string) (r sequence.Replay, ok bool) {
+// resumePositions reads the URL's resume parameters, group@id. An id has no @.
+func resumePositions(params []string) map[string]string {
+	ids := make(map[string]string)
+	for _, v := range params {
+		if i := strings.LastIndexByte(v, '@'); i > 0 {
+			ids[v[:i]] = v[i+1:]
+		}
+	}
+	return ids
+}
+
+func (c *Conn) resumesAt(group string) (id string, asked bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.resume = slices.DeleteFunc(c.resume, func(v string) bool {
-		i := strings.LastIndexByte(v, '@')
-		if i <= 0 || v[:i] != group {
-			return false
-		}
-		r, ok = sequence.Replay{After: v[i+1:], From: true}, true
-		return true
-	})
-	return r, ok
+	id, asked = c.resume[group]
+	return id, asked
 }

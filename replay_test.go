@@ -1,10 +1,12 @@
 package grouphub_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -251,6 +253,98 @@ func TestAHubThatBeganLaterForgetsEventsWhenTheLayerDoes(t *testing.T) {
 		expectNumbers(t, late, 2, 2)
 		c.Close()
 		late.Close()
+		hub.Shutdown(background)
+	})
+}
+
+func TestAJoinThatFailedLeavesTheResumeToTheNext(t *testing.T) {
+	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	other := historyHub(t, layer.MemoryLayer)
+	c := hubtest.Dial(t, other, "/g")
+	sendNumbers(t, other, "g", 1, 1)
+	id := expectNumbers(t, c, 1, 1).ID
+	sendNumbers(t, other, "g", 2, 3)
+	var failed atomic.Int32
+	hub := newHub(t, &grouphub.Options{Layer: layer, Policy: keeping(100), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			// The layer is down for longer than a Join lasts.
+			err := c.Join("g")
+			if errors.Is(err, grouphub.ErrUnavailable) {
+				failed.Add(1)
+				layer.down.Store(false)
+				err = c.Join("g")
+			}
+			return err
+		},
+		Events: grouphub.Events{"n": grouphub.Forward()},
+	}})
+	layer.down.Store(true)
+	s := newServer(t, hub)
+	s.Start()
+	client, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http")+"/"+resumeQuery("g", id), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for i := 2; i <= 3; i++ {
+		if got := next(t, client); !strings.Contains(got, fmt.Sprintf(`"data":%d}`, i)) {
+			t.Errorf("got %s, want %d", got, i)
+		}
+	}
+	if failed.Load() != 1 {
+		t.Error("no Join failed")
+	}
+}
+
+func TestResumeOfAGroupWithoutHistoryIsResync(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Consumer: noteConsumer})
+	c := hubtest.Dial(t, hub, "/"+resumeQuery("all", "A.5."))
+	c.Expect(`{"type":"resync","group":"all"}`)
+	send(t, hub, "all", "note", 1)
+	c.ExpectEvent("note")
+	hubtest.Dial(t, hub, "/"+resumeQuery("another", "A.5."))
+	if n := hub.Stats().Resyncs; n != 1 {
+		t.Errorf("%d Resyncs", n)
+	}
+}
+
+// A lateLayer confirms a subscription and reads a history just in time.
+type lateLayer struct{ *grouphub.MemoryLayer }
+
+type lateSubscription struct{ grouphub.Subscription }
+
+const late = 4 * time.Second
+
+func (l lateLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
+	s, err := l.MemoryLayer.Attach(hub, r)
+	return lateSubscription{s}, err
+}
+
+func (l lateLayer) History(ctx context.Context, topic string, after uint64) (grouphub.History, error) {
+	time.Sleep(late)
+	return l.MemoryLayer.History(ctx, topic, after)
+}
+
+func (s lateSubscription) Add(ctx context.Context, topics ...string) error {
+	if topics[0] == "g:g" {
+		time.Sleep(late)
+	}
+	return s.Subscription.Add(ctx, topics...)
+}
+
+func TestAJoinLastsFiveSecondsInAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conns := make(chan *grouphub.Conn, 1)
+		hub := grouphub.New(&grouphub.Options{Layer: lateLayer{grouphub.NewMemoryLayer()}, Policy: keeping(10), Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
+		}})
+		c := hubtest.Dial(t, hub, "/")
+		begun := time.Now()
+		err := (<-conns).Join("g")
+		if took := time.Since(begun); took != 5*time.Second || !errors.Is(err, grouphub.ErrUnavailable) {
+			t.Errorf("%v after %v", err, took)
+		}
+		c.Close()
 		hub.Shutdown(background)
 	})
 }

@@ -143,7 +143,7 @@ func (e *endpoint) newConn(r *http.Request) *Conn {
 	c.request.Body = http.NoBody
 	c.user, _ = UserFrom(ctx)
 	if query := r.URL.Query(); query.Has("resume") {
-		c.positions, c.resume = true, query["resume"]
+		c.resume = resumePositions(query["resume"])
 	}
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)

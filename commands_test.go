@@ -2,7 +2,17 @@ package grouphub_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
@@ -72,4 +82,130 @@ func TestAHubDoesNotObeyWhatWasSaidBeforeItsTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	old.ExpectClose(4001)
+}
+
+// A pipeListener has one connection.
+type pipeListener struct {
+	net.Conn
+	accept chan net.Conn
+}
+
+func (l pipeListener) Close() error   { return nil }
+func (l pipeListener) Addr() net.Addr { return l.LocalAddr() }
+
+func (l pipeListener) Accept() (net.Conn, error) {
+	if c := <-l.accept; c != nil {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+// dialPipe connects through a pipe, for use in a bubble, a client that takes nothing but
+// what the test reads.
+func dialPipe(t *testing.T, h http.Handler, path string) *websocket.Conn {
+	t.Helper()
+	near, far := net.Pipe()
+	l := pipeListener{far, make(chan net.Conn, 1)}
+	l.accept <- far
+	close(l.accept)
+	go http.Serve(l, h)
+	dialer := websocket.Dialer{NetDialContext: func(context.Context, string, string) (net.Conn, error) { return near, nil }}
+	c, _, err := dialer.Dial("ws://example.com"+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// slowToResume returns a connection that is in no group yet, and has missed ten events of
+// 100 KiB in group g, of which it takes what is read.
+func slowToResume(t *testing.T, hub *grouphub.Hub, conns <-chan *grouphub.Conn) (*websocket.Conn, *grouphub.Conn) {
+	t.Helper()
+	c := hubtest.Dial(t, hub, "/?resume=")
+	if err := (<-conns).Join("g"); err != nil {
+		t.Fatal(err)
+	}
+	id := c.ExpectEvent("grouphub.position").ID
+	c.Close()
+	for i := range 10 {
+		send(t, hub, "g", "n", fmt.Sprint(i, strings.Repeat("x", 100<<10)))
+	}
+	return dialPipe(t, hub, "/"+resumeQuery("g", id)), <-conns
+}
+
+// readSlow reads what slowToResume has missed.
+func readSlow(t *testing.T, c *websocket.Conn) {
+	t.Helper()
+	for i := range 10 {
+		if got := next(t, c); !strings.Contains(got[:100], fmt.Sprintf(`"data":"%dx`, i)) {
+			t.Errorf("event %d: got %.100s", i, got)
+		}
+	}
+	if got := next(t, c); !strings.Contains(got, "grouphub.position") {
+		t.Errorf("got %s", got)
+	}
+}
+
+func handOver(layer grouphub.Layer, conns chan<- *grouphub.Conn) *grouphub.Options {
+	return &grouphub.Options{Layer: layer, Policy: keeping(100), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
+		Events:  grouphub.Events{"n": grouphub.Forward()},
+	}}
+}
+
+func TestGroupAddLastsFiveSecondsAndTheNextOneGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conns := make(chan *grouphub.Conn, 1)
+		hub := grouphub.New(handOver(nil, conns))
+		c, conn := slowToResume(t, hub, conns)
+		begun := time.Now()
+		err := hub.GroupAdd(background, "g", conn.Channel())
+		if took := time.Since(begun); took != 5*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v after %v", err, took)
+		}
+		added := make(chan error)
+		go func() { added <- hub.GroupAdd(background, "g", conn.Channel()) }()
+		readSlow(t, c)
+		if err := <-added; err != nil {
+			t.Error(err)
+		}
+		c.Close()
+		hub.Shutdown(background)
+	})
+}
+
+func TestASlowReplayHoldsUpNoOtherConnectionsGroupAdd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		layer := grouphub.NewMemoryLayer()
+		conns := make(chan *grouphub.Conn, 1)
+		hub, remote := grouphub.New(handOver(layer, conns)), grouphub.New(&grouphub.Options{Layer: layer})
+		c, slow := slowToResume(t, hub, conns)
+		d := hubtest.Dial(t, hub, "/")
+		other := <-conns
+		for _, add := range []struct {
+			group string
+			conn  *grouphub.Conn
+		}{{"g", slow}, {"h", slow}, {"h", other}} {
+			if err := remote.GroupAdd(background, add.group, add.conn.Channel()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if groups := other.Groups(); !slices.Equal(groups, []string{"h"}) {
+			t.Errorf("the other one is in %q", groups)
+		}
+		if groups := slow.Groups(); len(groups) != 0 { // one after the other
+			t.Errorf("the slow one is in %q", groups)
+		}
+		readSlow(t, c)
+		synctest.Wait()
+		if groups := slow.Groups(); !slices.Equal(groups, []string{"g", "h"}) {
+			t.Errorf("the slow one is in %q", groups)
+		}
+		c.Close()
+		d.Close()
+		hub.Shutdown(background)
+		remote.Shutdown(background)
+		layer.Close()
+	})
 }

@@ -82,7 +82,7 @@ func (h *Hub) obey(p Publication) {
 			}
 		default:
 			if err = checkGroup("change of membership", env.Name); err == nil {
-				h.changes.Add(env)
+				h.changes.Add(env.Channel, env)
 			}
 		}
 	}

@@ -60,6 +60,8 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channe
 			err = ErrClosed
 		}
 	} else if kind == envelope.Add {
+		ctx, cancel := context.WithTimeout(ctx, layerTimeout) // also for a client that is slow to take a replay
+		defer cancel()
 		err = h.join(ctx, c, group, sequence.Replay{})
 	} else {
 		h.leave(c, group)

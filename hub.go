@@ -204,7 +204,7 @@ type Hub struct {
 	callbacks  *track.Group                         // callbacks that run or wait, and connections that owe a Disconnect
 	goroutines *track.Group                         // everything else that the hub has started
 	pings      sync.Map                             // of the channels to close, by the token that comes back
-	changes    track.Queue[*envelope.Envelope]      // of membership, that other hubs have asked for
+	changes    track.Lanes[*envelope.Envelope]      // of membership, that other hubs have asked for, by connection
 	own        *sequence.Sequence[wire.Publication] // what other hubs tell this one
 	everyone   *sequence.Sequence[wire.Publication] // what is told to all hubs
 	presence   track.Changes                        // groups whose lease is to be written

@@ -5,41 +5,46 @@ import (
 	"time"
 )
 
-// A Queue hands items to Handle, one at a time and in order, on a goroutine of Group
-// that lives while there are some. Group and Handle are set before the first Add.
-type Queue[T any] struct {
+// Lanes hand items to Handle: those of one lane in order, one at a time, and those of
+// different lanes at the same time. A lane has a goroutine of Group while there are some.
+// Group and Handle are set before the first Add.
+type Lanes[T any] struct {
 	Group  *Group
 	Handle func(T)
 
-	mu    sync.Mutex
-	items []T
-	busy  bool // there is a goroutine
+	mu      sync.Mutex
+	waiting map[string][]T // by lane, if that has a goroutine
 }
 
 // Add queues an item. It never blocks.
-func (q *Queue[T]) Add(item T) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.items = append(q.items, item)
-	if !q.busy {
-		q.busy = true
-		q.Group.Go(q.run)
+func (l *Lanes[T]) Add(lane string, item T) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting == nil {
+		l.waiting = make(map[string][]T)
+	}
+	waiting, busy := l.waiting[lane]
+	l.waiting[lane] = append(waiting, item)
+	if !busy {
+		l.Group.Go(func() {
+			for items := l.take(lane); len(items) > 0; items = l.take(lane) {
+				for _, item := range items {
+					l.Handle(item)
+				}
+			}
+		})
 	}
 }
 
-func (q *Queue[T]) run() {
-	for {
-		q.mu.Lock()
-		if len(q.items) == 0 {
-			q.busy, q.items = false, nil
-			q.mu.Unlock()
-			return
-		}
-		item := q.items[0]
-		q.items = q.items[1:]
-		q.mu.Unlock()
-		q.Handle(item)
+// take returns all that waits in a lane, whose goroutine ends with nothing.
+func (l *Lanes[T]) take(lane string) []T {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	items := l.waiting[lane]
+	if l.waiting[lane] = nil; len(items) == 0 {
+		delete(l.waiting, lane)
 	}
+	return items
 }
 
 // Changes hands names to Handle that have changed, each once however often it changed

@@ -328,7 +328,9 @@ func (h *Hub) ready(ctx context.Context, g *group, r sequence.Replay) error {
 		if g.sequence != nil {
 			g.sequence.Start()
 		}
-		h.keepUp(g)
+		if g.sequence != nil || g.policy.Presence {
+			h.upkeep()
+		}
 	}
 	if g.sequence == nil {
 		return nil

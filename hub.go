@@ -197,6 +197,8 @@ type Hub struct {
 	root         *endpoint
 	life         context.Context // ends with Shutdown
 	endLife      context.CancelFunc
+	words        context.Context // ends when Shutdown has no more to say to the layer
+	endWords     context.CancelFunc
 	down         chan struct{} // closed when Shutdown has come to its end
 
 	lastConn   atomic.Uint64
@@ -208,7 +210,8 @@ type Hub struct {
 	own        *sequence.Sequence[wire.Publication] // what other hubs tell this one
 	everyone   *sequence.Sequence[wire.Publication] // what is told to all hubs
 	presence   track.Changes                        // groups whose lease is to be written
-	upkeep     sync.Once                            // starts the goroutine that renews and compares
+	renewals   track.Changes                        // and renewed
+	upkeep     func()                               // starts the goroutine that renews and compares, once
 	reads      chan struct{}                        // a token for each history that is being read
 	unhandled  track.First                          // event types that were logged
 	malformed  track.First                          // faults of payloads that were logged
@@ -243,8 +246,12 @@ func New(opts *Options) *Hub {
 	h.life, h.endLife = context.WithCancel(context.Background())
 	h.callbacks, h.goroutines = track.NewGroup(), track.NewGroup()
 	h.changes.Group, h.changes.Handle = h.goroutines, h.change
-	h.presence.Group, h.presence.Handle = h.goroutines, h.writeLease
-	h.presence.Pause, h.presence.Ended = presencePause, h.life.Done()
+	h.words, h.endWords = context.WithCancel(context.Background())
+	h.presence = track.Changes{Group: h.goroutines, Handle: h.writeLease, Turns: make(chan struct{}, maxLeases),
+		Pause: presencePause, Ended: h.life.Done()}
+	h.renewals = track.Changes{Group: h.goroutines, Handle: h.renewLease, Turns: h.presence.Turns,
+		Pause: presencePause, Ended: h.life.Done()}
+	h.upkeep = sync.OnceFunc(func() { h.goroutines.Go(h.keepUp) })
 	if h.ownLayer {
 		h.layer = NewMemoryLayer()
 	}
@@ -255,6 +262,9 @@ func New(opts *Options) *Hub {
 		panic("grouphub: New: " + err.Error())
 	}
 	h.listen()
+	if !h.ownLayer { // else there is nothing to compare before the first group
+		h.upkeep()
+	}
 	return h
 }
 
@@ -445,8 +455,11 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	// Until here callbacks, Disconnect among them, could use the hub.
 	h.endLife()
 	// What is left ends by itself, and does not wait for callbacks: read loops of dead
-	// sockets, workers, and at most one last word to the layer.
+	// sockets, workers, and last words to the layer.
+	defer context.AfterFunc(ctx, h.endWords)()
+	defer time.AfterFunc(layerTimeout, h.endWords).Stop()
 	h.goroutines.Wait(context.Background())
+	h.endWords()
 	h.subscription.Close()
 	if h.ownLayer {
 		h.layer.Close()

@@ -21,6 +21,9 @@ const (
 	presenceLife = 60 * time.Second
 	// presencePause is how long changes of one group are gathered for one lease.
 	presencePause = 50 * time.Millisecond
+	// maxLeases is how many leases are written at the same time, and renewed: many, or
+	// those of one slow server would hold up the others'.
+	maxLeases = 512
 )
 
 // A Member is a connection in a group, of any hub.
@@ -101,47 +104,45 @@ func (h *Hub) writeLease(name string) (ok bool) {
 	if err != nil {
 		panic(err) // a Member always marshals
 	}
-	// At the end there is one try, within the layer's time.
-	_, err = h.layer.Lease(context.Background(), groupTopic(name), h.name, value, life)
+	_, err = h.layer.Lease(h.words, groupTopic(name), h.name, value, life)
+	return err == nil || h.life.Err() != nil // at the end there is one try
+}
+
+// renewLease prolongs the lease of a group's members, and has it written if it is gone: a
+// renewal must not cost what the members do.
+func (h *Hub) renewLease(name string) (ok bool) {
+	g := h.group(name)
+	if g == nil || h.life.Err() != nil {
+		return true
+	}
+	ok, err := h.layer.Lease(h.life, groupTopic(name), h.name, nil, presenceLife)
+	if err == nil && !ok {
+		h.presenceChanged(g)
+	}
 	return err == nil || h.life.Err() != nil
 }
 
-// keepUp sees to it that a group's lease is renewed and its position compared now and
-// then.
-func (h *Hub) keepUp(g *group) {
-	if !g.policy.Presence && g.sequence == nil {
-		return
-	}
-	h.upkeep.Do(func() {
-		h.goroutines.Go(func() {
-			ticker := time.NewTicker(upkeepInterval)
-			defer ticker.Stop()
-			for h.life.Err() == nil {
-				select {
-				case <-ticker.C:
-					h.keepAllUp()
-				case <-h.life.Done():
-				}
-			}
-		})
-	})
-}
-
-func (h *Hub) keepAllUp() {
-	h.groupsMu.RLock()
-	groups := slices.Collect(maps.Values(h.groups))
-	h.groupsMu.RUnlock()
-	h.own.Check(false)
-	h.everyone.Check(false)
-	for _, g := range groups {
-		if g.sequence != nil {
-			g.sequence.Check(false)
+// keepUp renews leases and compares positions now and then.
+func (h *Hub) keepUp() {
+	ticker := time.NewTicker(upkeepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-h.life.Done():
+			return
 		}
-		if g.policy.Presence {
-			// Only what has gone from the layer is written anew: a renewal must not
-			// cost what the members do.
-			if ok, err := h.layer.Lease(h.life, groupTopic(g.name), h.name, nil, presenceLife); err == nil && !ok {
-				h.presenceChanged(g)
+		h.own.Check(false)
+		h.everyone.Check(false)
+		h.groupsMu.RLock()
+		groups := slices.Collect(maps.Values(h.groups))
+		h.groupsMu.RUnlock()
+		for _, g := range groups {
+			if g.sequence != nil {
+				g.sequence.Check(false)
+			}
+			if g.policy.Presence {
+				h.renewals.Add(g.name)
 			}
 		}
 	}

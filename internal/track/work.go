@@ -48,52 +48,60 @@ func (l *Lanes[T]) take(lane string) []T {
 }
 
 // Changes hands names to Handle that have changed, each once however often it changed
-// since, on a goroutine of Group that lives while there are some. The fields are set
-// before the first Add.
+// since. A name has a goroutine of Group while there is something to do. The fields are
+// set before the first Add.
 type Changes struct {
 	Group  *Group
-	Handle func(name string) (ok bool) // false: again, later
-	Pause  time.Duration               // between two rounds
+	Handle func(name string) (ok bool) // false: again, a little later each time
+	Turns  chan struct{}               // has room for as many as may be handled at the same time
+	Pause  time.Duration               // for which changes of a name are gathered
 	Ended  <-chan struct{}             // no more pauses
 
-	mu    sync.Mutex
-	names map[string]struct{}
-	busy  bool // there is a goroutine
+	mu      sync.Mutex
+	changed map[string]bool // whether names that have a goroutine have changed since
 }
+
+// maxPause is the longest pause between two tries.
+const maxPause = 5 * time.Second
 
 // Add notes that a name has changed. It never blocks.
 func (c *Changes) Add(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.names == nil {
-		c.names = make(map[string]struct{})
+	if c.changed == nil {
+		c.changed = make(map[string]bool)
 	}
-	c.names[name] = struct{}{}
-	if !c.busy {
-		c.busy = true
-		c.Group.Go(c.run)
+	if _, busy := c.changed[name]; !busy {
+		c.Group.Go(func() { c.run(name) })
 	}
+	c.changed[name] = true
 }
 
-func (c *Changes) run() {
-	for {
-		c.mu.Lock()
-		names := c.names
-		c.names = nil
-		if len(names) == 0 {
-			c.busy = false
-			c.mu.Unlock()
-			return
-		}
-		c.mu.Unlock()
-		for name := range names {
-			if !c.Handle(name) {
-				c.Add(name)
-			}
+func (c *Changes) run(name string) {
+	for pause := c.Pause; c.take(name); {
+		c.Turns <- struct{}{}
+		ok := c.Handle(name)
+		<-c.Turns
+		if ok {
+			pause = c.Pause
+		} else {
+			c.Add(name)
+			pause = min(2*pause, maxPause)
 		}
 		select {
-		case <-time.After(c.Pause):
+		case <-time.After(pause):
 		case <-c.Ended:
 		}
 	}
+}
+
+// take reports whether a name has changed since the last time. If not, its goroutine ends.
+func (c *Changes) take(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed := c.changed[name]
+	if c.changed[name] = false; !changed {
+		delete(c.changed, name)
+	}
+	return changed
 }

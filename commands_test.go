@@ -209,3 +209,22 @@ func TestASlowReplayHoldsUpNoOtherConnectionsGroupAdd(t *testing.T) {
 		layer.Close()
 	})
 }
+
+func TestAFullGroupNamedLikeATopicOfHubsHoldsNoCommandUp(t *testing.T) {
+	unblock := make(chan struct{})
+	hub := newHub(t, &grouphub.Options{MaxPending: 4 << 20, Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join("c:all") },
+		Events: grouphub.Events{"note": grouphub.Render(func(grouphub.Event) ([]byte, error) {
+			<-unblock
+			return nil, nil
+		})},
+	}})
+	defer close(unblock)
+	hubtest.Dial(t, hub, "/")
+	for range 8 { // more than may wait for a group
+		send(t, hub, "c:all", "note", make([]byte, 100_000))
+	}
+	if err := hub.GroupClose(background, "unrelated", 4000, ""); err != nil {
+		t.Error(err)
+	}
+}

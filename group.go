@@ -436,8 +436,10 @@ type receiver Hub
 
 // Ready implements [Receiver].
 func (r *receiver) Ready(ctx context.Context, topic string) error {
-	if g := (*Hub)(r).group(strings.TrimPrefix(topic, groupPrefix)); g != nil {
-		return g.Wait(ctx)
+	if name, ok := strings.CutPrefix(topic, groupPrefix); ok {
+		if g := (*Hub)(r).group(name); g != nil {
+			return g.Wait(ctx)
+		}
 	}
 	return nil
 }

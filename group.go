@@ -247,11 +247,12 @@ var errEnded = fmt.Errorf("connection has ended: %w", ErrClosed)
 
 // hold returns the group, and keeps it until let.
 func (h *Hub) hold(name string) *group {
+	policy := h.policy(name) // before the lock: it may call the hub
 	h.groupsMu.Lock()
 	defer h.groupsMu.Unlock()
 	g := h.groups[name]
 	if g == nil {
-		g = &group{name: name, policy: h.policy(name), forget: func() {}}
+		g = &group{name: name, policy: policy, forget: func() {}}
 		g.members = h.newMembers(g)
 		if g.policy.History > 0 {
 			var life context.Context

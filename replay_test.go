@@ -348,3 +348,13 @@ func TestAJoinLastsFiveSecondsInAll(t *testing.T) {
 		hub.Shutdown(background)
 	})
 }
+
+func TestAPolicyMayCallTheHub(t *testing.T) {
+	var hub *grouphub.Hub
+	hub = newHub(t, &grouphub.Options{Consumer: noteConsumer, Policy: func(string) grouphub.GroupPolicy {
+		return grouphub.GroupPolicy{History: 10 + hub.Stats().Groups}
+	}})
+	c := hubtest.Dial(t, hub, "/")
+	send(t, hub, "all", "note", 1)
+	c.ExpectEvent("note")
+}

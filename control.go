@@ -8,6 +8,7 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
+	"github.com/seed-29c60982/grouphub/internal/track"
 )
 
 // controlTopic is what all hubs are subscribed to. Each hub listens to its own name,
@@ -16,13 +17,6 @@ import (
 const controlTopic = "c:all"
 
 var controlKeep = Keep{Count: 10_000, Bytes: 16 << 20, Life: 5 * time.Minute}
-
-// over is a context that has ended, for what must not wait.
-var over = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}()
 
 // listen subscribes to the control topic, if need be when the layer is up.
 func (h *Hub) listen() {
@@ -34,7 +28,7 @@ func (h *Hub) listen() {
 		h.everyone.Start()
 		return true
 	}
-	if listening(over) { // with a layer in memory nobody has to wait
+	if listening(track.Over) { // with a layer in memory nobody has to wait
 		return
 	}
 	h.goroutines.Go(func() {
@@ -78,7 +72,12 @@ func (h *Hub) obey(p Publication) {
 			}
 		case env.Kind == envelope.Close:
 			if g := h.group(env.Name); g != nil {
-				h.closeGroup(g, env)
+				d := &delivery{hub: h, group: g, env: env}
+				if g.sequence == nil {
+					g.Send(d)
+				} else { // after the events that have come
+					g.sequence.Do(func() { g.Send(d) })
+				}
 			}
 		default:
 			if err = checkGroup("change of membership", env.Name); err == nil {
@@ -88,16 +87,6 @@ func (h *Hub) obey(p Publication) {
 	}
 	if err != nil {
 		h.refusePayload(p.Topic, err)
-	}
-}
-
-// closeGroup closes the connections of a group's members, after the events that have come.
-func (h *Hub) closeGroup(g *group, env *envelope.Envelope) {
-	d := &delivery{hub: h, group: g, env: env}
-	if g.sequence != nil {
-		g.sequence.Do(func() { g.Send(d) })
-	} else {
-		g.Send(d)
 	}
 }
 

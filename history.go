@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
+	"github.com/seed-29c60982/grouphub/internal/track"
 	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
@@ -24,13 +24,8 @@ func source[T any](h *Hub, topic string, keep Keep) sequence.Source[T] {
 	return sequence.Source[T]{
 		Keep:  wire.Keep(keep),
 		Spawn: h.goroutines.Go,
+		Turns: h.reads,
 		Read: func(ctx context.Context, after uint64) (wire.History, error) {
-			select {
-			case h.reads <- struct{}{}:
-			case <-ctx.Done():
-				return wire.History{}, ctx.Err()
-			}
-			defer func() { <-h.reads }()
 			history, err := h.layer.History(ctx, topic, after)
 			return wire.History{Epoch: history.Epoch, Last: history.Last, Kept: convert(history.Kept, toWire)}, err
 		},
@@ -84,7 +79,7 @@ func (c *Conn) joinReplaying(ctx context.Context, m *membership, r sequence.Repl
 		history.Piece(&r, replayPiece, func(d *delivery) int { return len(d.env.Body) }, func(p sequence.Piece[*delivery]) bool {
 			// A Render may block, so it runs before the piece is looked at again.
 			todo = unrendered(p.Values, []variant{c.variant()})
-			wait = len(p.Values) > 0 && c.outbox.Drained(over) != nil
+			wait = len(p.Values) > 0 && c.outbox.Drained(track.Over) != nil
 			if wait || len(todo) > 0 {
 				return false
 			}
@@ -115,7 +110,7 @@ func (c *Conn) takePiece(m *membership, p sequence.Piece[*delivery]) error {
 	if p.Lost {
 		c.resync([]string{m.group.name})
 	}
-	_ = c.deliver(p.Values) // an error: it is ending
+	_ = c.deliver(p.Values)                        // an error: it is ending
 	if _, asked := c.resume[m.group.name]; asked { // another Join goes on from here
 		c.resume[m.group.name] = p.At.ID()
 	}
@@ -146,17 +141,6 @@ func (c *Conn) deliver(piece []*delivery) (err error) {
 		err = cmp.Or(err, c.handleAll(piece))
 	}
 	return err
-}
-
-// resumePositions reads the URL's resume parameters, group@id. An id has no @.
-func resumePositions(params []string) map[string]string {
-	ids := make(map[string]string)
-	for _, v := range params {
-		if i := strings.LastIndexByte(v, '@'); i > 0 {
-			ids[v[:i]] = v[i+1:]
-		}
-	}
-	return ids
 }
 
 func (c *Conn) resumesAt(group string) (id string, asked bool) {

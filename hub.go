@@ -72,6 +72,7 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/lease"
 	"github.com/seed-29c60982/grouphub/internal/redis"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/track"
@@ -197,8 +198,6 @@ type Hub struct {
 	root         *endpoint
 	life         context.Context // ends with Shutdown
 	endLife      context.CancelFunc
-	words        context.Context // ends when Shutdown has no more to say to the layer
-	endWords     context.CancelFunc
 	down         chan struct{} // closed when Shutdown has come to its end
 
 	lastConn   atomic.Uint64
@@ -209,8 +208,7 @@ type Hub struct {
 	changes    track.Lanes[*envelope.Envelope]      // of membership, that other hubs have asked for, by connection
 	own        *sequence.Sequence[wire.Publication] // what other hubs tell this one
 	everyone   *sequence.Sequence[wire.Publication] // what is told to all hubs
-	presence   track.Changes                        // groups whose lease is to be written
-	renewals   track.Changes                        // and renewed
+	leases     *lease.Keeper                        // of the groups with presence
 	upkeep     func()                               // starts the goroutine that renews and compares, once
 	reads      chan struct{}                        // a token for each history that is being read
 	unhandled  track.First                          // event types that were logged
@@ -246,11 +244,9 @@ func New(opts *Options) *Hub {
 	h.life, h.endLife = context.WithCancel(context.Background())
 	h.callbacks, h.goroutines = track.NewGroup(), track.NewGroup()
 	h.changes.Group, h.changes.Handle = h.goroutines, h.change
-	h.words, h.endWords = context.WithCancel(context.Background())
-	h.presence = track.Changes{Group: h.goroutines, Handle: h.writeLease, Turns: make(chan struct{}, maxLeases),
-		Pause: presencePause, Ended: h.life.Done()}
-	h.renewals = track.Changes{Group: h.goroutines, Handle: h.renewLease, Turns: h.presence.Turns,
-		Pause: presencePause, Ended: h.life.Done()}
+	h.leases = lease.New(h.life, h.goroutines, func(ctx context.Context, name string, value []byte, life time.Duration) (bool, error) {
+		return h.layer.Lease(ctx, groupTopic(name), h.name, value, life)
+	}, h.presenceValue)
 	h.upkeep = sync.OnceFunc(func() { h.goroutines.Go(h.keepUp) })
 	if h.ownLayer {
 		h.layer = NewMemoryLayer()
@@ -456,10 +452,8 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	h.endLife()
 	// What is left ends by itself, and does not wait for callbacks: read loops of dead
 	// sockets, workers, and last words to the layer.
-	defer context.AfterFunc(ctx, h.endWords)()
-	defer time.AfterFunc(layerTimeout, h.endWords).Stop()
+	defer h.leases.End(ctx)()
 	h.goroutines.Wait(context.Background())
-	h.endWords()
 	h.subscription.Close()
 	if h.ownLayer {
 		h.layer.Close()
@@ -475,24 +469,9 @@ func (h *Hub) dropSockets() {
 
 // closeAll closes every connection with 1001, spread over time.
 func (h *Hub) closeAll(ctx context.Context) {
-	all := h.connections()
-	spread := min(time.Duration(len(all))*500*time.Microsecond, 10*time.Second)
-	if deadline, ok := ctx.Deadline(); ok {
-		spread = min(spread, max(0, time.Until(deadline)/2))
-	}
-	start := time.Now()
-	for i, c := range all {
-		due := start.Add(spread * time.Duration(i) / time.Duration(len(all)))
-		// A timer is coarser than half a millisecond, and need not be finer.
-		if wait := time.Until(due); wait > time.Millisecond {
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-				return
-			}
-		}
+	track.Spread(ctx, h.connections(), 500*time.Microsecond, 10*time.Second, func(c *Conn) {
 		c.outbox.CloseWith(closeGoingAway, "server is shutting down")
-	}
+	})
 }
 
 // alive returns ErrClosed after Shutdown.

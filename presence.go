@@ -14,17 +14,8 @@ import (
 // ErrNoPresence means that the policy of a group does not ask for presence.
 var ErrNoPresence = errors.New("grouphub: group without presence")
 
-const (
-	// upkeepInterval is how often positions are compared and leases renewed.
-	upkeepInterval = 20 * time.Second
-	// presenceLife is how long the members of a hub that has crashed are still listed.
-	presenceLife = 60 * time.Second
-	// presencePause is how long changes of one group are gathered for one lease.
-	presencePause = 50 * time.Millisecond
-	// maxLeases is how many leases are written at the same time, and renewed: many, or
-	// those of one slow server would hold up the others'.
-	maxLeases = 512
-)
+// upkeepInterval is how often positions are compared and leases renewed.
+const upkeepInterval = 20 * time.Second
 
 // A Member is a connection in a group, of any hub.
 type Member struct {
@@ -89,37 +80,19 @@ func (h *Hub) localMembers(group string) []Member {
 // presenceChanged notes that the hub's members of a group are others now.
 func (h *Hub) presenceChanged(g *group) {
 	if g.policy.Presence {
-		h.presence.Add(g.name)
+		h.leases.Changed(g.name)
 	}
 }
 
-// writeLease writes this hub's members of a group, or takes the lease back when there
-// are none.
-func (h *Hub) writeLease(name string) (ok bool) {
-	members, life := h.localMembers(name), presenceLife
+// presenceValue returns this hub's members of a group as they are kept, nil if there are
+// none.
+func (h *Hub) presenceValue(group string) []byte {
+	members := h.localMembers(group)
 	if len(members) == 0 {
-		life = 0
+		return nil
 	}
-	value, err := json.Marshal(members)
-	if err != nil {
-		panic(err) // a Member always marshals
-	}
-	_, err = h.layer.Lease(h.words, groupTopic(name), h.name, value, life)
-	return err == nil || h.life.Err() != nil // at the end there is one try
-}
-
-// renewLease prolongs the lease of a group's members, and has it written if it is gone: a
-// renewal must not cost what the members do.
-func (h *Hub) renewLease(name string) (ok bool) {
-	g := h.group(name)
-	if g == nil || h.life.Err() != nil {
-		return true
-	}
-	ok, err := h.layer.Lease(h.life, groupTopic(name), h.name, nil, presenceLife)
-	if err == nil && !ok {
-		h.presenceChanged(g)
-	}
-	return err == nil || h.life.Err() != nil
+	value, _ := json.Marshal(members) // a Member always marshals
+	return value
 }
 
 // keepUp renews leases and compares positions now and then.
@@ -142,7 +115,7 @@ func (h *Hub) keepUp() {
 				g.sequence.Check(false)
 			}
 			if g.policy.Presence {
-				h.renewals.Add(g.name)
+				h.leases.Renew(g.name)
 			}
 		}
 	}

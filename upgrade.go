@@ -17,6 +17,7 @@ import (
 
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/strand"
+	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 // An endpoint serves one consumer: the http.Handler that Hub.Handler returns. Its
@@ -143,7 +144,7 @@ func (e *endpoint) newConn(r *http.Request) *Conn {
 	c.request.Body = http.NoBody
 	c.user, _ = UserFrom(ctx)
 	if query := r.URL.Query(); query.Has("resume") {
-		c.resume = resumePositions(query["resume"])
+		c.resume = wire.ParseResume(query["resume"])
 	}
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)

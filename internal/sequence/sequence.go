@@ -23,8 +23,10 @@ const (
 type Source[T any] struct {
 	Keep wire.Keep // what the layer keeps of the topic, and the sequence for replays
 
-	// Read asks the layer for its history.
-	Read func(ctx context.Context, after uint64) (wire.History, error)
+	// Read asks the layer for its history. Turns has room for as many as may be read at the
+	// same time; nil: any number.
+	Read  func(ctx context.Context, after uint64) (wire.History, error)
+	Turns chan struct{}
 	// Spawn starts a goroutine.
 	Spawn func(func())
 	// Make makes what is kept for replays of a publication, false if it makes no sense.
@@ -286,9 +288,9 @@ func (s *Sequence[T]) lookOnce() (done bool, err error) {
 	s.mu.Unlock()
 
 	// The last one that is known is read again: it may be another one now.
-	h, err := s.Read(s.ctx, max(asked.Number, 1)-1)
+	h, err := s.read(max(asked.Number, 1) - 1)
 	if err == nil && filling && h.Epoch != asked.Epoch && asked.Number > 0 {
-		h, err = s.Read(s.ctx, 0)
+		h, err = s.read(0)
 	}
 	whole := goesOn(h, asked) && goesOn(h, begin)
 	if err == nil && filling {
@@ -320,6 +322,18 @@ func (s *Sequence[T]) lookOnce() (done bool, err error) {
 	s.waiting = s.waiting[waiting:]
 	s.looking = s.again
 	return !s.looking, nil
+}
+
+func (s *Sequence[T]) read(after uint64) (wire.History, error) {
+	if s.Turns != nil {
+		select {
+		case s.Turns <- struct{}{}:
+		case <-s.ctx.Done():
+			return wire.History{}, s.ctx.Err()
+		}
+		defer func() { <-s.Turns }()
+	}
+	return s.Read(s.ctx, after)
 }
 
 // goesOn reports whether a history goes on from a position, as far as it shows.

@@ -7,6 +7,13 @@ import (
 	"sync/atomic"
 )
 
+// Over is a context that has ended, for what must not wait.
+var Over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
 // A Group counts goroutines and promises that somebody waits for.
 type Group struct {
 	n    atomic.Int64

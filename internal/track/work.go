@@ -1,6 +1,7 @@
 package track
 
 import (
+	"context"
 	"sync"
 	"time"
 )
@@ -104,4 +105,26 @@ func (c *Changes) take(name string) bool {
 		delete(c.changed, name)
 	}
 	return changed
+}
+
+// Spread calls f for all items, with a pause for each, but not longer than most and half
+// of what ctx allows. It ends with ctx.
+func Spread[T any](ctx context.Context, items []T, pause, most time.Duration, f func(T)) {
+	spread := min(time.Duration(len(items))*pause, most)
+	if deadline, ok := ctx.Deadline(); ok {
+		spread = min(spread, max(0, time.Until(deadline)/2))
+	}
+	start := time.Now()
+	for i, item := range items {
+		due := start.Add(spread * time.Duration(i) / time.Duration(len(items)))
+		// A timer is coarser than half a millisecond, and need not be finer.
+		if wait := time.Until(due); wait > time.Millisecond {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+		}
+		f(item)
+	}
 }

@@ -47,6 +47,17 @@ func ParsePosition(id string) (p Position, ok bool) {
 	return Position{Epoch: fields[0], Number: number, Nonce: fields[2]}, err == nil
 }
 
+// ParseResume reads a URL's resume parameters, group@id. It returns the id for each group.
+func ParseResume(params []string) map[string]string {
+	ids := make(map[string]string)
+	for _, v := range params {
+		if i := strings.LastIndexByte(v, '@'); i > 0 { // an id has none
+			ids[v[:i]] = v[i+1:]
+		}
+	}
+	return ids
+}
+
 type History struct {
 	Epoch string
 	Last  uint64

@@ -46,11 +46,11 @@ var sharedPaths = []path{
 		frame: func(_ json.RawMessage, text []byte) []byte { return outbox.NewFrame(outbox.Text, text, true) }},
 	// Each frame is another, by its ID.
 	{name: "history", handler: grouphub.Forward(), options: grouphub.Options{Policy: keeping(100)}},
+	{name: "Except", handler: grouphub.Forward(), frame: plainText, except: true},
 }
 
 // otherPaths are those where something is done for each member.
 var otherPaths = []path{
-	{name: "Except", handler: grouphub.Forward(), frame: plainText, except: true},
 	{name: "Handle", frame: plainData,
 		handler: grouphub.Handle(func(c *grouphub.Conn, e grouphub.Event) error { return c.Send(e.Data) })},
 }

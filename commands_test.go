@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -226,5 +227,72 @@ func TestAFullGroupNamedLikeATopicOfHubsHoldsNoCommandUp(t *testing.T) {
 	}
 	if err := hub.GroupClose(background, "unrelated", 4000, ""); err != nil {
 		t.Error(err)
+	}
+}
+
+// Of two at the same time one replays. The other has its word only when that is over.
+func TestAJoinWaitsForTheOneThatIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conns := make(chan *grouphub.Conn, 1)
+		hub := grouphub.New(handOver(nil, conns))
+		c, conn := slowToResume(t, hub, conns)
+		ctx, giveUp := context.WithCancel(background)
+		added, joined := make(chan error, 1), make(chan error, 1)
+		go func() { added <- hub.GroupAdd(ctx, "g", conn.Channel()) }()
+		synctest.Wait()
+		go func() { joined <- conn.Join("g") }()
+		synctest.Wait()
+		giveUp()
+		if err := <-added; !errors.Is(err, context.Canceled) {
+			t.Errorf("GroupAdd: %v", err)
+		}
+		synctest.Wait()
+		select {
+		case err := <-joined:
+			t.Errorf("Join returned %v before the client had what it missed", err)
+		default:
+		}
+		readSlow(t, c)
+		if err := <-joined; err != nil || !slices.Equal(conn.Groups(), []string{"g"}) {
+			t.Errorf("Join: %v, and the connection is in %q", err, conn.Groups())
+		}
+		c.Close()
+		hub.Shutdown(background)
+	})
+}
+
+func TestAPolicyThatPanicsForAnotherHubClosesThatConnection(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	conns := make(chan *grouphub.Conn, 1)
+	options := handOver(layer, conns)
+	options.Logger = slog.New(slog.DiscardHandler)
+	options.Policy = func(string) grouphub.GroupPolicy { panic("not a name that this policy knows") }
+	c := hubtest.Dial(t, newHub(t, options), "/")
+	remote := newHub(t, &grouphub.Options{Layer: layer})
+	if err := remote.GroupAdd(background, "g", (<-conns).Channel()); err != nil {
+		t.Fatal(err)
+	}
+	c.ExpectClose(1011)
+}
+
+func TestLogHandlerMaySendToTheGroupThatItHearsOf(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	conns := make(chan *grouphub.Conn, 1)
+	sent := make(chan error, 1)
+	var hub *grouphub.Hub
+	options := handOver(layer, conns)
+	options.Logger = slog.New(handlerFunc(func(r slog.Record) {
+		if strings.Contains(r.Message, "without a number") {
+			sent <- hub.GroupSend(background, "g", "alert", r.Message)
+		}
+	}))
+	hub = newHub(t, options)
+	hubtest.Dial(t, hub, "/")
+	if err := (<-conns).Join("g"); err != nil {
+		t.Fatal(err)
+	}
+	send(t, newHub(t, &grouphub.Options{Layer: layer}), "g", "n", 1) // another policy
+	if err := <-sent; err != nil {
+		t.Errorf("the handler's send: %v", err)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/header"
 	"github.com/seed-29c60982/grouphub/internal/inbox"
+	"github.com/seed-29c60982/grouphub/internal/name"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/strand"
@@ -245,7 +246,7 @@ func (c *Conn) send(opcode byte, data []byte) error {
 // one counts. If something of that is gone, it gets a Resync instead. The replay
 // waits for the client to take it.
 func (c *Conn) Join(group string, opts ...JoinOption) error {
-	if err := checkGroup("join", group); err != nil {
+	if err := name.CheckGroup("join", group); err != nil {
 		return err
 	}
 	var r sequence.Replay
@@ -262,7 +263,7 @@ func (c *Conn) Join(group string, opts ...JoinOption) error {
 // pushed, though bytes already queued may still arrive. Leaving a group that the
 // connection is not in does nothing.
 func (c *Conn) Leave(group string) error {
-	if err := checkGroup("leave", group); err != nil {
+	if err := name.CheckGroup("leave", group); err != nil {
 		return err
 	}
 	c.hub.leave(c, group)
@@ -489,9 +490,9 @@ func (c *Conn) finish() {
 
 func (c *Conn) groupNamesLocked() []string {
 	names := make([]string, 0, len(c.groups))
-	for name, m := range c.groups {
-		if m.entered() && !strings.HasPrefix(name, userPrefix) {
-			names = append(names, name)
+	for group, m := range c.groups {
+		if m.entered() && !strings.HasPrefix(group, name.UserPrefix) {
+			names = append(names, group)
 		}
 	}
 	slices.Sort(names)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/name"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/track"
@@ -45,7 +46,7 @@ func (h *Hub) listen() {
 // lostOwn says that what other hubs wanted of this one is gone.
 func (h *Hub) lostOwn() {
 	h.count.dropped.Add(1)
-	h.logger().Error("grouphub: direct sends and changes of membership from other hubs may be lost")
+	h.logLater("grouphub: direct sends and changes of membership from other hubs may be lost")
 }
 
 // lostEveryone closes all who may have been logged out without this hub hearing of it.
@@ -80,7 +81,7 @@ func (h *Hub) obey(p Publication) {
 				}
 			}
 		default:
-			if err = checkGroup("change of membership", env.Name); err == nil {
+			if err = name.CheckGroup("change of membership", env.Name); err == nil {
 				h.changes.Add(env.Channel, env)
 			}
 		}
@@ -93,6 +94,12 @@ func (h *Hub) obey(p Publication) {
 // change carries out another hub's GroupAdd or GroupDiscard. It may wait for the layer.
 func (h *Hub) change(env *envelope.Envelope) {
 	c := h.conn(env.Channel)
+	defer func() {
+		if p := recover(); p != nil { // a Policy has
+			h.logPanic(p, "policy", env.Channel)
+			c.outbox.CloseWith(closeInternalError, "internal error")
+		}
+	}()
 	switch {
 	case c == nil: // it has ended, and is in no group any more
 	case env.Kind == envelope.Discard:

@@ -5,7 +5,6 @@ import (
 	"iter"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -20,6 +19,7 @@ type members = fanout.Group[*Conn, variant, *delivery]
 // A membership is a connection's place in a group.
 type membership struct {
 	group *group
+	over  chan struct{} // closed when a replay has ended; nil without history
 	// Set when the connection is a member: until then its Join is under way.
 	*fanout.Membership[*Conn, variant, *delivery]
 	since time.Time
@@ -80,7 +80,15 @@ func (h *Hub) push(batch []*delivery, variants []variant, conns iter.Seq2[*Conn,
 	for i, v := range variants {
 		compositions[i] = h.compose(v, batch)
 	}
-	excepting := slices.ContainsFunc(batch, func(d *delivery) bool { return len(d.env.Except) > 0 })
+	var excepted map[string]bool // somewhere in the batch
+	for _, d := range batch {
+		for _, channel := range d.env.Except {
+			if excepted == nil {
+				excepted = make(map[string]bool)
+			}
+			excepted[channel] = true
+		}
+	}
 	closing := batch[len(batch)-1]
 	if !closing.Last() {
 		closing = nil
@@ -88,7 +96,7 @@ func (h *Hub) push(batch []*delivery, variants []variant, conns iter.Seq2[*Conn,
 	var delivered, dropped, ignored int
 	for c, from := range conns {
 		own := batch[from:]
-		if excepting {
+		if excepted[c.channel] {
 			own = c.concerning(own)
 		}
 		whole := &compositions[slices.Index(variants, c.variant())]
@@ -154,15 +162,7 @@ type delivery struct {
 	id    string // position in the group's history, "" without
 
 	forward outbox.Message
-	renders sync.Map // of *rendering, by *endpoint
-}
-
-// A rendering is what a consumer's Render made of an event.
-type rendering struct {
-	once    sync.Once
-	done    atomic.Bool
-	text    []byte // once done; nil if it failed
-	message outbox.Message
+	renders sync.Map // of *outbox.Rendering, by *endpoint
 }
 
 // Size is what the delivery counts for while it is queued, in bytes.
@@ -195,38 +195,33 @@ func (d *delivery) frame(v variant, kind handlerKind) []byte {
 		return d.forward.Frame(v.deflated, func() []byte { return d.env.Text(d.id) })
 	}
 	value, _ := d.renders.Load(v.endpoint)
-	if r, _ := value.(*rendering); r != nil && r.done.Load() && r.text != nil {
-		return r.message.Frame(v.deflated, func() []byte { return r.text })
-	}
-	return nil
+	r, _ := value.(*outbox.Rendering)
+	return r.Frame(v.deflated)
 }
 
 // rendered reports whether render has returned for an endpoint.
 func (d *delivery) rendered(e *endpoint) bool {
 	value, ok := d.renders.Load(e)
-	return ok && value.(*rendering).done.Load()
+	return ok && value.(*outbox.Rendering).Done()
 }
 
 // render calls a consumer's Render, once; others wait for it.
 func (d *delivery) render(e *endpoint) {
-	h := e.consumer.Events.handler(d.env.Name)
-	value, _ := d.renders.LoadOrStore(e, new(rendering))
-	r := value.(*rendering)
-	r.once.Do(func() {
-		defer r.done.Store(true)
+	value, _ := d.renders.LoadOrStore(e, new(outbox.Rendering))
+	value.(*outbox.Rendering).Do(func() []byte {
 		defer func() {
 			if p := recover(); p != nil {
 				d.hub.logPanic(p, "render "+quoted(d.env.Name), "")
 			}
 		}()
-		text, err := h.render(d.event())
+		text, err := e.consumer.Events.handler(d.env.Name).render(d.event())
 		if err == nil && !utf8.Valid(text) {
 			err = errors.New("not UTF-8")
 		}
 		if err != nil {
 			d.hub.logger().Error("grouphub: event dropped: render failed", "type", d.env.Name, "error", err)
-			return
+			return nil
 		}
-		r.text = append([]byte{}, text...) // not nil, and nobody else's
+		return append([]byte{}, text...) // not nil, and nobody else's
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/name"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/wire"
@@ -46,7 +47,7 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channe
 	if err := h.alive(); err != nil {
 		return fmt.Errorf("grouphub: %s: %w", operation, err)
 	}
-	if err := checkGroup(operation, group); err != nil {
+	if err := name.CheckGroup(operation, group); err != nil {
 		return err
 	}
 	hub, err := hubOf(operation, channel)
@@ -74,7 +75,7 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channe
 
 // hubOf returns the name of the hub that a connection's channel belongs to.
 func hubOf(operation, channel string) (string, error) {
-	if err := checkName(operation, channel); err != nil {
+	if err := name.Check(operation, channel); err != nil {
 		return "", err
 	}
 	hub, _, ok := strings.Cut(channel, "!")
@@ -89,7 +90,7 @@ func hubOf(operation, channel string) (string, error) {
 // json.RawMessage, and nil leaves it out. It returns nil when the layer has accepted
 // the event, and does not wait for members.
 func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts ...SendOption) error {
-	if err := cmp.Or(checkName("group send", group), checkName("group send: event type", event)); err != nil {
+	if err := cmp.Or(name.Check("group send", group), name.Check("group send: event type", event)); err != nil {
 		return err
 	}
 	o := mergeOptions(opts)
@@ -112,7 +113,7 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 // events that were sent to it before; Handle calls that still wait are dropped. Code and
 // reason are those of [Conn.Close].
 func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason string, opts ...SendOption) error {
-	if err := checkName("group close", group); err != nil {
+	if err := name.Check("group close", group); err != nil {
 		return err
 	}
 	err := outbox.CheckClose(code, reason)
@@ -133,7 +134,7 @@ func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason str
 // that nobody takes in time is gone: with the built-in layers 100 messages and 60
 // seconds.
 func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
-	if err := cmp.Or(checkName("send", channel), checkName("send: event type", event)); err != nil {
+	if err := cmp.Or(name.Check("send", channel), name.Check("send: event type", event)); err != nil {
 		return err
 	}
 	env, err := envelope.NewEvent("", event, data, h.options.MaxEventSize)
@@ -165,7 +166,7 @@ func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
 // Receive takes a message from a named channel, waiting for one until ctx ends. Each
 // message goes to one Receive of one hub.
 func (h *Hub) Receive(ctx context.Context, channel string) (Event, error) {
-	if err := checkName("receive", channel); err != nil {
+	if err := name.Check("receive", channel); err != nil {
 		return Event{}, err
 	}
 	if strings.Contains(channel, "!") {
@@ -295,7 +296,7 @@ func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay)
 	}
 	err := h.ready(ctx, g, r)
 	if err == nil {
-		err = c.reserve(m)
+		err = c.reserve(ctx, m)
 	}
 	switch {
 	case err != nil:
@@ -309,6 +310,9 @@ func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay)
 	if err != nil {
 		c.cancelReservation(m)
 		h.let(g)
+	}
+	if m.over != nil {
+		close(m.over)
 	}
 	if err == errMember {
 		return nil
@@ -340,21 +344,36 @@ func (h *Hub) ready(ctx context.Context, g *group, r sequence.Replay) error {
 }
 
 // reserve marks a membership as under way, so that of two Joins at the same time one
-// replays. A Leave in between takes the mark away, and with it the membership.
-func (c *Conn) reserve(m *membership) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended {
-		return errEnded
+// replays, and the other waits. A Leave takes the mark away, and with it the membership.
+func (c *Conn) reserve(ctx context.Context, m *membership) error {
+	if m.group.sequence != nil {
+		m.over = make(chan struct{})
 	}
-	if _, ok := c.groups[m.group.name]; ok {
-		return errMember
+	for {
+		c.mu.Lock()
+		other := c.groups[m.group.name]
+		if other == nil && !c.ended {
+			if c.groups == nil {
+				c.groups = make(map[string]*membership)
+			}
+			c.groups[m.group.name] = m
+			c.mu.Unlock()
+			return nil
+		}
+		ended, member := c.ended, other.entered()
+		c.mu.Unlock()
+		switch {
+		case ended:
+			return errEnded
+		case member || other.over == nil:
+			return errMember
+		}
+		select {
+		case <-other.over: // it may have failed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	if c.groups == nil {
-		c.groups = make(map[string]*membership)
-	}
-	c.groups[m.group.name] = m
-	return nil
 }
 
 func (c *Conn) cancelReservation(m *membership) {
@@ -469,7 +488,7 @@ func (r *receiver) Deliver(p Publication) {
 		if g.sequence != nil {
 			h.count.mismatched.Add(1)
 			if !g.mismatch.Swap(true) {
-				h.logger().Error("grouphub: event without a number in a group with history: "+
+				h.logLater("grouphub: event without a number in a group with history: "+
 					"not all processes have the same Policy", "group", quoted(name))
 			}
 		}
@@ -494,8 +513,14 @@ func (r *receiver) Lost(topics []string) {
 	var groups []*group
 	for _, topic := range topics {
 		name, ok := strings.CutPrefix(topic, groupPrefix)
-		if g := h.group(name); !ok || g == nil {
-		} else if g.sequence != nil {
+		g := h.group(name)
+		if !ok || g == nil {
+			continue
+		}
+		if g.policy.Presence { // it may have been away for longer than a lease
+			h.leases.Renew(name)
+		}
+		if g.sequence != nil {
 			g.sequence.Check(true)
 		} else {
 			groups = append(groups, g)
@@ -574,6 +599,11 @@ func (h *Hub) ignore(event string) {
 func (h *Hub) refusePayload(topic string, err error) {
 	h.count.dropped.Add(1)
 	if h.malformed.Is(err.Error()) {
-		h.goroutines.Go(func() { h.logger().Error("grouphub: payload refused", "topic", quoted(topic), "error", err) })
+		h.logLater("grouphub: payload refused", "topic", quoted(topic), "error", err)
 	}
+}
+
+// logLater logs an error where locks are held that a log's handler may want.
+func (h *Hub) logLater(message string, args ...any) {
+	h.goroutines.Go(func() { h.logger().Error(message, args...) })
 }

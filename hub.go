@@ -446,7 +446,6 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	err := h.callbacks.Wait(ctx)
 	if err != nil {
 		h.dropSockets()
-		err = fmt.Errorf("grouphub: shutdown: %w", err)
 	}
 	// Until here callbacks, Disconnect among them, could use the hub.
 	h.endLife()
@@ -454,11 +453,18 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	// sockets, workers, and last words to the layer.
 	defer h.leases.End(ctx)()
 	h.goroutines.Wait(context.Background())
+	for err == nil && h.callbacks.Wait(track.Over) != nil { // a worker has begun a Render meanwhile
+		err = h.callbacks.Wait(ctx)
+		h.goroutines.Wait(context.Background())
+	}
 	h.subscription.Close()
 	if h.ownLayer {
 		h.layer.Close()
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("grouphub: shutdown: %w", err)
+	}
+	return nil
 }
 
 func (h *Hub) dropSockets() {

@@ -2,7 +2,6 @@ package grouphub
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/fault"
@@ -16,7 +15,7 @@ var (
 	ErrClosed = fault.ErrClosed
 	// ErrInvalidName means that a group, channel or event name is not 1 to 255
 	// bytes of UTF-8 without control characters, or is reserved. Nothing was done.
-	ErrInvalidName = errors.New("grouphub: invalid name")
+	ErrInvalidName = fault.ErrInvalidName
 	// ErrTooLarge means that an event's JSON is larger than Options.MaxEventSize.
 	// Nothing went out.
 	ErrTooLarge = fault.ErrTooLarge
@@ -165,8 +164,10 @@ type Subscription interface {
 }
 
 // builtIn is a layer whose inside is in a package of its own. That does not know this
-// one, so it has the same types once more.
-type builtIn struct{ inside wire.Layer }
+// one, so it has the same types once more; methods without them are the inside's own.
+type builtIn struct{ inside }
+
+type inside = wire.Layer
 
 func (l builtIn) Attach(hub string, r Receiver) (Subscription, error) {
 	return l.inside.Attach(hub, wireReceiver{r})
@@ -180,24 +181,6 @@ func (l builtIn) History(ctx context.Context, topic string, after uint64) (Histo
 	h, err := l.inside.History(ctx, topic, after)
 	return History{h.Epoch, h.Last, convert(h.Kept, fromWire)}, err
 }
-
-func (l builtIn) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
-	return l.inside.Lease(ctx, topic, holder, value, life)
-}
-
-func (l builtIn) Leases(ctx context.Context, topic string) (map[string][]byte, error) {
-	return l.inside.Leases(ctx, topic)
-}
-
-func (l builtIn) Append(ctx context.Context, queue string, message []byte) error {
-	return l.inside.Append(ctx, queue, message)
-}
-
-func (l builtIn) Take(ctx context.Context, queue string) ([]byte, error) {
-	return l.inside.Take(ctx, queue)
-}
-
-func (l builtIn) Close() error { return l.inside.Close() }
 
 type wireReceiver struct{ Receiver }
 

@@ -61,10 +61,7 @@ func UserFrom(ctx context.Context) (User, bool) {
 // bytes they are made of. The empty ID has none: its name is empty, and sending to it
 // is [ErrInvalidName].
 func UserGroup(userID string) string {
-	if userID == "" {
-		return ""
-	}
-	return userPrefix + name.Encode(userID, maxName-len(userPrefix))
+	return name.OfUser(userID)
 }
 
 // AllowOrigins returns middleware that lets browsers connect from pages of other
@@ -99,23 +96,9 @@ func AllowOrigins(patterns ...string) func(http.Handler) http.Handler {
 // checkOrigin returns the *Reject for a request that a browser sent from a page of
 // another origin, unless AllowOrigins names it. What has no Origin is no browser's.
 func checkOrigin(r *http.Request) error {
-	header := r.Header["Origin"]
-	if len(header) == 0 {
-		return nil
-	}
-	if len(header) > 1 {
-		return &Reject{http.StatusForbidden, fmt.Sprintf("%d Origin headers, want one", len(header))}
-	}
-	from, ok := origin.Parse(header[0])
-	// Behind a proxy that ends TLS nobody here knows the page's scheme, so the
-	// host and port have to do. Taking the origin's scheme for both drops the
-	// same default port from both. Where TLS ends here, the page's was https.
-	if own, valid := origin.Parse(from.Scheme + "://" + r.Host); ok && valid && from == own && (r.TLS == nil || from.Scheme == "https") {
-		return nil
-	}
 	allowed, _ := r.Context().Value(originsKey{}).([]origin.Pattern)
-	if slices.ContainsFunc(allowed, func(p origin.Pattern) bool { return p.Any || ok && p.Match(from) }) {
-		return nil
+	if fault := origin.Fault(r, allowed); fault != "" {
+		return &Reject{http.StatusForbidden, fault}
 	}
-	return &Reject{http.StatusForbidden, "origin " + quoted(header[0]) + " is not allowed"}
+	return nil
 }

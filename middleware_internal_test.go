@@ -1,13 +1,11 @@
 package grouphub
 
 import (
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
-	"github.com/seed-29c60982/grouphub/internal/name"
 	"github.com/seed-29c60982/grouphub/internal/origin"
 )
 
@@ -151,54 +149,6 @@ func TestARefusedOriginIsNamedInOneShortLine(t *testing.T) {
 		!strings.HasPrefix(line, `origin "https://evil.example\nxxx`) {
 		t.Errorf("answer = %d %q", answer.Code, line)
 	}
-}
-
-func TestNamesAreChecked(t *testing.T) {
-	for _, name := range []string{"a", "room:lobby", "日本", " ", "!user", "\u2028", strings.Repeat("é", 127)} {
-		if err := checkGroup("join", name); err != nil {
-			t.Error(err)
-		}
-	}
-	for name, want := range map[string]string{
-		"":                       `grouphub: invalid name: join: "" is empty`,
-		strings.Repeat("a", 256): `grouphub: invalid name: join: "` + strings.Repeat("a", 80) + `"… has 256 bytes, more than 255`,
-		"a\xff":                  `grouphub: invalid name: join: "a\xff" is not valid UTF-8`,
-		"a\n":                    `grouphub: invalid name: join: "a\n" has a control character`,
-		"\u0085":                 `grouphub: invalid name: join: "\u0085" has a control character`,
-		"!user/7":                `grouphub: invalid name: join: "!user/7" is reserved for a user's group`,
-	} {
-		err := checkGroup("join", name)
-		if !errors.Is(err, ErrInvalidName) || err.Error() != want {
-			t.Errorf("checkGroup(%.20q) = %v, want %s", name, err, want)
-		}
-	}
-	if err := checkName("send", "!user/7"); err != nil {
-		t.Errorf("a user's group can be sent to: %v", err)
-	}
-}
-
-func FuzzUserGroup(f *testing.F) {
-	for _, s := range []string{"7", "%", "%s", "a\x00", "\xff", "%FF", "\u0085", "%sha256-", strings.Repeat("%", 83)} {
-		f.Add(s, s+"x")
-	}
-	f.Fuzz(func(t *testing.T, a, b string) {
-		for _, id := range []string{a, b, a + strings.Repeat("%", 83)} {
-			if id == "" {
-				continue
-			}
-			group := UserGroup(id)
-			if err := checkName("user group", group); err != nil || !strings.HasPrefix(group, userPrefix) {
-				t.Errorf("UserGroup(%q) = %q: %v", id, group, err)
-			}
-			// Whoever takes the name for an ID must not end up in the group.
-			if UserGroup(group) == group || UserGroup(strings.TrimPrefix(group, userPrefix)) == group && name.Encode(id, maxName) != id {
-				t.Errorf("UserGroup(%q) = %q is the group of its own name", id, group)
-			}
-		}
-		if a != b && UserGroup(a) == UserGroup(b) {
-			t.Errorf("%q and %q have the same group %q", a, b, UserGroup(a))
-		}
-	})
 }
 
 func FuzzCheckOrigin(f *testing.F) {

@@ -22,6 +22,8 @@ func (r *Reject) Error() string {
 	return fmt.Sprintf("grouphub: rejected with %d: %s", r.Status, r.Reason)
 }
 
+func quoted(s string) string { return name.Quote(s) }
+
 // refuse answers a request with what err says if it is a *Reject. The text of any
 // other error is not the client's business: it gets the fallback status alone.
 func refuse(w http.ResponseWriter, err error, fallback int) {

@@ -6,6 +6,7 @@ import "errors"
 
 var (
 	ErrClosed      = errors.New("grouphub: closed")
+	ErrInvalidName = errors.New("grouphub: invalid name")
 	ErrTooLarge    = errors.New("grouphub: event too large")
 	ErrQueueFull   = errors.New("grouphub: queue full")
 	ErrUnavailable = errors.New("grouphub: layer unavailable")

@@ -9,15 +9,49 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/seed-29c60982/grouphub/internal/fault"
 )
 
-// Fault says what is wrong with a name of at most so many bytes, "" if nothing is.
-func Fault(name string, most int) string {
+const (
+	// Max is how many bytes the name of a group, a channel or an event may have.
+	Max = 255
+	// UserPrefix begins the names of users' groups, which only OfUser makes.
+	UserPrefix = "!user/"
+)
+
+// Check returns an error that wraps ErrInvalidName and says what is wrong, unless the name
+// is 1 to 255 bytes of valid UTF-8 without control characters.
+func Check(operation, name string) error {
+	if wrong := wrong(name); wrong != "" {
+		return fmt.Errorf("%w: %s: %s %s", fault.ErrInvalidName, operation, Quote(name), wrong)
+	}
+	return nil
+}
+
+// CheckGroup is Check for what changes a membership: the groups of users are joined by the
+// hub alone.
+func CheckGroup(operation, group string) error {
+	if strings.HasPrefix(group, UserPrefix) {
+		return fmt.Errorf("%w: %s: %s is reserved for a user's group", fault.ErrInvalidName, operation, Quote(group))
+	}
+	return Check(operation, group)
+}
+
+// OfUser returns the name of a user's group, "" if there is no id.
+func OfUser(id string) string {
+	if id == "" {
+		return ""
+	}
+	return UserPrefix + encode(id, Max-len(UserPrefix))
+}
+
+func wrong(name string) string {
 	switch {
 	case name == "":
 		return "is empty"
-	case len(name) > most:
-		return fmt.Sprintf("has %d bytes, more than %d", len(name), most)
+	case len(name) > Max:
+		return fmt.Sprintf("has %d bytes, more than %d", len(name), Max)
 	case !utf8.ValidString(name):
 		return "is not valid UTF-8"
 	case strings.ContainsFunc(name, unicode.IsControl):
@@ -35,9 +69,9 @@ func Quote(s string) string {
 	return strconv.Quote(s)
 }
 
-// Encode makes a part of a name, of at most so many bytes, of anything, and no two of the
+// encode makes a part of a name, of at most so many bytes, of anything, and no two of the
 // same. What is a name already stays as it is, but for percent signs.
-func Encode(s string, most int) string {
+func encode(s string, most int) string {
 	if len(s) <= most {
 		if escaped := escape(s); len(escaped) <= most {
 			return escaped

@@ -2,10 +2,15 @@
 package origin
 
 import (
+	"fmt"
+	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/seed-29c60982/grouphub/internal/name"
 )
 
 // An Origin is in lower case, and its Port is empty if it is the scheme's own.
@@ -78,4 +83,28 @@ func (p Pattern) Match(o Origin) bool {
 		return false
 	}
 	return o == p.Origin
+}
+
+// Fault says why a request's origin is neither the server's own nor among the allowed, ""
+// if it is, or if the request has none.
+func Fault(r *http.Request, allowed []Pattern) string {
+	header := r.Header["Origin"]
+	if len(header) == 0 {
+		return ""
+	}
+	if len(header) > 1 {
+		return fmt.Sprintf("%d Origin headers, want one", len(header))
+	}
+	from, ok := Parse(header[0])
+	// Behind a proxy that ends TLS nobody here knows the page's scheme, so the
+	// host and port have to do. Taking the origin's scheme for both drops the
+	// same default port from both. Where TLS ends here, the page's was https.
+	own, valid := Parse(from.Scheme + "://" + r.Host)
+	if ok && valid && from == own && (r.TLS == nil || from.Scheme == "https") {
+		return ""
+	}
+	if slices.ContainsFunc(allowed, func(p Pattern) bool { return p.Any || ok && p.Match(from) }) {
+		return ""
+	}
+	return "origin " + name.Quote(header[0]) + " is not allowed"
 }

@@ -1,6 +1,9 @@
 package outbox
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // A Message is a text message that is framed once for all connections that get it. Its
 // zero value has no text yet.
@@ -21,4 +24,33 @@ func (m *Message) Frame(deflated bool, text func() []byte) []byte {
 		*frame = NewFrame(Text, text(), deflated)
 	}
 	return *frame
+}
+
+// A Rendering is a Message whose text takes a call that may block, or fail. Its zero value
+// has not been called for.
+type Rendering struct {
+	once    sync.Once
+	done    atomic.Bool
+	text    []byte // once done; nil if it failed
+	message Message
+}
+
+// Do calls f for the text, once; others wait for it. Nil means that there is none, as does
+// a call that does not return.
+func (r *Rendering) Do(f func() []byte) {
+	r.once.Do(func() {
+		defer r.done.Store(true)
+		r.text = f()
+	})
+}
+
+// Done reports whether Do has returned.
+func (r *Rendering) Done() bool { return r.done.Load() }
+
+// Frame returns the text as a frame, nil if there is none (yet). The receiver may be nil.
+func (r *Rendering) Frame(deflated bool) []byte {
+	if r == nil || !r.Done() || r.text == nil {
+		return nil
+	}
+	return r.message.Frame(deflated, func() []byte { return r.text })
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -156,8 +157,15 @@ func (k *link) serve() (wasUp bool, err error) {
 			k.settle(g)
 		case <-unsubscribing:
 			unsubscribing = nil
-			if err := k.unsubscribe(client); err != nil {
+			safe, err := k.mayUnsubscribe(client)
+			if err == nil && safe {
+				err = k.unsubscribe(client)
+			}
+			if err != nil {
 				return false, err
+			}
+			if !safe {
+				unsubscribing = time.After(unsubscribeDelay)
 			}
 		case <-beat.C:
 			if l.client.Nodes()[address] == nil { // after a failover, perhaps
@@ -338,6 +346,19 @@ func (k *link) refused(topics []*topic, answer *rueidis.RedisError) error {
 		}
 	}
 	return nil
+}
+
+// mayUnsubscribe reports whether the server answers PING as rueidis needs it: it sends
+// one behind each UNSUBSCRIBE, and what it does not expect there ends the process with a
+// panic. A server whose disk is full, for one, answers with an error.
+func (k *link) mayUnsubscribe(client rueidis.DedicatedClient) (bool, error) {
+	ctx, cancel := context.WithTimeout(k.ctx, callTimeout)
+	defer cancel()
+	err := client.Do(ctx, client.B().Ping().Build()).Error()
+	if answer, ok := rueidis.IsRedisErr(err); ok {
+		return strings.HasPrefix(answer.Error(), "NOPERM"), nil // this one it expects
+	}
+	return err == nil, err
 }
 
 // unsubscribe ends the subscription to what is still unused. Who adds it again meanwhile

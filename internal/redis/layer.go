@@ -68,6 +68,7 @@ type Layer struct {
 	ctx     context.Context // ends with the layer
 	cancel  context.CancelFunc
 	running sync.WaitGroup // every goroutine of the layer
+	taking  sync.WaitGroup // of these, the takers; not added to once closed
 	jobs    chan *job      // to the pipelines
 
 	discarded  atomic.Uint64 // payloads that could not be opened
@@ -226,7 +227,20 @@ func (l *Layer) Close() error {
 	for s := range l.subscriptions {
 		subscriptions = append(subscriptions, s)
 	}
+	for _, k := range l.takers {
+		notify(k.wake)
+	}
 	l.mu.Unlock()
+	// What was handed over is removed first: it would be handed over again.
+	taken := make(chan struct{})
+	l.running.Go(func() {
+		l.taking.Wait()
+		close(taken)
+	})
+	select {
+	case <-taken:
+	case <-time.After(closeGrace):
+	}
 	l.cancel()
 	// Connections end in good order, unless the server does not answer.
 	force := time.AfterFunc(closeGrace, l.connections.close)

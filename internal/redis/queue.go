@@ -121,7 +121,7 @@ func (l *Layer) Append(ctx context.Context, queue string, message []byte) error 
 // lives as long as there are some.
 type taker struct {
 	queue string
-	wake  chan struct{} // has room for one: there may be a message, or no caller
+	wake  chan struct{} // has room for one: there may be a message, or no caller, or the end
 
 	callers []chan []byte // longest waiting first; each holds one. Guarded by Layer.mu
 }
@@ -141,7 +141,7 @@ func (l *Layer) Take(ctx context.Context, queue string) ([]byte, error) {
 		if l.wakes == nil {
 			l.wakes = l.subscribeLocked("wake", rand.Text(), queueWaker{l})
 		}
-		l.running.Go(func() { l.serve(k) })
+		l.taking.Go(func() { l.serve(k) })
 	}
 	k.callers = append(k.callers, caller)
 	l.mu.Unlock()

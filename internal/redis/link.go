@@ -277,9 +277,10 @@ func (k *link) settle(g *gate.Gate) {
 		for _, t := range k.s.topics {
 			if t.lost && t.link == k {
 				t.setLost(false)
-				if t.name != k.s.hub {
+				if !t.fresh {
 					lost = append(lost, t.name)
 				}
+				t.fresh = false
 			}
 		}
 	}

@@ -48,6 +48,7 @@ func (l *Layer) subscribeLocked(kind, hub string, r wire.Receiver) *Subscription
 	own := s.topicLocked(hub)
 	own.added = true
 	own.setLost(true) // there is no subscription before this one is in force
+	own.fresh = true
 	return s
 }
 
@@ -61,6 +62,7 @@ type topic struct {
 	link          *link
 	state         topicState
 	lost          bool // was interrupted, and the receiver has not been told
+	fresh         bool // lost only because it has not been in force yet: nothing to tell
 }
 
 type topicState int
@@ -129,6 +131,7 @@ func (t *topic) interrupt() {
 	t.setState(stateIdle)
 	if wasConfirmed && t.used() {
 		t.setLost(true)
+		t.fresh = false
 	}
 }
 

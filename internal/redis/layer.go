@@ -70,6 +70,7 @@ type Layer struct {
 	running sync.WaitGroup // every goroutine of the layer
 	taking  sync.WaitGroup // of these, the takers; not added to once closed
 	jobs    chan *job      // to the pipelines
+	posts   chan *job      // likewise, and taken first
 
 	discarded  atomic.Uint64 // payloads that could not be opened
 	discarding sync.Once     // logs the first of them
@@ -112,6 +113,7 @@ func New(url string, opts Options) (*Layer, error) {
 		expiry:        cmp.Or(opts.QueueExpiry, 60*time.Second),
 		Heartbeat:     defaultHeartbeat,
 		jobs:          make(chan *job, 2*batchSize),
+		posts:         make(chan *job, 2*batchSize),
 		subscriptions: make(map[*Subscription]struct{}),
 		takers:        make(map[string]*taker),
 	}

@@ -87,10 +87,11 @@ func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.
 	return fail(kind, ended)
 }
 
-// post sends a command for whose answer nobody waits.
+// post sends a command for whose answer nobody waits. It goes before all that wait: a
+// heartbeat says that the connection works, not that there is little to do.
 func (l *Layer) post(command rueidis.Completed) {
 	select {
-	case l.jobs <- &job{command: command, result: make(chan rueidis.RedisResult, 1)}:
+	case l.posts <- &job{command: command, result: make(chan rueidis.RedisResult, 1)}:
 	default: // what is so far behind is lost anyway
 	}
 }
@@ -123,18 +124,22 @@ func (l *Layer) pipeline() {
 			}
 		}
 		select {
+		case job := <-l.posts:
+			add(job)
 		case job := <-l.jobs:
 			add(job)
 		case <-l.ctx.Done():
 			return
 		}
 		runtime.Gosched() // those whom the last batch woke may have more
-		for more := true; more && len(jobs) < batchSize; {
-			select {
-			case job := <-l.jobs:
-				add(job)
-			default:
-				more = false
+		for _, waiting := range []chan *job{l.posts, l.jobs} {
+			for more := true; more && len(jobs) < batchSize; {
+				select {
+				case job := <-waiting:
+					add(job)
+				default:
+					more = false
+				}
 			}
 		}
 		if len(jobs) == 0 {

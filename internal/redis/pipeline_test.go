@@ -1,0 +1,68 @@
+package redis
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
+	"github.com/seed-29c60982/grouphub/internal/wire"
+)
+
+// await polls for what gives no signal.
+func await(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for patience := time.Now().Add(30 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(patience) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func TestHeartbeatGoesBeforeAllThatWait(t *testing.T) {
+	m := miniredis.RunT(t)
+	l := newTestLayer(t, m, Options{})
+	var mu sync.Mutex
+	var seen []string // channels
+	held := make(chan struct{})
+	m.Server().SetPreHook(func(_ *server.Peer, command string, args ...string) bool {
+		if command == "PUBLISH" {
+			mu.Lock()
+			seen = append(seen, args[0])
+			mu.Unlock()
+			<-held
+		}
+		return false
+	})
+	var publishers sync.WaitGroup
+	defer publishers.Wait()
+	count := 0
+	publish := func() {
+		count++
+		publishers.Go(func() {
+			if err := l.Publish(t.Context(), wire.Publication{Topic: "topic"}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for len(l.jobs) < cap(l.jobs) {
+		publish()
+		time.Sleep(10 * time.Microsecond)
+	}
+	const beat = "beat"
+	l.post(l.publish(beat, nil))
+	close(held)
+	await(t, "the heartbeat", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Contains(seen, beat)
+	})
+	publishers.Wait()
+	// What the pipelines had, and what another of them took in the same moment, may
+	// come first.
+	if i, most := slices.Index(seen, beat), count-cap(l.jobs)+batchSize; i > most {
+		t.Errorf("%d came before the heartbeat, want %d at most", i, most)
+	}
+}

@@ -20,6 +20,8 @@ const (
 	// countLife is how much longer than the last publication the count is kept: while
 	// it is there, the epoch stays the same.
 	countLife = 24 * time.Hour
+	// maxLife is forever: what Redis computes from it does not overflow.
+	maxLife = 10 * 365 * 24 * time.Hour
 	// maxWord is how long an epoch or a nonce may be that came through Redis.
 	maxWord = 64
 )
@@ -32,11 +34,14 @@ const (
 var (
 	// KEYS: count, stream, and perhaps one to be remembered by. ARGV: nonce, payload,
 	// how many are kept, their life, the count's, the third key's, and PUBLISH or
-	// SPUBLISH, channel. Returns the number.
+	// SPUBLISH, channel. Returns the number. An error says that nothing happened: a
+	// server that refuses writes refuses the first of them, and one that refuses the
+	// publication (to this user, or SPUBLISH as unknown) has not kept it yet.
 	historyPublish = newScript(`
 local sent = KEYS[3] and redis.call('GET', KEYS[3])
 if sent then return sent end
-local epoch, number = string.match(redis.call('GET', KEYS[1]) or '', '^(%w+) (%d+)$')
+local before = redis.call('GET', KEYS[1])
+local epoch, number = string.match(before or '', '^(%w+) (%d+)$')
 if not epoch then
   epoch, number = ARGV[1], 0
   redis.call('DEL', KEYS[2])
@@ -44,11 +49,15 @@ end
 number = string.format('%.0f', number + 1)
 local count = epoch .. ' ' .. number
 local message = '\3' .. count .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]
+redis.call('SET', KEYS[1], count, 'PX', ARGV[5])
+local published = redis.pcall(ARGV[7], ARGV[8], message)
+if type(published) == 'table' and published.err then
+  redis.call('SET', KEYS[1], before or '', 'PX', ARGV[5])
+  return published
+end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], number .. '-0', 'm', message)
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
-redis.call('SET', KEYS[1], count, 'PX', ARGV[5])
 if KEYS[3] then redis.call('SET', KEYS[3], number, 'PX', ARGV[6]) end
-redis.call(ARGV[7], ARGV[8], message)
 return number`)
 
 	// KEYS: count, stream. ARGV: the id after which to begin, the count's least life.
@@ -72,7 +81,7 @@ func (l *Layer) publishKept(ctx context.Context, p wire.Publication, channel str
 	if p.Keep.Once != "" {
 		keys = append(keys, l.onceKey(p.Topic, p.Keep.Once))
 	}
-	life := max(p.Keep.Life, time.Millisecond)
+	life := min(max(p.Keep.Life, time.Millisecond), maxLife)
 	_, err := l.run(ctx, "publish to", p.Topic, historyPublish, keys, []string{rand.Text()[:12], rueidis.BinaryString(sealed),
 		strconv.Itoa(p.Keep.Count), milliseconds(life), milliseconds(life + countLife), milliseconds(onceLife), l.publishCommand(), channel})
 	return err

@@ -110,7 +110,7 @@ func New(url string, opts Options) (*Layer, error) {
 		prefix:        prefix,
 		sharded:       opts.Sharded,
 		capacity:      cmp.Or(opts.QueueCapacity, 100),
-		expiry:        cmp.Or(opts.QueueExpiry, 60*time.Second),
+		expiry:        min(cmp.Or(opts.QueueExpiry, 60*time.Second), maxLife),
 		Heartbeat:     defaultHeartbeat,
 		jobs:          make(chan *job, 2*batchSize),
 		posts:         make(chan *job, 2*batchSize),

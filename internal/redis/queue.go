@@ -17,7 +17,8 @@ import (
 // A queue is three keys of one slot: a hash of id to deadline and message, a list of the
 // ids that wait, and a sorted set of those that are taken, by the end of their lease.
 // Times are the server's, in milliseconds. ARGV[1] is the life of the keys, which
-// outlives every message.
+// outlives every message. That the server refuses to wake takers is no error: they look
+// by themselves, too, and the message is there.
 const queuePrelude = `
 local messages, waiting, taken = KEYS[1], KEYS[2], KEYS[3]
 local time = redis.call('TIME')
@@ -52,7 +53,7 @@ if redis.call('LLEN', waiting) >= tonumber(ARGV[4]) then return 0 end
 redis.call('HSET', messages, ARGV[2], string.format('%.0f', now + ARGV[5]) .. ':' .. ARGV[3])
 redis.call('RPUSH', waiting, ARGV[2])
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end
-redis.call(ARGV[6], ARGV[7], ARGV[8])
+redis.pcall(ARGV[6], ARGV[7], ARGV[8])
 return 1`)
 
 	// ARGV: life, lease. Returns id and message.
@@ -80,7 +81,7 @@ return 1`)
 if redis.call('ZREM', taken, ARGV[2]) == 1 then
   redis.call('LPUSH', waiting, ARGV[2])
   redis.call('PEXPIRE', waiting, ARGV[1])
-  redis.call(ARGV[3], ARGV[4], ARGV[5])
+  redis.pcall(ARGV[3], ARGV[4], ARGV[5])
 end
 return 1`)
 )

@@ -27,7 +27,7 @@ local function message(id)
   local value = redis.call('HGET', messages, id)
   if not value then return nil end
   local deadline, rest = string.match(value, '^(%d+):()')
-  if tonumber(deadline) <= now then
+  if not deadline or tonumber(deadline) <= now then -- or it is no message of ours
     redis.call('HDEL', messages, id)
     return nil
   end

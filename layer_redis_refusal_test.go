@@ -75,9 +75,7 @@ func TestRedisThatRefusesToWakeTakersQueuesAllTheSame(t *testing.T) {
 	if err := l.Append(t.Context(), "queue", []byte("x")); err != nil {
 		t.Error(err)
 	}
-	if message, err := l.Take(t.Context(), "queue"); err != nil || string(message) != "x" {
-		t.Errorf("took %q, %v", message, err)
-	}
+	mustTake(t, l, "queue", "x")
 }
 
 func TestRedisKeepsForeverWhatHasNoEnd(t *testing.T) {
@@ -93,7 +91,36 @@ func TestRedisKeepsForeverWhatHasNoEnd(t *testing.T) {
 	if err := l.Append(t.Context(), "queue", []byte("x")); err != nil {
 		t.Error(err)
 	}
-	if message, err := l.Take(t.Context(), "queue"); err != nil || string(message) != "x" {
-		t.Errorf("took %q, %v", message, err)
+	mustTake(t, l, "queue", "x")
+}
+
+func TestRedisThatRefusesToWriteCanBeRead(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	l := redisLayer(t, s.url(), nil)
+	if err := l.Publish(t.Context(), kept("topic", "x", grouphub.Keep{Count: 5, Life: time.Minute})); err != nil {
+		t.Fatal(err)
+	}
+	lease := func(holder string, life time.Duration) {
+		if _, err := l.Lease(t.Context(), "topic", holder, []byte("x"), life); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lease("stays", time.Hour)
+	lease("ends", 50*time.Millisecond)
+	s.cli("PEXPIRE", "grouphub:count:{topic}", "60000") // it is to be prolonged
+	s.cli("CONFIG", "SET", "min-replicas-to-write", "1")
+	if _, err := l.Lease(t.Context(), "topic", "new", []byte("x"), time.Minute); !errors.Is(err, grouphub.ErrUnavailable) {
+		t.Errorf("%v, want a refusal", err)
+	}
+	await(t, "the lease to end", func() bool {
+		leases, err := l.Leases(t.Context(), "topic")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(leases) == 1 && string(leases["stays"]) == "x"
+	})
+	if got := payloadsOf(t, l, "topic"); !slices.Equal(got, []string{"x"}) {
+		t.Errorf("kept %q", got)
 	}
 }

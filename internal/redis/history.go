@@ -61,11 +61,11 @@ if KEYS[3] then redis.call('SET', KEYS[3], number, 'PX', ARGV[6]) end
 return number`)
 
 	// KEYS: count, stream. ARGV: the id after which to begin, the count's least life.
-	// Returns the count and the entries.
+	// Returns the count and the entries, also while the server refuses to write.
 	historyRead = newScript(`
 local count = redis.call('GET', KEYS[1])
 if not count then return {} end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.pcall('PEXPIRE', KEYS[1], ARGV[2]) end
 return {count, redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+')}`)
 )
 

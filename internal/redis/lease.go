@@ -9,15 +9,20 @@ import (
 
 // The leases of a topic are two keys of its slot: a hash of holder to value, and a sorted
 // set of the holders by the end of their lease. Times are the server's, in milliseconds.
-const leasePrelude = `
+const (
+	leasesOver = `
 local values, ends = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for _, holder in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', string.format('%.0f', now))) do
+local over = redis.call('ZRANGEBYSCORE', ends, '-inf', string.format('%.0f', now))
+`
+	leasePrelude = leasesOver + `
+for _, holder in ipairs(over) do
   redis.call('ZREM', ends, holder)
   redis.call('HDEL', values, holder)
 end
 `
+)
 
 var (
 	// ARGV: holder, life, and perhaps a value. Returns 0 if there is nothing to prolong.
@@ -39,8 +44,19 @@ redis.call('ZREM', ends, ARGV[1])
 redis.call('HDEL', values, ARGV[1])
 return 1`)
 
-	// Returns holders and values.
-	leaseList = newScript(leasePrelude + `return redis.call('HGETALL', values)`)
+	// Returns holders and values. It writes nothing, so that a server that refuses to
+	// can be asked.
+	leaseList = newScript(leasesOver + `
+local isOver, live = {}, {}
+for _, holder in ipairs(over) do isOver[holder] = true end
+local all = redis.call('HGETALL', values)
+for i = 1, #all, 2 do
+  if not isOver[all[i]] then
+    live[#live + 1] = all[i]
+    live[#live + 1] = all[i + 1]
+  end
+end
+return live`)
 )
 
 func (l *Layer) leaseKeys(topic string) []string {

@@ -52,6 +52,9 @@ func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.
 	if l.ctx.Err() != nil {
 		return rueidis.RedisResult{}, fmt.Errorf("%w: %s %q", fault.ErrClosed, operation, name)
 	}
+	if err := ctx.Err(); err != nil { // below, it might go out all the same
+		return fail(fault.ErrUnavailable, err)
+	}
 	job := jobs.Get().(*job)
 	job.command = command
 	job.state.Store(jobWaiting)
@@ -183,9 +186,11 @@ func newScript(source string) script {
 // run runs the script on keys of one slot. It may have run even if there is an error,
 // see do; an error that Redis answered with says that it changed nothing.
 func (l *Layer) run(ctx context.Context, operation, name string, script script, keys, args []string) (rueidis.RedisResult, error) {
-	count := int64(len(keys))
+	count, deadline := int64(len(keys)), time.Now().Add(callTimeout)
 	result, err := l.do(ctx, operation, name, l.client.B().Evalsha().Sha1(script.sha).Numkeys(count).Key(keys...).Arg(args...).Build())
 	if answer := (*rueidis.RedisError)(nil); errors.As(err, &answer) && answer.IsNoScript() {
+		ctx, cancel := context.WithDeadline(ctx, deadline) // for both together
+		defer cancel()
 		return l.do(ctx, operation, name, l.client.B().Eval().Script(script.source).Numkeys(count).Key(keys...).Arg(args...).Build())
 	}
 	return result, err

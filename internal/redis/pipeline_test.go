@@ -1,13 +1,19 @@
 package redis
 
 import (
+	"context"
+	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/alicebob/miniredis/v2/server"
+	"github.com/redis/rueidis"
+
+	"github.com/seed-29c60982/grouphub/internal/fault"
 	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
@@ -54,4 +60,39 @@ func TestHeartbeatGetsThroughWhenTheQueueIsFull(t *testing.T) {
 		defer mu.Unlock()
 		return slices.Contains(seen, beat)
 	})
+}
+
+func TestScriptThatIsSentTwiceTakesNoLonger(t *testing.T) {
+	t.Parallel()
+	m := miniredis.RunT(t)
+	l := newTestLayer(t, m, Options{Client: func(o *rueidis.ClientOption) { o.ConnWriteTimeout = time.Minute }})
+	m.Server().SetPreHook(func(_ *server.Peer, command string, _ ...string) bool {
+		if strings.HasPrefix(command, "EVAL") {
+			time.Sleep(callTimeout * 3 / 4)
+		}
+		return false
+	})
+	begun := time.Now()
+	_, err := l.Leases(t.Context(), "topic")
+	if took := time.Since(begun); !errors.Is(err, fault.ErrUncertain) || !errors.Is(err, context.DeadlineExceeded) || took > callTimeout*5/4 {
+		t.Errorf("%v after %v, want ErrUncertain after %v", err, took, callTimeout)
+	}
+}
+
+func TestCallWhoseContextIsOverSendsNothing(t *testing.T) {
+	m := miniredis.RunT(t)
+	l := newTestLayer(t, m, Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 10_000 {
+		if err := l.Append(ctx, "queue", nil); !errors.Is(err, fault.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+			t.Fatalf("%v, want ErrUnavailable and the context's error", err)
+		}
+	}
+	if _, err := l.Leases(t.Context(), "topic"); err != nil { // behind whatever was sent
+		t.Fatal(err)
+	}
+	if keys := m.Keys(); len(keys) > 0 {
+		t.Errorf("keys %q", keys)
+	}
 }

@@ -26,30 +26,37 @@ const (
 	maxWord = 64
 )
 
-// What is kept of a topic are two keys of its slot: the count, "<epoch> <number>", and a
-// stream of the messages that were published, in which the id of number n is n-0. An
-// epoch begins with the first publication that finds no count, and has its nonce for a
+// What is kept of a topic are two keys of its slot: the count, "<epoch> <number> <bytes>",
+// and a stream of the messages that were published, in which the id of number n is n-0.
+// An epoch begins with the first publication that finds no count, and has its nonce for a
 // name. Numbers go up to 2^53; Lua's own conversion would print them exactly to 1e14.
 // Trimmed to the letter, the stream would cost a tenth more.
+//
+// The bytes are those of the stream's payloads, as they are sealed, or more: what MAXLEN
+// trims is not subtracted. Only past the limit are they counted again, and then the stream
+// is trimmed to three quarters of it, so that what it costs is spread over many
+// publications.
 var (
 	// KEYS: count, stream, and perhaps one to be remembered by. ARGV: nonce, payload,
-	// how many are kept, their life, the count's, the third key's, and PUBLISH or
-	// SPUBLISH, channel. Returns the number. An error says that nothing happened: a
+	// how many are kept, their life, the count's, the third key's, PUBLISH or SPUBLISH,
+	// channel, and how many bytes are kept at most, or 0. Returns the number. An error says that nothing happened: a
 	// server that refuses writes refuses the first of them, and one that refuses the
 	// publication (to this user, or SPUBLISH as unknown) has not kept it yet.
 	historyPublish = newScript(`
 local sent = KEYS[3] and redis.call('GET', KEYS[3])
 if sent then return sent end
 local before = redis.call('GET', KEYS[1])
-local epoch, number = string.match(before or '', '^(%w+) (%d+)$')
+local epoch, number, bytes = string.match(before or '', '^(%w+) (%d+) ?(%d*)$')
 if not epoch then
-  epoch, number = ARGV[1], 0
+  epoch, number, bytes = ARGV[1], 0, 0
   redis.call('DEL', KEYS[2])
 end
 number = string.format('%.0f', number + 1)
 local count = epoch .. ' ' .. number
 local message = '\3' .. count .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]
-redis.call('SET', KEYS[1], count, 'PX', ARGV[5])
+bytes = (tonumber(bytes) or 0) + #ARGV[2]
+local function save() redis.call('SET', KEYS[1], count .. ' ' .. string.format('%.0f', bytes), 'PX', ARGV[5]) end
+save()
 local published = redis.pcall(ARGV[7], ARGV[8], message)
 if type(published) == 'table' and published.err then
   redis.call('SET', KEYS[1], before or '', 'PX', ARGV[5])
@@ -58,6 +65,23 @@ end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], number .. '-0', 'm', message)
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 if KEYS[3] then redis.call('SET', KEYS[3], number, 'PX', ARGV[6]) end
+local most = tonumber(ARGV[9])
+if most > 0 and bytes > most then
+  local kept, newest, more = 0, '+', true
+  bytes = 0
+  while more do
+    local entries = redis.call('XREVRANGE', KEYS[2], newest, '-', 'COUNT', 16)
+    more = #entries > 0
+    for _, entry in ipairs(entries) do
+      local head = select(2, string.find(entry[2][2], '^\3%w+ %d+ %w+ ')) or 0
+      local size = bytes + #entry[2][2] - head
+      more = more and (kept == 0 or size <= most * 0.75)
+      if more then bytes, kept, newest = size, kept + 1, '(' .. entry[1] end
+    end
+  end
+  redis.call('XTRIM', KEYS[2], 'MAXLEN', kept)
+  save()
+end
 return number`)
 
 	// KEYS: count, stream. ARGV: the id after which to begin, the count's least life.
@@ -83,7 +107,7 @@ func (l *Layer) publishKept(ctx context.Context, p wire.Publication, channel str
 	}
 	life := min(max(p.Keep.Life, time.Millisecond), maxLife)
 	_, err := l.run(ctx, "publish to", p.Topic, historyPublish, keys, []string{rand.Text()[:12], rueidis.BinaryString(sealed),
-		strconv.Itoa(p.Keep.Count), milliseconds(life), milliseconds(life + countLife), milliseconds(onceLife), l.publishCommand(), channel})
+		strconv.Itoa(p.Keep.Count), milliseconds(life), milliseconds(life + countLife), milliseconds(onceLife), l.publishCommand(), channel, strconv.Itoa(max(p.Keep.Bytes, 0))})
 	return err
 }
 
@@ -119,11 +143,9 @@ func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h wire.Hi
 	if err != nil {
 		return h, err
 	}
-	count, number, _ := strings.Cut(count, " ")
-	if h.Last, err = strconv.ParseUint(number, 10, 64); err != nil || !isWord(count) {
+	if h.Epoch, h.Last = cutCount(count); h.Epoch == "" {
 		return wire.History{}, nil // not a count: the next publication begins anew
 	}
-	h.Epoch = count
 	entries, err := answer[1].ToArray()
 	if err != nil {
 		return wire.History{}, err
@@ -142,6 +164,18 @@ func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h wire.Hi
 		}
 	}
 	return h, nil
+}
+
+// cutCount reads "<epoch> <number> <bytes>". The bytes are the scripts' alone, and not in
+// what older versions wrote.
+func cutCount(count string) (epoch string, last uint64) {
+	epoch, number, _ := strings.Cut(count, " ")
+	number, bytes, _ := strings.Cut(number, " ")
+	last, err := strconv.ParseUint(number, 10, 64)
+	if strings.Trim(bytes, "0123456789") != "" || err != nil || !isWord(epoch) {
+		return "", 0
+	}
+	return epoch, last
 }
 
 // openMessage returns what was published to a channel, or counts it as discarded.

@@ -34,6 +34,11 @@ func (e dialError) Unwrap() error { return e.error }
 func newConnections(option *rueidis.ClientOption) *connections {
 	cs := &connections{dial: option.DialCtxFn, all: make(map[*connection]struct{})}
 	cs.ctx, cs.cancel = context.WithCancel(context.Background())
+	if old := option.DialFn; cs.dial == nil && old != nil { // rueidis prefers the other
+		cs.dial = func(_ context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
+			return old(address, dialer, config)
+		}
+	}
 	if cs.dial == nil {
 		cs.dial = func(ctx context.Context, address string, dialer *net.Dialer, config *tls.Config) (net.Conn, error) {
 			if config != nil {

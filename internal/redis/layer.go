@@ -1,11 +1,12 @@
 // Package redis is the channel layer on Redis: grouphub.RedisLayer, whose documentation
 // says what is promised. Here is how the parts divide the work.
 //
-// A [Layer] sends every command but subscriptions through its pipelines. A [Subscription]
-// keeps the books of what one hub is subscribed to; its links, connections to Redis, do
-// as the books say, and note there what the server confirms. In a Cluster with sharded
-// pub/sub a router assigns topics to the links of their nodes. For each queue that
-// somebody waits for, a taker takes messages and hands them over.
+// A [Layer] sends every command but subscriptions through its pipelines, or in a Cluster
+// through lanes. A [Subscription] keeps the books of what one hub is subscribed to; its
+// links, connections to Redis, do as the books say, and note there what the server
+// confirms. In a Cluster with sharded pub/sub a router assigns topics to the links of
+// their nodes. For each queue that somebody waits for, a taker takes messages and hands
+// them over.
 package redis
 
 import (
@@ -71,6 +72,7 @@ type Layer struct {
 	taking  sync.WaitGroup // of these, the takers; not added to once closed
 	jobs    chan *job      // to the pipelines
 	posts   chan *job      // likewise, and taken first
+	lanes   lanes          // in their place in a Cluster
 
 	discarded  atomic.Uint64 // payloads that could not be opened
 	discarding sync.Once     // logs the first of them
@@ -124,8 +126,12 @@ func New(url string, opts Options) (*Layer, error) {
 		return nil, fmt.Errorf("%w: connect to redis at %s: %w", fault.ErrUnavailable, strings.Join(option.InitAddress, ", "), err)
 	}
 	l.cluster = l.client.Mode() == rueidis.ClientModeCluster
-	for range pipelines {
-		l.running.Go(l.pipeline)
+	if l.cluster {
+		l.lanes.bySlot = make(map[uint16][]*job)
+	} else {
+		for range pipelines {
+			l.running.Go(l.pipeline)
+		}
 	}
 	return l, nil
 }
@@ -244,6 +250,7 @@ func (l *Layer) Close() error {
 	case <-time.After(closeGrace):
 	}
 	l.cancel()
+	l.lanes.close()
 	// Connections end in good order, unless the server does not answer.
 	force := time.AfterFunc(closeGrace, l.connections.close)
 	defer force.Stop()

@@ -59,9 +59,8 @@ func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.
 	job.command = command
 	job.state.Store(jobWaiting)
 	job.timer.Reset(callTimeout)
-	var ended error
-	select {
-	case l.jobs <- job:
+	ended := l.submit(ctx, job)
+	if ended == nil {
 		select {
 		case result := <-job.result:
 			jobs.Put(job)
@@ -76,25 +75,43 @@ func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.
 		case <-l.ctx.Done():
 			ended = fault.ErrClosed
 		}
-	case <-ctx.Done():
-		ended = ctx.Err()
-	case <-job.timer.C:
-		ended = context.DeadlineExceeded
-	case <-l.ctx.Done():
-		ended = fault.ErrClosed
 	}
 	kind := fault.ErrUncertain
 	if job.state.CompareAndSwap(jobWaiting, jobLeft) {
 		kind = fault.ErrUnavailable
+		job.command = rueidis.Completed{} // it may lie there for a while
 	}
 	return fail(kind, ended)
+}
+
+// submit waits until there is room for a job.
+func (l *Layer) submit(ctx context.Context, job *job) error {
+	if l.cluster {
+		l.enqueue(job)
+		return nil
+	}
+	select {
+	case l.jobs <- job:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-job.timer.C:
+		return context.DeadlineExceeded
+	case <-l.ctx.Done():
+		return fault.ErrClosed
+	}
 }
 
 // post sends a command for whose answer nobody waits. It goes before all that wait: a
 // heartbeat says that the connection works, not that there is little to do.
 func (l *Layer) post(command rueidis.Completed) {
+	job := &job{command: command, result: make(chan rueidis.RedisResult, 1)}
+	if l.cluster {
+		l.enqueue(job)
+		return
+	}
 	select {
-	case l.posts <- &job{command: command, result: make(chan rueidis.RedisResult, 1)}:
+	case l.posts <- job:
 	default: // what is so far behind is lost anyway
 	}
 }
@@ -115,61 +132,134 @@ func (l *Layer) kindOf(err error) error {
 // pipeline sends what is waiting, all at once, then what has come meanwhile. There are
 // several: whoever waits for an answer before his next command keeps his order.
 func (l *Layer) pipeline() {
-	jobs := make([]*job, 0, batchSize)
-	commands := make([]rueidis.Completed, 0, batchSize)
+	var b batch
 	broken := false // the last batch ended without an answer
 	for {
-		clear(jobs)
-		jobs, commands = jobs[:0], commands[:0]
-		add := func(job *job) {
-			if job.state.CompareAndSwap(jobWaiting, jobTaken) {
-				jobs, commands = append(jobs, job), append(commands, job.command)
-			}
-		}
+		b.reset()
 		select {
 		case job := <-l.posts:
-			add(job)
+			b.add(job)
 		case job := <-l.jobs:
-			add(job)
+			b.add(job)
 		case <-l.ctx.Done():
 			return
 		}
 		runtime.Gosched() // those whom the last batch woke may have more
 		for _, waiting := range []chan *job{l.posts, l.jobs} {
-			for more := true; more && len(jobs) < batchSize; {
+			for more := true; more && len(b.jobs) < batchSize; {
 				select {
 				case job := <-waiting:
-					add(job)
+					b.add(job)
 				default:
 					more = false
 				}
 			}
 		}
-		if len(jobs) == 0 {
+		if len(b.jobs) == 0 {
 			continue
 		}
-		var results []rueidis.RedisResult
 		ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
-		// After a failure it is worth a round trip to know that nothing was sent. In a
-		// Cluster it would be some node's answer, not that of the nodes concerned.
-		if broken && !l.cluster {
-			if err := l.client.Do(ctx, l.client.B().Ping().Build()).NonRedisError(); err != nil {
-				for range jobs {
-					results = append(results, rueidis.NewErrorResult(notSent{err}))
-				}
-			}
+		var err error
+		if broken { // it is worth a round trip to know that nothing was sent
+			err = l.client.Do(ctx, l.client.B().Ping().Build()).NonRedisError()
 		}
-		if results == nil {
-			results = l.client.DoMulti(ctx, commands...)
+		if err != nil {
+			b.fail(notSent{err})
+		} else {
+			broken = !b.send(ctx, l.client)
 		}
 		cancel()
-		broken = false
-		for i, job := range jobs {
-			if results[i].NonRedisError() != nil {
-				broken = true
-			}
-			job.result <- results[i]
+	}
+}
+
+// A batch is what is sent at once.
+type batch struct {
+	jobs     []*job
+	commands []rueidis.Completed
+}
+
+func (b *batch) reset() {
+	clear(b.jobs)
+	b.jobs, b.commands = b.jobs[:0], b.commands[:0]
+}
+
+// add takes a job, unless its caller has left it.
+func (b *batch) add(job *job) {
+	if job.state.CompareAndSwap(jobWaiting, jobTaken) {
+		b.jobs, b.commands = append(b.jobs, job), append(b.commands, job.command)
+	}
+}
+
+func (b *batch) fail(err error) {
+	for _, job := range b.jobs {
+		job.result <- rueidis.NewErrorResult(err)
+	}
+}
+
+// send hands out the answers, and reports whether there was one to each command.
+func (b *batch) send(ctx context.Context, client rueidis.Client) bool {
+	answered := true
+	for i, result := range client.DoMulti(ctx, b.commands...) {
+		answered = answered && result.NonRedisError() == nil
+		b.jobs[i].result <- result
+	}
+	return answered
+}
+
+// lanes are for a Cluster what pipelines are for a server: one for each slot, which lives
+// as long as it has jobs. A slot is always on one node, so that a node which does not
+// answer holds up nothing that others have; rueidis joins again what goes to one of them.
+type lanes struct {
+	mu     sync.Mutex
+	closed bool // no lane is opened any more
+	bySlot map[uint16][]*job
+}
+
+func (ls *lanes) close() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.closed = true
+}
+
+// enqueue leaves a job to the lane of its slot.
+func (l *Layer) enqueue(job *job) {
+	slot := job.command.Slot()
+	l.lanes.mu.Lock()
+	defer l.lanes.mu.Unlock()
+	waiting, open := l.lanes.bySlot[slot]
+	if !open && l.lanes.closed {
+		return // its caller finds the layer closed
+	}
+	l.lanes.bySlot[slot] = append(waiting, job)
+	if !open {
+		l.running.Go(func() { l.lane(slot) })
+	}
+}
+
+// lane sends the jobs of a slot until there are no more.
+func (l *Layer) lane(slot uint16) {
+	var b batch
+	for {
+		runtime.Gosched() // as in pipeline
+		b.reset()
+		l.lanes.mu.Lock()
+		waiting := l.lanes.bySlot[slot]
+		for len(waiting) > 0 && len(b.jobs) < batchSize {
+			b.add(waiting[0])
+			waiting[0] = nil
+			waiting = waiting[1:]
 		}
+		l.lanes.bySlot[slot] = waiting
+		if len(b.jobs) == 0 {
+			delete(l.lanes.bySlot, slot)
+		}
+		l.lanes.mu.Unlock()
+		if len(b.jobs) == 0 {
+			return
+		}
+		ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
+		b.send(ctx, l.client)
+		cancel()
 	}
 }
 

@@ -29,7 +29,8 @@ func await(t *testing.T, what string, condition func() bool) {
 
 func TestHeartbeatGetsThroughWhenTheQueueIsFull(t *testing.T) {
 	m := miniredis.RunT(t)
-	l := newTestLayer(t, m, Options{})
+	// By itself it is taken for a Cluster.
+	l := newTestLayer(t, m, Options{Client: func(o *rueidis.ClientOption) { o.ForceSingleClient = true }})
 	var mu sync.Mutex
 	var seen []string // channels
 	held := make(chan struct{})

@@ -13,7 +13,7 @@ import (
 
 func TestGarbageForACountIsNoHindrance(t *testing.T) {
 	for _, count := range []string{"", " ", "garbage", "epoch", "epoch ", "epoch x", "epoch -1", "epoch 1.5", "epoch 1e3", "epoch 0x10",
-		"epoch 1 2", " 1", "ep och 1", "\x00\xff 1", "epoch 1\n"} {
+		"epoch 1 x", "epoch 1 2 3", "epoch 99999999999999999999", " 1", "ep och 1", "\x00\xff 1", "epoch 1\n"} {
 		t.Run(fmt.Sprintf("%q", count), func(t *testing.T) {
 			m := miniredis.RunT(t)
 			l := newTestLayer(t, m, Options{})
@@ -45,6 +45,21 @@ func TestGarbageInAStreamIsNoHindrance(t *testing.T) {
 				t.Errorf("%+v", h)
 			}
 		})
+	}
+}
+
+func TestStreamThatIsAheadOfTheCountBeginsAnew(t *testing.T) {
+	m := miniredis.RunT(t)
+	l := newTestLayer(t, m, Options{})
+	keep(t, l, "topic", "one")
+	if _, err := m.XAdd(l.key("stream", "topic"), "1000-0", []string{"m", "garbage"}); err != nil {
+		t.Fatal(err)
+	}
+	keep(t, l, "topic", "two")
+	keep(t, l, "topic", "three")
+	h := history(t, l, "topic", 0)
+	if h.Last != 3 || len(h.Kept) != 2 || string(h.Kept[0].Payload) != "two" || string(h.Kept[1].Payload) != "three" {
+		t.Errorf("%+v", h)
 	}
 }
 
@@ -86,6 +101,8 @@ func TestGarbageInAQueueIsNoHindrance(t *testing.T) {
 	}{
 		{name: "no message", absent: true},
 		{name: "over", message: "1:\x01x"},
+		{name: "no deadline", message: "garbage"},
+		{name: "nothing", message: ""},
 		{name: "empty payload", message: "9999999999999:", discarded: 1},
 		{name: "garbage payload", message: "9999999999999:garbage", discarded: 1},
 		{name: "sealed payload", message: "9999999999999:\x02short", discarded: 1},

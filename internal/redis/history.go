@@ -39,15 +39,16 @@ const (
 var (
 	// KEYS: count, stream, and perhaps one to be remembered by. ARGV: nonce, payload,
 	// how many are kept, their life, the count's, the third key's, PUBLISH or SPUBLISH,
-	// channel, and how many bytes are kept at most, or 0. Returns the number. An error says that nothing happened: a
-	// server that refuses writes refuses the first of them, and one that refuses the
-	// publication (to this user, or SPUBLISH as unknown) has not kept it yet.
+	// channel, and how many bytes are kept at most, or 0. Returns the number. An error says
+	// that nothing happened: a server that refuses writes refuses the first of them, and
+	// one that refuses the publication (to this user, or SPUBLISH as unknown) has not kept
+	// it yet. A count that is none, and a stream that is ahead of it, begin anew.
 	historyPublish = newScript(`
 local sent = KEYS[3] and redis.call('GET', KEYS[3])
 if sent then return sent end
 local before = redis.call('GET', KEYS[1])
 local epoch, number, bytes = string.match(before or '', '^(%w+) (%d+) ?(%d*)$')
-if not epoch then
+if not epoch or #number > 16 then
   epoch, number, bytes = ARGV[1], 0, 0
   redis.call('DEL', KEYS[2])
 end
@@ -62,7 +63,11 @@ if type(published) == 'table' and published.err then
   redis.call('SET', KEYS[1], before or '', 'PX', ARGV[5])
   return published
 end
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], number .. '-0', 'm', message)
+local function add() return redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], number .. '-0', 'm', message) end
+if type(add()) == 'table' then
+  redis.call('DEL', KEYS[2])
+  add()
+end
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 if KEYS[3] then redis.call('SET', KEYS[3], number, 'PX', ARGV[6]) end
 local most = tonumber(ARGV[9])
@@ -172,7 +177,7 @@ func cutCount(count string) (epoch string, last uint64) {
 	epoch, number, _ := strings.Cut(count, " ")
 	number, bytes, _ := strings.Cut(number, " ")
 	last, err := strconv.ParseUint(number, 10, 64)
-	if strings.Trim(bytes, "0123456789") != "" || err != nil || !isWord(epoch) {
+	if strings.Trim(bytes, "0123456789") != "" || err != nil || len(number) > 16 || !isWord(epoch) {
 		return "", 0
 	}
 	return epoch, last

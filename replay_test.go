@@ -258,6 +258,7 @@ func TestAHubThatBeganLaterForgetsEventsWhenTheLayerDoes(t *testing.T) {
 }
 
 func TestAJoinThatFailedLeavesTheResumeToTheNext(t *testing.T) {
+	t.Parallel()
 	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
 	other := historyHub(t, layer.MemoryLayer)
 	c := hubtest.Dial(t, other, "/g")

@@ -130,16 +130,16 @@ func (e *CloseError) Error() string {
 // A Conn is one client's connection. Its methods may be called from anywhere, also
 // concurrently and after the connection has ended.
 type Conn struct {
-	// Static once Connect is called.
-	hub      *Hub
+	// Static once Connect is called. What a push needs comes first.
 	endpoint *endpoint
+	outbox   *outbox.Outbox
 	channel  string
+	hub      *Hub
 	request  *http.Request
 	ctx      context.Context
 	cancel   context.CancelFunc
 	user     User
 	session  *melody.Session
-	outbox   *outbox.Outbox
 	strand   *strand.Strand
 	limiter  *rate.Limiter // nil: no limit
 	settled  chan struct{} // closed, and then nil, once session and outbox are set or never will be

@@ -133,8 +133,8 @@ func (g *Group[M, V, E]) Count() (n int) {
 func (g *Group[M, V, E]) Members() (members []M) {
 	for s := range g.shards() {
 		s.mu.Lock()
-		for _, m := range s.members {
-			members = append(members, m.member)
+		for _, p := range s.places {
+			members = append(members, p.member)
 		}
 		s.mu.Unlock()
 	}
@@ -183,7 +183,7 @@ type shard[M any, V comparable, E Event] struct {
 	size  atomic.Int32                   // of members, for those who only want to know how many there are
 
 	mu       sync.Mutex
-	members  []*Membership[M, V, E]
+	places   []place[M, V, E]
 	variants []V   // distinct ones among the members
 	counts   []int // how many members each variant has
 
@@ -196,23 +196,27 @@ type shard[M any, V comparable, E Event] struct {
 	first uint64       // number of the first event in batch
 }
 
-// A Membership is a member's place in a group. Guarded by the shard's mu.
+// A place is where a shard has a member: all that it needs for a push is in one row.
+type place[M any, V comparable, E Event] struct {
+	member     M
+	since      uint64 // only events with a higher number are for it
+	membership *Membership[M, V, E]
+}
+
+// A Membership is how a member ends being one. Guarded by the shard's mu.
 type Membership[M any, V comparable, E Event] struct {
-	member M
-	shard  *shard[M, V, E]
-	index  int    // in the shard's members
-	since  uint64 // only events with a higher number are for it
+	shard *shard[M, V, E]
+	index int // in the shard's places
 }
 
 func (s *shard[M, V, E]) add(member M) *Membership[M, V, E] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := &Membership[M, V, E]{member: member, shard: s, index: len(s.members)}
-	s.members = append(s.members, m)
+	m := &Membership[M, V, E]{s, len(s.places)}
 	s.countLocked(member, 1)
 	s.queueMu.Lock()
-	m.since = s.last
-	s.size.Store(int32(len(s.members)))
+	s.places = append(s.places, place[M, V, E]{member, s.last, m})
+	s.size.Store(int32(len(s.places)))
 	s.queueMu.Unlock()
 	return m
 }
@@ -222,12 +226,12 @@ func (m *Membership[M, V, E]) End() {
 	s := m.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	last := len(s.members) - 1
-	s.members[m.index] = s.members[last]
-	s.members[m.index].index = m.index
-	s.members[last] = nil
-	s.members = s.members[:last]
-	s.countLocked(m.member, -1)
+	last := len(s.places) - 1
+	s.countLocked(s.places[m.index].member, -1)
+	s.places[m.index] = s.places[last]
+	s.places[m.index].membership.index = m.index
+	s.places[last] = place[M, V, E]{}
+	s.places = s.places[:last]
 	s.size.Store(int32(last))
 }
 
@@ -280,12 +284,12 @@ func (s *shard[M, V, E]) run() {
 		}
 		s.mu.Lock()
 		owner.Push(batch, s.variants, func(yield func(M, int) bool) {
-			for _, m := range s.members {
+			for _, p := range s.places {
 				from := 0
-				if m.since >= s.first {
-					from = min(int(m.since-s.first)+1, len(batch))
+				if p.since >= s.first {
+					from = min(int(p.since-s.first)+1, len(batch))
 				}
-				if !yield(m.member, from) {
+				if !yield(p.member, from) {
 					return
 				}
 			}

@@ -36,35 +36,38 @@ var (
 // Frames are whole: a buffer that is pushed begins and ends at a frame's boundary,
 // and nothing follows a close frame. Pushed buffers are shared and never changed.
 type Outbox struct {
-	net.Conn // the hijacked connection; addresses and real I/O
+	// What a push needs that the kernel takes whole comes first, and close together: there
+	// may be thousands of them in a row.
 
-	// Static after construction.
-	limits Limits
-	raw    syscall.RawConn       // nil if the connection is no plain socket
-	write1 func(fd uintptr) bool // one write(2) of out, made once so as not to allocate
-	ending func(how Ending)      // the connection ends on this side; not under mu
-	lost   func(dataFrames int)  // data frames that will never be written; not under mu
+	raw      syscall.RawConn       // static; nil if the connection is no plain socket
+	write1   func(fd uintptr) bool // static: one write(2) of out, made once so as not to allocate
+	upgraded bool                  // set by the handshake, before the outbox is shared: its response has passed
+	deflated bool                  // likewise: it negotiated permessage-deflate
 
-	// Set by the handshake, before the outbox is shared.
-	upgraded bool // its response has passed
-	deflated bool // it negotiated permessage-deflate
+	mu       sync.Mutex
+	flushing bool   // a flusher owns the write side; everything joins the backlog
+	closing  bool   // a close frame is sent or queued
+	slow     bool   // it was closed for having too much waiting
+	dead     bool   // a write failed, or the socket is closed
+	pending  int    // bytes that wait: of begun, urgent and backlog together
+	out      []byte // write1's argument and results
+	outN     int
+	outErr   error
 
-	mu        sync.Mutex
-	flushing  bool          // a flusher owns the write side; everything joins the backlog
+	// Guarded by mu, too.
 	begun     []byte        // what the flusher writes first: a frame that is partly written
 	begunSent int           // bytes of begun that the kernel has
 	urgent    [][]byte      // control frames, which overtake data at a frame's boundary
 	backlog   [][]byte      // data frames, from a frame's boundary on
-	pending   int           // bytes that wait, all of the above together
-	closing   bool          // a close frame is sent or queued
-	code      int           // its code; 0 while there is none
-	slow      bool          // it was closed for having too much waiting
+	code      int           // of the close frame; 0 while there is none
 	cutoff    time.Time     // when not zero, reads and writes end here
-	dead      bool          // a write failed, or the socket is closed
 	drained   chan struct{} // closed when a flusher ends; nil if nobody waits
-	out       []byte        // write1's argument and results
-	outN      int
-	outErr    error
+
+	// Static after construction.
+	net.Conn // the hijacked connection; addresses and real I/O
+	limits   Limits
+	ending   func(how Ending)     // the connection ends on this side; not under mu
+	lost     func(dataFrames int) // data frames that will never be written; not under mu
 
 	flushers sync.WaitGroup
 }

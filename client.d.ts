@@ -5,7 +5,10 @@
 export interface GroupHubEvent<T = any> {
 	type: string
 	group?: string
-	/** The event's position, if its group keeps history. It means something to the server only. */
+	/**
+	 * The event's position, if its group keeps history. It means something to the server only:
+	 * a message of the application's own that has a `type`, a `group` and an `id` is taken for one.
+	 */
 	id?: string
 	data?: T
 }

@@ -238,13 +238,14 @@ func (c *Conn) send(opcode byte, data []byte) error {
 }
 
 // Join makes the connection a member of a group. When it returns nil, no event sent
-// afterwards by anyone is missed. Joining twice is the same as once. It ends with the
-// connection's context or after five seconds.
+// afterwards by anyone is missed. Joining twice is the same as once. It waits for the layer
+// for no longer than five seconds, and ends with the connection's context.
 //
 // In a group with history, a client that says in its URL where it was, as client.js
 // does, gets what it missed first, whatever the options say; of several options the last
-// one counts. If something of that is gone, it gets a Resync instead. The replay
-// waits for the client to take it.
+// one counts. If something of that is gone, it gets a Resync instead, as it does in a group
+// without history. The replay waits for the client to take it, unless a Leave ends it. A
+// Join that failed leaves it to the next one.
 func (c *Conn) Join(group string, opts ...JoinOption) error {
 	if err := name.CheckGroup("join", group); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
@@ -304,6 +305,9 @@ func ExampleGroupPolicy() {
 	browser := dial(mux, "/ws/chat/lobby", nil)
 	id := browser.printWithoutID()
 	browser.close()
+	for hub.Stats().Conns > 0 { // until the hub has noticed
+		runtime.Gosched()
+	}
 
 	hub.GroupSend(ctx, "room:lobby", "chat.message", chatMessage{Text: "nobody is here now"})
 	browser = dial(mux, "/ws/chat/lobby?resume="+url.QueryEscape("room:lobby@"+id), nil)

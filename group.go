@@ -28,7 +28,8 @@ const groupPrefix = "g:"
 // GroupAdd makes the connection of that channel name a member of the group. If the
 // connection is this hub's, no event sent after GroupAdd has returned nil is missed,
 // and one that has ended is ErrClosed; one of another hub is a member shortly
-// afterwards. Adding a member again does nothing.
+// afterwards. Adding a member again does nothing. If a client takes longer than this call
+// may to be replayed what it missed, another GroupAdd goes on from there.
 func (h *Hub) GroupAdd(ctx context.Context, group, channel string) error {
 	return h.changeGroup(ctx, envelope.Add, group, channel)
 }
@@ -110,8 +111,8 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 }
 
 // GroupClose closes the connections of all members of a group, on every hub, after the
-// events that were sent to it before; Handle calls that still wait are dropped. Code and
-// reason are those of [Conn.Close].
+// events that were sent to it before, unless these are in a history that cannot be read;
+// Handle calls that still wait are dropped. Code and reason are those of [Conn.Close].
 func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason string, opts ...SendOption) error {
 	if err := name.Check("group close", group); err != nil {
 		return err
@@ -212,7 +213,7 @@ type SendOption struct {
 	once   string
 }
 
-// Except leaves the connections of these channels out.
+// Except leaves the connections of these channels out, also of later replays.
 func Except(channels ...string) SendOption { return SendOption{except: channels} }
 
 // Once gives an event a key: sent again with the same key to the same group within five

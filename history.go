@@ -27,7 +27,7 @@ func source[T any](h *Hub, topic string, keep Keep) sequence.Source[T] {
 		Turns: h.reads,
 		Read: func(ctx context.Context, after uint64) (wire.History, error) {
 			history, err := h.layer.History(ctx, topic, after)
-			return wire.History{Epoch: history.Epoch, Last: history.Last, Kept: convert(history.Kept, toWire)}, err
+			return wire.History{Epoch: history.Epoch, Last: history.Last, Kept: wire.Convert(history.Kept, toWire)}, err
 		},
 	}
 }

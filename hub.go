@@ -22,15 +22,17 @@
 //     http.ResponseController. A plain HTTP request gets 426, a refused origin 403, a
 //     full hub and one that shuts down 503, each with one line of text.
 //   - Same origin by default. A browser's request from a page of another origin is
-//     refused unless [AllowOrigins] names it. Requests without an Origin pass.
+//     refused unless [AllowOrigins] names it, and one with two Origins always. Requests
+//     without an Origin pass.
 //   - Connect is part of the request: it runs before the mounted handler returns.
-//   - One at a time: see [Consumer].
+//   - One at a time, and Disconnect can still act: see [Consumer].
 //   - Left means left, joined means joined: see [Conn.Leave] and [Conn.Join].
 //   - Order. Events that one goroutine sends to one group, each after the last
 //     returned nil, arrive in that order, and all members of a group on one hub see
-//     one order; in a group with history all members everywhere do. Forward and Render frames keep it among themselves, Handle calls among
-//     themselves; neither waits for the other. There is no order across groups, nor
-//     between group events and [Conn.Send].
+//     one order; in a group with history all members everywhere do. Forward and Render
+//     frames keep it among themselves, Handle calls among themselves; neither waits for
+//     the other. There is no order across groups, nor between group events and
+//     [Conn.Send].
 //   - Senders never wait for receivers. A connection that cannot keep up gets a backlog
 //     of MaxPending bytes; past that it is sent 1013 and is cut off CloseTimeout later.
 //     No other connection notices. Bytes given to the kernel count as delivered.
@@ -38,12 +40,18 @@
 //     accepted and the layer kept reaches every member exactly once and in order, across a
 //     lost subscription and a client's reconnect, as long as history covers the gap. Where
 //     it does not, and in groups without history, Resync tells exactly the connections
-//     concerned. Every drop is counted in [Stats].
-//   - One policy: every process that sends to or joins a group uses the same Policy.
+//     concerned. Every drop is counted in [Stats]. A failover of Redis may lose an event
+//     that no hub has seen: whenever one is noticed, that is a Resync. A subscription that
+//     is silently dead is noticed within 15 seconds.
+//   - One policy: every process that sends to or joins a group uses the same Policy. Where
+//     a hub sees that one does not, it logs an error and counts PolicyMismatch.
 //   - Errors are the sender's. Every call that goes through the layer, except Receive,
 //     ends with its context or after five seconds, whichever is first, with
-//     [ErrUnavailable] or [ErrUncertain] when the layer is down. Sockets stay open.
+//     [ErrUnavailable] or [ErrUncertain] when the layer is down. Sockets stay open; a
+//     callback that returns either of them closes its own with 1013.
 //   - Text is text: a text message that is not UTF-8 closes its sender with 1007.
+//   - A layer belongs to whoever made it: Shutdown closes only one that New made.
+//   - Event types without a handler are counted, logged at debug level, and go no further.
 //   - A panic in a callback closes that connection with 1011 and is logged with its
 //     stack. Every other connection goes on.
 //   - Logout works: end the session, then GroupClose(ctx, UserGroup(id), 4401, "logged
@@ -51,7 +59,8 @@
 //     already authenticated can miss it: [User].Expires is the backstop.
 //   - A user's group is nobody else's: only [Authenticate] makes members of it.
 //   - Names of groups, channels and events are 1 to 255 bytes of UTF-8 without control
-//     characters; anything else is [ErrInvalidName] and nothing happens.
+//     characters; anything else is [ErrInvalidName] and nothing happens. What the names
+//     of channels mean says [Hub.Send].
 //   - Shutdown returns nil when every connection is closed and every callback has
 //     returned; no goroutine is left.
 package grouphub
@@ -136,7 +145,7 @@ type Options struct {
 // A GroupPolicy says what is kept of a group.
 type GroupPolicy struct {
 	History    int           // events kept, for those who join later or resume, in at most 16 × MaxEventSize bytes; 0: none
-	HistoryTTL time.Duration // how long they are kept after the last one; 0: 5 min
+	HistoryTTL time.Duration // how long they are kept after the last one, give or take 20 s; 0: 5 min
 	Presence   bool          // Members works
 }
 
@@ -421,7 +430,8 @@ func (h *Hub) connections() []*Conn {
 // allows, so that the clients do not come back all at once.
 //
 // When ctx ends first, the sockets are dropped and its error is returned; then only
-// callbacks that have not returned still run. http.Server.Shutdown does not wait for
+// callbacks that have not returned still run, and the members may be listed for another
+// minute. http.Server.Shutdown does not wait for
 // upgraded connections: call this too, before or after. Further calls wait like the first.
 // Every other method is ErrClosed afterwards.
 func (h *Hub) Shutdown(ctx context.Context) error {
@@ -442,7 +452,9 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 		}
 	}
 	defer close(h.down)
-	h.closeAll(ctx)
+	track.Spread(ctx, h.connections(), 500*time.Microsecond, 10*time.Second, func(c *Conn) {
+		c.outbox.CloseWith(closeGoingAway, "server is shutting down")
+	})
 	err := h.callbacks.Wait(ctx)
 	if err != nil {
 		h.dropSockets()
@@ -471,13 +483,6 @@ func (h *Hub) dropSockets() {
 	for _, c := range h.connections() {
 		c.outbox.Kill()
 	}
-}
-
-// closeAll closes every connection with 1001, spread over time.
-func (h *Hub) closeAll(ctx context.Context) {
-	track.Spread(ctx, h.connections(), 500*time.Microsecond, 10*time.Second, func(c *Conn) {
-		c.outbox.CloseWith(closeGoingAway, "server is shutting down")
-	})
 }
 
 // alive returns ErrClosed after Shutdown.

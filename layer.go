@@ -98,7 +98,7 @@ type Publication struct {
 // of their numbers, though perhaps with gaps.
 type Keep struct {
 	Count int           // of publications of the topic that are kept at least, and not many more; 0: this one is not
-	Bytes int           // of their payloads together: beyond it the oldest go, whatever Count says, but never the last; 0: no limit
+	Bytes int           // of their payloads together: beyond it the oldest go, perhaps down to three quarters of it; 0: no limit
 	Life  time.Duration // how long they are kept after the last of them
 	Once  string        // if not empty: within OnceLife of a publication with the same key, do nothing
 }
@@ -136,10 +136,11 @@ type Receiver interface {
 	// is dropped, and the hub treats the topic as it does after Lost.
 	Deliver(p Publication)
 
-	// Lost says that publications of these topics may have been lost since they
-	// were subscribed to; what was kept of them can be found in History. It is called once the subscription is in force again,
-	// so that whoever now asks for the present state misses nothing. It never
-	// blocks. The slice is the receiver's.
+	// Lost says that publications of these topics, of which the hub's own may be one,
+	// may have been lost since they were subscribed to; what was kept of them can be
+	// found in History. It is called once the subscription is in force again, so that
+	// whoever now asks for the present state misses nothing. It never blocks. The slice
+	// is the receiver's.
 	Lost(topics []string)
 }
 
@@ -179,7 +180,7 @@ func (l builtIn) Publish(ctx context.Context, p Publication) error {
 
 func (l builtIn) History(ctx context.Context, topic string, after uint64) (History, error) {
 	h, err := l.inside.History(ctx, topic, after)
-	return History{h.Epoch, h.Last, convert(h.Kept, fromWire)}, err
+	return History{h.Epoch, h.Last, wire.Convert(h.Kept, fromWire)}, err
 }
 
 type wireReceiver struct{ Receiver }
@@ -192,12 +193,4 @@ func toWire(p Publication) wire.Publication {
 
 func fromWire(p wire.Publication) Publication {
 	return Publication{Topic: p.Topic, Payload: p.Payload, Keep: Keep(p.Keep), At: Position(p.At)}
-}
-
-func convert[A, B any](from []A, one func(A) B) []B {
-	to := make([]B, len(from))
-	for i, a := range from {
-		to[i] = one(a)
-	}
-	return to
 }

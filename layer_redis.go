@@ -34,15 +34,16 @@ type RedisOptions struct {
 	QueueExpiry   time.Duration // how long they do; 0: 60 s
 
 	// Client is given what the URL says and has the last word: TLS, Sentinel, the
-	// nodes of a Cluster, credentials. What the layer cannot do without it sets
-	// afterwards: no client-side cache, no retries, one connection per node.
+	// nodes of a Cluster, credentials, how to dial. What the layer cannot do without it
+	// sets afterwards: no client-side cache, no retries, one connection per node.
 	Client func(*rueidis.ClientOption)
 }
 
 // A RedisLayer connects the hubs of many processes through Redis: a single server, one
 // with Sentinel, or a Cluster. Each attached hub has a subscriber connection of its own,
-// each layer one for everything else. Its methods do not wait for one another's
-// contexts: a server that is frozen keeps nobody longer than he asked for.
+// each layer one to a node for everything else. Its methods do not wait for one another's
+// contexts: a server that is frozen keeps nobody longer than he asked for, and a node of a
+// Cluster nobody whose topic is on another.
 //
 // Whenever a subscription was interrupted, the receiver's Lost names every topic
 // concerned, as soon as they are subscribed again. The layer reconnects for as long as
@@ -51,7 +52,8 @@ type RedisOptions struct {
 // Messages of a queue are redelivered when the process that took them ended, or lost
 // its connection, before it had handed them over: perhaps to a second caller.
 //
-// In a Cluster, rueidis may keep a goroutine for a few seconds after Close.
+// Close waits for up to half a second for what was just handed over to be removed. In a
+// Cluster, rueidis may keep a goroutine for a few seconds after it.
 type RedisLayer struct{ builtIn }
 
 // NewRedisLayer connects to Redis and returns a layer, or says within five seconds what

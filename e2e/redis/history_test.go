@@ -31,6 +31,9 @@ import (
 // that kills it.
 const crashURL = "GROUPHUB_CRASH_URL"
 
+// crashing is held so that it is not collected, which would close it.
+var crashing *websocket.Conn
+
 func TestMain(m *testing.M) {
 	if url := os.Getenv(crashURL); url != "" {
 		l, err := grouphub.NewRedisLayer(url, nil)
@@ -38,7 +41,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		server := httptest.NewServer(grouphub.New(presenceOptions(l)))
-		if _, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http")+"/all", nil); err != nil {
+		if crashing, _, err = websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http")+"/all", nil); err != nil {
 			panic(err)
 		}
 		fmt.Println("joined")

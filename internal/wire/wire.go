@@ -88,3 +88,12 @@ type Subscription interface {
 	Up() bool
 	Close() error
 }
+
+// Convert returns what one makes of each element.
+func Convert[A, B any](from []A, one func(A) B) []B {
+	to := make([]B, len(from))
+	for i, a := range from {
+		to[i] = one(a)
+	}
+	return to
+}

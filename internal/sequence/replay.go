@@ -36,9 +36,8 @@ type Piece[T any] struct {
 // that it does not know: the reader may come from where things were quicker, and would
 // get again what is on its way. It ends with ctx or after five seconds.
 func (s *Sequence[T]) CatchUp(ctx context.Context, r Replay) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	err := wait(ctx, s.ready)
+	deadline := time.Now().Add(5 * time.Second)
+	err := wait(ctx, deadline, s.ready)
 	at, ok := wire.ParsePosition(r.After)
 	if err != nil || !ok || at.Number == 0 {
 		return err
@@ -52,10 +51,17 @@ func (s *Sequence[T]) CatchUp(ctx context.Context, r Replay) error {
 	s.waiting = append(s.waiting, looked)
 	s.lookLocked()
 	s.mu.Unlock()
-	return wait(ctx, looked)
+	return wait(ctx, deadline, looked)
 }
 
-func wait(ctx context.Context, c <-chan struct{}) error {
+func wait(ctx context.Context, deadline time.Time, c <-chan struct{}) error {
+	select {
+	case <-c: // nearly always: a connection's context would remember a child for good
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
 	select {
 	case <-c:
 		return nil

@@ -109,16 +109,25 @@ func (p *redisProxy) serve(client net.Conn) {
 				beheaded.Store(true)
 			}
 			p.mu.Unlock()
+			if beheaded.Load() && !hit {
+				continue
+			}
 			if _, err := server.Write(buf[:n]); err != nil {
 				return
+			}
+			if hit { // the server does what it has been told, and then ends the connection
+				server.(*net.TCPConn).CloseWrite()
 			}
 		}
 	})
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := server.Read(buf)
-		if err != nil || beheaded.Load() { // its answer: the server has done it
+		if err != nil {
 			return
+		}
+		if beheaded.Load() {
+			continue
 		}
 		if _, err := client.Write(buf[:n]); err != nil {
 			return

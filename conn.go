@@ -19,10 +19,11 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
-	"github.com/seed-29c60982/grouphub/internal/header"
+	"github.com/seed-29c60982/grouphub/internal/few"
 	"github.com/seed-29c60982/grouphub/internal/inbox"
 	"github.com/seed-29c60982/grouphub/internal/name"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
+	"github.com/seed-29c60982/grouphub/internal/request"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/strand"
 )
@@ -130,33 +131,32 @@ func (e *CloseError) Error() string {
 // A Conn is one client's connection. Its methods may be called from anywhere, also
 // concurrently and after the connection has ended.
 type Conn struct {
-	// Static once Connect is called. What a push needs comes first.
+	// Static once Connect is called. What a push needs comes first, close together.
+	outbox   outbox.Outbox
 	endpoint *endpoint
-	outbox   *outbox.Outbox
 	channel  string
 	hub      *Hub
-	request  *http.Request
+	strand   strand.Strand
+	request  request.Kept
 	ctx      context.Context
 	cancel   context.CancelFunc
-	user     User
 	session  *melody.Session
-	strand   *strand.Strand
-	limiter  *rate.Limiter // nil: no limit
-	settled  chan struct{} // closed, and then nil, once session and outbox are set or never will be
-	expiry   *time.Timer   // nil if the user does not expire
+	limiter  *rate.Limiter  // nil: no limit
+	expiry   *time.Timer    // nil if the user does not expire
+	settled  sync.WaitGroup // until session is set or never will be
+
+	hijacked, isSettled bool // the upgrade has come so far; owned by its goroutine
 
 	connected bool         // Connect is to be called, or was; owned by the strand
 	peerCode  atomic.Int32 // of the peer's close frame, 0 if there was none
 	finished  atomic.Bool
 
-	mu       sync.Mutex             // may be held while a shard's is taken, never the reverse
-	groups   map[string]*membership // and Joins under way
-	resume   map[string]string      // the id of what the client had last of a group, until it is a member; nil: it wants no positions
-	left     []string               // what Groups answers once ended
+	mu       sync.Mutex           // may be held while a shard's is taken, never the reverse
+	groups   few.Map[*membership] // and Joins under way
+	resume   map[string]string    // the id of what the client had last of a group, until it is a member; nil: it wants no positions
+	left     []string             // what Groups answers once ended
 	ended    bool
-	asked    bool          // Request was called
-	header   header.Packed // of the request, while it was not
-	farewell *time.Timer   // ends the connection when its last messages have had their time
+	farewell *time.Timer // ends the connection when its last messages have had their time
 }
 
 // Channel returns the connection's name, for [Hub.Send], GroupAdd and [Except]. It is
@@ -168,23 +168,7 @@ func (c *Conn) Hub() *Hub { return c.hub }
 
 // Request returns the request that was upgraded. Its context is c.Context(), its body
 // is empty, and it must not be changed.
-func (c *Conn) Request() *http.Request {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.asked = true; c.header != "" {
-		c.request.Header, c.header = c.header.Unpack(), ""
-	}
-	return c.request
-}
-
-// packHeader saves a kilobyte. Who has asked for the request may look at any time.
-func (c *Conn) packHeader() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.asked {
-		c.header, c.request.Header = header.Pack(c.request.Header), nil
-	}
-}
+func (c *Conn) Request() *http.Request { return c.request.Get() }
 
 // PathValue returns the request's value for a wildcard of the route's pattern.
 func (c *Conn) PathValue(name string) string { return c.request.PathValue(name) }
@@ -195,7 +179,10 @@ func (c *Conn) PathValue(name string) string { return c.request.PathValue(name) 
 func (c *Conn) Context() context.Context { return c.ctx }
 
 // User returns what [Authenticate] found, the zero User without it.
-func (c *Conn) User() User { return c.user }
+func (c *Conn) User() User {
+	user, _ := UserFrom(c.ctx)
+	return user
+}
 
 // Set keeps a value with the connection.
 func (c *Conn) Set(key string, value any) { c.session.Set(key, value) }
@@ -302,7 +289,8 @@ func (c *Conn) Close(code int, reason string) error {
 // what has come meanwhile.
 func (c *Conn) connect() {
 	defer c.strand.Release()
-	if expires := c.user.Expires; !expires.IsZero() {
+	user := c.User()
+	if expires := user.Expires; !expires.IsZero() {
 		expire := func() { c.outbox.CloseWith(closeUnauthorized, "session expired") }
 		c.expiry = time.AfterFunc(time.Until(expires), expire) // stopped after our turn
 		if !time.Now().Before(expires) {
@@ -310,11 +298,11 @@ func (c *Conn) connect() {
 			c.connected = false
 		}
 	}
-	if c.user.ID != "" && c.connected {
+	if user.ID != "" && c.connected {
 		c.connected = false
 		c.call("join the user's group", func() (err error) {
 			if err = c.hub.everyone.CatchUp(c.ctx, sequence.Replay{}); err == nil { // or a logout is missed
-				err = c.hub.join(c.ctx, c, UserGroup(c.user.ID), sequence.Replay{})
+				err = c.hub.join(c.ctx, c, UserGroup(user.ID), sequence.Replay{})
 			}
 			c.connected = err == nil
 			return err
@@ -323,7 +311,7 @@ func (c *Conn) connect() {
 	if fn := c.endpoint.consumer.Connect; fn != nil && c.connected {
 		c.call("connect", func() error { return fn(c) })
 	}
-	c.packHeader()
+	c.request.Pack()
 }
 
 // receive takes a message from the reader, and waits while another one waits.
@@ -432,8 +420,16 @@ func (c *Conn) fail(name string, err error) {
 	}
 }
 
-// ending is called by the outbox when the connection ends on this side.
-func (c *Conn) ending(how outbox.Ending) {
+// owner is the Conn as its outbox and its strand see it.
+type owner Conn
+
+func (o *owner) Lost(frames int)            { o.hub.count.dropped.Add(uint64(frames)) }
+func (o *owner) Spawn(f func())             { o.hub.callbacks.Go(f) }
+func (o *owner) Wait(taken <-chan struct{}) { o.outbox.PingUntil(taken) }
+func (o *owner) Idle()                      { (*Conn)(o).finish() }
+
+func (o *owner) Ending(how outbox.Ending) {
+	c := (*Conn)(o)
 	if how != outbox.Closed && c.peerCode.Load() != 0 {
 		return // the client has closed already: see end
 	}
@@ -490,10 +486,10 @@ func (c *Conn) finish() {
 }
 
 func (c *Conn) groupNamesLocked() []string {
-	names := make([]string, 0, len(c.groups))
-	for group, m := range c.groups {
-		if m.entered() && !strings.HasPrefix(group, name.UserPrefix) {
-			names = append(names, group)
+	names := []string{}
+	for m := range c.groups.All() {
+		if m.entered() && !strings.HasPrefix(m.group.name, name.UserPrefix) {
+			names = append(names, m.group.name)
 		}
 	}
 	slices.Sort(names)
@@ -504,7 +500,6 @@ func (c *Conn) groupNamesLocked() []string {
 // message whole before it looks at its size, and keep a goroutine for each connection
 // that only sends pings.
 func (c *Conn) read(conn *websocket.Conn) {
-	o := &c.hub.options
-	code := inbox.Read(conn, o.MaxMessageSize, o.PingInterval, c.receive, c.outbox.CloseWith)
+	code := inbox.Read(conn, c.hub.options.MaxMessageSize, c.receive, c.outbox.CloseWith)
 	c.peerCode.Store(int32(code))
 }

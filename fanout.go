@@ -20,12 +20,15 @@ type members = fanout.Group[*Conn, variant, *delivery]
 type membership struct {
 	group *group
 	over  chan struct{} // closed when a replay has ended; nil without history
-	// Set when the connection is a member: until then its Join is under way.
-	*fanout.Membership[*Conn, variant, *delivery]
+	// Begun when the connection is a member: until then its Join is under way.
+	fanout.Membership[*Conn, variant, *delivery]
 	since time.Time
 }
 
-func (m *membership) entered() bool { return m != nil && m.Membership != nil }
+// Name is what a connection keeps its memberships by.
+func (m *membership) Name() string { return m.group.name }
+
+func (m *membership) entered() bool { return m != nil && m.Begun() }
 
 func (h *Hub) newMembers(g *group) *members {
 	return fanout.NewGroup(fanout.Owner[*Conn, variant, *delivery]{
@@ -93,6 +96,8 @@ func (h *Hub) push(batch []*delivery, variants []variant, conns iter.Seq2[*Conn,
 	if !closing.Last() {
 		closing = nil
 	}
+	w := outbox.BorrowWriter()
+	defer w.Return()
 	var delivered, dropped, ignored int
 	for c, from := range conns {
 		own := batch[from:]
@@ -106,7 +111,7 @@ func (h *Hub) push(batch []*delivery, variants []variant, conns iter.Seq2[*Conn,
 		}
 		// A connection that refuses frames is closing: it is none that should have
 		// had them.
-		if whole.frames > 0 && c.outbox.Push(whole.bytes) == nil {
+		if whole.frames > 0 && c.outbox.PushWith(w, whole.bytes) == nil {
 			delivered += whole.frames
 		}
 		dropped += whole.lost

@@ -5,13 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/few"
 	"github.com/seed-29c60982/grouphub/internal/name"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
@@ -353,12 +353,9 @@ func (c *Conn) reserve(ctx context.Context, m *membership) error {
 	}
 	for {
 		c.mu.Lock()
-		other := c.groups[m.group.name]
+		other := c.groups.Get(m.group.name)
 		if other == nil && !c.ended {
-			if c.groups == nil {
-				c.groups = make(map[string]*membership)
-			}
-			c.groups[m.group.name] = m
+			c.groups.Set(m)
 			c.mu.Unlock()
 			return nil
 		}
@@ -381,8 +378,8 @@ func (c *Conn) reserve(ctx context.Context, m *membership) error {
 func (c *Conn) cancelReservation(m *membership) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.groups[m.group.name] == m {
-		delete(c.groups, m.group.name)
+	if c.groups.Get(m.group.name) == m {
+		c.groups.Delete(m.group.name)
 	}
 }
 
@@ -391,7 +388,7 @@ func (c *Conn) awaitsLocked(m *membership) error {
 	if c.ended {
 		return errEnded
 	}
-	if c.groups[m.group.name] != m {
+	if c.groups.Get(m.group.name) != m {
 		return errMember
 	}
 	return nil
@@ -409,7 +406,8 @@ func (c *Conn) enter(m *membership) error {
 
 // enterLocked makes a member of a connection that awaits it.
 func (c *Conn) enterLocked(m *membership) {
-	m.Membership, m.since = m.group.Add(c), time.Now()
+	m.since = time.Now()
+	m.group.Add(c, &m.Membership)
 	delete(c.resume, m.group.name)
 	c.hub.presenceChanged(m.group)
 }
@@ -417,9 +415,9 @@ func (c *Conn) enterLocked(m *membership) {
 // leave ends a membership. When it returns, nothing more of the group is pushed.
 func (h *Hub) leave(c *Conn, name string) {
 	c.mu.Lock()
-	m := c.groups[name]
+	m := c.groups.Get(name)
 	if m != nil {
-		delete(c.groups, name)
+		c.groups.Delete(name)
 		delete(c.resume, name)
 	}
 	entered := m.entered()
@@ -436,14 +434,16 @@ func (h *Hub) leave(c *Conn, name string) {
 func (h *Hub) leaveAll(c *Conn) {
 	c.mu.Lock()
 	c.left, c.ended = c.groupNamesLocked(), true
-	groups := c.groups
-	c.groups = nil
-	maps.DeleteFunc(groups, func(_ string, m *membership) bool { return !m.entered() })
-	for _, m := range groups {
-		m.End()
+	var members []*membership
+	for m := range c.groups.All() {
+		if m.entered() {
+			m.End()
+			members = append(members, m)
+		}
 	}
+	c.groups = few.Map[*membership]{}
 	c.mu.Unlock()
-	for _, m := range groups {
+	for _, m := range members {
 		h.left(m.group)
 	}
 }

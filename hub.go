@@ -82,6 +82,7 @@ import (
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/lease"
+	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/redis"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/track"
@@ -200,7 +201,8 @@ func (o *Options) withDefaults() (Options, error) {
 type Hub struct {
 	// Static after construction.
 	options      Options
-	name         string // unique among all hubs, and part of its channels' names
+	limits       outbox.Limits // of every connection's outbox
+	name         string        // unique among all hubs, and part of its channels' names
 	layer        Layer
 	ownLayer     bool // New made the layer
 	subscription Subscription
@@ -250,6 +252,8 @@ func New(opts *Options) *Hub {
 		groups:   make(map[string]*group),
 		reads:    make(chan struct{}, maxReads),
 	}
+	h.limits = outbox.Limits{Pending: o.MaxPending, PingInterval: o.PingInterval, PongTimeout: o.PongTimeout,
+		WriteTimeout: o.WriteTimeout, CloseTimeout: o.CloseTimeout}
 	h.life, h.endLife = context.WithCancel(context.Background())
 	h.callbacks, h.goroutines = track.NewGroup(), track.NewGroup()
 	h.changes.Group, h.changes.Handle = h.goroutines, h.change

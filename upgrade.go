@@ -15,8 +15,6 @@ import (
 	"github.com/olahol/melody"
 	"golang.org/x/time/rate"
 
-	"github.com/seed-29c60982/grouphub/internal/outbox"
-	"github.com/seed-29c60982/grouphub/internal/strand"
 	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
@@ -95,11 +93,10 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err, http.StatusForbidden)
 		return
 	}
-	c := e.newConn(r)
-	settled := c.settled
-	h.goroutines.Go(func() { c.serve(w) })
+	c, r := e.newConn(r)
+	h.goroutines.Go(func() { c.serve(w, r) })
 	// Upgrade may answer with an error of its own, so the handler waits for it.
-	<-settled
+	c.settled.Wait()
 	if c.session == nil {
 		h.count.rejected.Add(1)
 		return
@@ -130,46 +127,45 @@ func (e *endpoint) accept(r *http.Request) (err error) {
 	return err
 }
 
-func (e *endpoint) newConn(r *http.Request) *Conn {
+// newConn returns a connection that is about to be upgraded, and its request.
+func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
 	h := e.hub
 	c := &Conn{
 		hub:      h,
 		endpoint: e,
 		channel:  h.name + "!" + strconv.FormatUint(h.lastConn.Add(1), 36),
-		settled:  make(chan struct{}),
 	}
+	c.settled.Add(1)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	c.ctx, c.cancel = &connContext{ctx, c}, cancel
-	c.request = r.WithContext(c.ctx)
-	c.request.Body = http.NoBody
-	c.user, _ = UserFrom(ctx)
-	if query := r.URL.Query(); query.Has("resume") {
-		c.resume = wire.ParseResume(query["resume"])
-	}
+	r = r.WithContext(c.ctx)
+	r.Body = http.NoBody
+	c.request.Keep(r)
+	c.resume = wire.ParseResume(r.URL)
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)
 	}
-	c.strand = strand.New(h.options.MaxPending, h.callbacks.Go, c.finish)
-	return c
+	c.strand.Init(h.options.MaxPending, (*owner)(c))
+	return c, r
 }
 
 // settle lets the handler go on.
 func (c *Conn) settle() {
-	if c.settled != nil {
-		close(c.settled)
-		c.settled = nil
+	if !c.isSettled {
+		c.isSettled = true
+		c.settled.Done()
 	}
 }
 
 // serve upgrades the connection and reads from it until it ends.
-func (c *Conn) serve(w http.ResponseWriter) {
+func (c *Conn) serve(w http.ResponseWriter, r *http.Request) {
 	defer c.settle()
 	defer c.hub.release(c)
 	defer func() {
 		// net/http recovers panics of handlers only.
 		if p := recover(); p != nil {
 			c.hub.logPanic(p, "connection", c.channel)
-			if c.outbox != nil {
+			if c.hijacked {
 				c.outbox.Kill()
 			}
 			if c.session != nil {
@@ -179,8 +175,8 @@ func (c *Conn) serve(w http.ResponseWriter) {
 	}()
 	// The error is for the log of those who upgrade by hand: the client has had
 	// its answer, or is gone.
-	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{ResponseWriter: w, conn: c}, c.request)
-	if c.outbox != nil {
+	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{ResponseWriter: w, conn: c}, r)
+	if c.hijacked {
 		c.outbox.Linger(c.peerCode.Load() != 0)
 	}
 }
@@ -199,14 +195,9 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("grouphub: upgrade: the server, or a middleware, cannot hijack: %w", err)
 	}
-	o := c.hub.options
-	c.outbox = outbox.New(conn, outbox.Limits{
-		Pending:      o.MaxPending,
-		PongTimeout:  o.PongTimeout,
-		WriteTimeout: o.WriteTimeout,
-		CloseTimeout: o.CloseTimeout,
-	}, c.ending, func(frames int) { c.hub.count.dropped.Add(uint64(frames)) })
+	c.outbox.Init(conn, &c.hub.limits, (*owner)(c))
+	c.hijacked = true
 	// What the server set for the request is not for the connection.
 	conn.SetDeadline(time.Time{})
-	return c.outbox, rw, nil
+	return &c.outbox, rw, nil
 }

@@ -141,8 +141,9 @@ func (g *Group[M, V, E]) Members() (members []M) {
 	return members
 }
 
-// Add makes a member from the next event on.
-func (g *Group[M, V, E]) Add(member M) *Membership[M, V, E] { return g.shardForNew().add(member) }
+// Add makes a member from the next event on. Its membership is the caller's, who keeps it
+// where it is until End.
+func (g *Group[M, V, E]) Add(member M, m *Membership[M, V, E]) { g.shardForNew().add(member, m) }
 
 // shards are the group's shards, of which there is at least one.
 func (g *Group[M, V, E]) shards() iter.Seq[*shard[M, V, E]] {
@@ -203,22 +204,24 @@ type place[M any, V comparable, E Event] struct {
 	membership *Membership[M, V, E]
 }
 
-// A Membership is how a member ends being one. Guarded by the shard's mu.
+// A Membership is how a member ends being one. Its zero value is that of none.
 type Membership[M any, V comparable, E Event] struct {
-	shard *shard[M, V, E]
-	index int // in the shard's places
+	shard *shard[M, V, E] // set once
+	index int             // in the shard's places; guarded by its mu
 }
 
-func (s *shard[M, V, E]) add(member M) *Membership[M, V, E] {
+// Begun reports whether Add was called, End included.
+func (m *Membership[M, V, E]) Begun() bool { return m.shard != nil }
+
+func (s *shard[M, V, E]) add(member M, m *Membership[M, V, E]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := &Membership[M, V, E]{s, len(s.places)}
+	m.shard, m.index = s, len(s.places)
 	s.countLocked(member, 1)
 	s.queueMu.Lock()
 	s.places = append(s.places, place[M, V, E]{member, s.last, m})
 	s.size.Store(int32(len(s.places)))
 	s.queueMu.Unlock()
-	return m
 }
 
 // End ends the membership. Nothing more is pushed for it when it returns.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"math"
-	"time"
 
 	"github.com/gorilla/websocket"
 )
@@ -17,22 +16,11 @@ const (
 	closeTooBig      = 1009
 )
 
-// Read hands a connection's messages to receive, and pings the peer, until reading fails.
-// It returns the code of the peer's close frame, 0 if there was none. A message of more
-// bytes than the limit, inflated if it was compressed, or one that does not inflate, is
-// told to end, with a close code; reading goes on, for the peer's answer.
-func Read(conn *websocket.Conn, limit int64, interval time.Duration, receive func(data []byte, binary bool), end func(code int, reason string) error) int {
-	var pings *time.Timer
-	pings = time.AfterFunc(math.MaxInt64, func() {
-		// Control frames do not wait for the peer. What fails here the read loop
-		// finds as well.
-		if conn.WriteControl(websocket.PingMessage, nil, time.Time{}) == nil {
-			pings.Reset(interval)
-		}
-	})
-	pings.Reset(interval) // not before pings is set
-	defer pings.Stop()
-
+// Read hands a connection's messages to receive until reading fails. It returns the code of
+// the peer's close frame, 0 if there was none. A message of more bytes than the limit,
+// inflated if it was compressed, or one that does not inflate, is told to end, with a close
+// code; reading goes on, for the peer's answer.
+func Read(conn *websocket.Conn, limit int64, receive func(data []byte, binary bool), end func(code int, reason string) error) int {
 	conn.SetReadLimit(limit) // on the wire, where 60 KiB can be 60 MiB of zeros
 	for {
 		kind, r, err := conn.NextReader()

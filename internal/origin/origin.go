@@ -99,7 +99,10 @@ func Fault(r *http.Request, allowed []Pattern) string {
 	// Behind a proxy that ends TLS nobody here knows the page's scheme, so the
 	// host and port have to do. Taking the origin's scheme for both drops the
 	// same default port from both. Where TLS ends here, the page's was https.
-	own, valid := Parse(from.Scheme + "://" + r.Host)
+	own, valid := from, ok
+	if _, host, _ := strings.Cut(header[0], "://"); host != r.Host { // as it nearly never is
+		own, valid = Parse(from.Scheme + "://" + r.Host)
+	}
 	if ok && valid && from == own && (r.TLS == nil || from.Scheme == "https") {
 		return ""
 	}

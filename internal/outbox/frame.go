@@ -18,6 +18,7 @@ const (
 
 const (
 	opClose = 8
+	opPing  = 9
 
 	noStatus      = 1005 // stands for a close frame without a code
 	tryAgainLater = 1013
@@ -25,6 +26,8 @@ const (
 	bitFinal = 0x80
 	bitRSV1  = 0x40 // permessage-deflate: the message is compressed
 )
+
+var pingFrame = []byte{bitFinal | opPing, 0}
 
 // appendFrame appends a whole, final, unmasked frame, as a server sends it.
 func appendFrame(dst []byte, first byte, payload []byte) []byte {

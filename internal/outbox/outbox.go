@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync"
@@ -39,37 +40,43 @@ type Outbox struct {
 	// What a push needs that the kernel takes whole comes first, and close together: there
 	// may be thousands of them in a row.
 
-	raw      syscall.RawConn       // static; nil if the connection is no plain socket
-	write1   func(fd uintptr) bool // static: one write(2) of out, made once so as not to allocate
-	upgraded bool                  // set by the handshake, before the outbox is shared: its response has passed
-	deflated bool                  // likewise: it negotiated permessage-deflate
+	raw      syscall.RawConn // static; nil if the connection is no plain socket
+	upgraded bool            // set by the handshake, before the outbox is shared: its response has passed
+	deflated bool            // likewise: it negotiated permessage-deflate
+	flushing bool            // a flusher owns the write side; everything joins the backlog
+	closing  bool            // a close frame is sent or queued
+	slow     bool            // it was closed for having too much waiting
+	dead     bool            // a write failed, or the socket is closed
+	code     uint16          // of the close frame; 0 while there is none
+	mu       sync.Mutex      // guards what is not static, from flushing on
+	pending  int             // bytes that wait: of begun, urgent and backlog together
+	later    *later          // nil while nothing has had to wait
 
-	mu       sync.Mutex
-	flushing bool   // a flusher owns the write side; everything joins the backlog
-	closing  bool   // a close frame is sent or queued
-	slow     bool   // it was closed for having too much waiting
-	dead     bool   // a write failed, or the socket is closed
-	pending  int    // bytes that wait: of begun, urgent and backlog together
-	out      []byte // write1's argument and results
-	outN     int
-	outErr   error
+	lively time.Duration // when the peer gave a sign of life, by the package's clock
+	pinged time.Duration // when it was sent a ping, or could be sent the first, likewise
 
-	// Guarded by mu, too.
+	// Static after Init.
+	net.Conn // the hijacked connection; addresses and real I/O
+	limits   *Limits
+	owner    Owner
+}
+
+// later is what an outbox needs when something cannot be written at once, or when it ends.
+// Guarded by its mu.
+type later struct {
 	begun     []byte        // what the flusher writes first: a frame that is partly written
 	begunSent int           // bytes of begun that the kernel has
 	urgent    [][]byte      // control frames, which overtake data at a frame's boundary
 	backlog   [][]byte      // data frames, from a frame's boundary on
-	code      int           // of the close frame; 0 while there is none
 	cutoff    time.Time     // when not zero, reads and writes end here
 	drained   chan struct{} // closed when a flusher ends; nil if nobody waits
+	flushers  sync.WaitGroup
+}
 
-	// Static after construction.
-	net.Conn // the hijacked connection; addresses and real I/O
-	limits   Limits
-	ending   func(how Ending)     // the connection ends on this side; not under mu
-	lost     func(dataFrames int) // data frames that will never be written; not under mu
-
-	flushers sync.WaitGroup
+// An Owner is told what becomes of an outbox. It is not called with a lock held.
+type Owner interface {
+	Ending(how Ending) // the connection ends on this side; with Closed for every CloseWith
+	Lost(frames int)   // data frames that will never be written
 }
 
 // An Ending is a way for a connection to end that is not the peer's close frame.
@@ -84,16 +91,16 @@ const (
 // Limits of one outbox.
 type Limits struct {
 	Pending      int           // bytes that may wait
+	PingInterval time.Duration // between two pings
 	PongTimeout  time.Duration // without a byte from the peer
 	WriteTimeout time.Duration // without a byte taken by the peer; it may be noticed after twice that
 	CloseTimeout time.Duration // for the peer's answer to a close frame
 }
 
-// New returns the outbox of a connection that is about to be upgraded. ending is called
-// when the connection ends on this side, with Closed for every CloseWith, and lost with a
-// number of data frames that will never be written; neither is called with a lock held.
-func New(conn net.Conn, limits Limits, ending func(Ending), lost func(int)) *Outbox {
-	o := &Outbox{Conn: conn, limits: limits, ending: ending, lost: lost}
+// Init makes the outbox that of a connection that is about to be upgraded. The limits may be
+// shared, and are not to be changed any more.
+func (o *Outbox) Init(conn net.Conn, limits *Limits, owner Owner) {
+	o.Conn, o.limits, o.owner, o.pinged = conn, limits, owner, now()
 	// Only the exact types are written raw: anything that wraps them may transform
 	// the bytes, as TLS does.
 	switch c := conn.(type) {
@@ -102,30 +109,37 @@ func New(conn net.Conn, limits Limits, ending func(Ending), lost func(int)) *Out
 	case *net.UnixConn:
 		o.raw, _ = c.SyscallConn()
 	}
-	o.write1 = func(fd uintptr) bool {
-		o.outN, o.outErr = writeSocket(fd, o.out)
-		return true // false would wait for the peer
-	}
-	return o
 }
+
+// now is the package's clock: times of it take a third of a time.Time's memory.
+func now() time.Duration { return time.Since(start) }
+
+var start = time.Now()
 
 // Push sends frames, or queues what the kernel does not take, without waiting. A
 // connection that already has as much waiting as it may is closed with 1013. What it
 // refuses is counted as lost, except with ErrClosed itself: a connection that is closing is
 // none that should have had it.
 func (o *Outbox) Push(frames []byte) error {
+	w := BorrowWriter()
+	defer w.Return()
+	return o.PushWith(w, frames)
+}
+
+// PushWith is Push for those who push to many outboxes.
+func (o *Outbox) PushWith(w *Writer, frames []byte) error {
 	o.mu.Lock()
 	if o.closing || o.dead {
 		slow := o.slow
 		o.mu.Unlock()
 		if slow { // it would have had these, had it kept up
-			o.lost(dataFrames(frames, 0))
+			o.owner.Lost(dataFrames(frames, 0))
 			return ErrSlow
 		}
 		return ErrClosed
 	}
 	waiting := o.pending
-	if err := o.sendLocked(frames, &o.backlog); err != nil {
+	if err := o.sendLocked(w, frames, false); err != nil {
 		return o.failAndUnlock(err, dataFrames(frames, 0))
 	}
 	// What counts is what waited already: an event of any permitted size must be
@@ -146,11 +160,11 @@ func (o *Outbox) CloseWith(code int, reason string) error {
 	o.mu.Lock()
 	if o.closing || o.dead {
 		o.mu.Unlock()
-		o.ending(Closed)
+		o.owner.Ending(Closed)
 		return ErrClosed
 	}
-	o.closing, o.code = true, code
-	if err := o.sendLocked(closeFrame(code, reason), &o.backlog); err != nil {
+	o.closing, o.code = true, uint16(code)
+	if err := o.sendControlLocked(closeFrame(code, reason), false); err != nil {
 		return o.failAndUnlock(err, 0)
 	}
 	var more time.Duration
@@ -159,7 +173,7 @@ func (o *Outbox) CloseWith(code int, reason string) error {
 	}
 	o.cutOffLocked(more)
 	o.mu.Unlock()
-	o.ending(Closed)
+	o.owner.Ending(Closed)
 	return nil
 }
 
@@ -175,10 +189,10 @@ func (o *Outbox) Drained(ctx context.Context) error {
 			o.mu.Unlock()
 			return nil
 		}
-		if o.drained == nil {
-			o.drained = make(chan struct{})
+		if o.later.drained == nil {
+			o.later.drained = make(chan struct{})
 		}
-		drained := o.drained
+		drained := o.later.drained
 		o.mu.Unlock()
 		select {
 		case <-drained:
@@ -202,63 +216,81 @@ func (o *Outbox) Deflated() bool { return o.deflated }
 func (o *Outbox) Code() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.code
+	return int(o.code)
+}
+
+func (o *Outbox) sendControlLocked(frame []byte, urgent bool) error {
+	w := BorrowWriter()
+	defer w.Return()
+	return o.sendLocked(w, frame, urgent)
 }
 
 // sendLocked writes frames if nothing waits, and queues the rest.
-func (o *Outbox) sendLocked(frames []byte, queue *[][]byte) error {
+func (o *Outbox) sendLocked(w *Writer, frames []byte, urgent bool) error {
 	if o.flushing {
-		*queue = append(*queue, frames)
+		o.laterLocked().add(frames, urgent)
 		o.pending += len(frames)
 		return nil
 	}
 	sent := 0
 	if o.raw != nil {
-		o.out, o.outN, o.outErr = frames, 0, nil
-		err := o.raw.Write(o.write1)
-		o.out = nil
-		if err == nil {
-			err = o.outErr
-		}
-		if err != nil {
+		var err error
+		if sent, err = w.write(o.raw, frames); err != nil {
 			return err
 		}
-		if sent = o.outN; sent == len(frames) {
+		if sent == len(frames) {
 			return nil
 		}
 	}
+	l := o.laterLocked()
 	start := wholeFrames(frames, sent)
 	rest := frames[start:]
 	if sent > start {
 		n := frameLen(rest)
-		o.begun, o.begunSent = rest[:n], sent-start
+		l.begun, l.begunSent = rest[:n], sent-start
 		rest = rest[n:]
 	}
 	if len(rest) > 0 {
-		*queue = append(*queue, rest)
+		l.add(rest, urgent)
 	}
 	o.pending = len(frames) - sent
 	o.flushing = true
-	o.flushers.Add(1)
+	l.flushers.Add(1)
 	go o.flush()
 	return nil
+}
+
+func (o *Outbox) laterLocked() *later {
+	if o.later == nil {
+		o.later = new(later)
+	}
+	return o.later
+}
+
+func (l *later) add(frames []byte, urgent bool) {
+	if urgent {
+		l.urgent = append(l.urgent, frames)
+	} else {
+		l.backlog = append(l.backlog, frames)
+	}
 }
 
 // cutLocked drops the frames that have not been begun, lets a close frame follow
 // what has, and ends the connection CloseTimeout later. It returns how many data
 // frames were dropped.
 func (o *Outbox) cutLocked(frame []byte) (dropped int) {
-	for _, b := range o.backlog {
+	l := o.laterLocked()
+	for _, b := range l.backlog {
 		dropped += dataFrames(b, 0)
 		o.pending -= len(b)
 	}
-	for _, b := range o.urgent {
+	for _, b := range l.urgent {
 		o.pending -= len(b)
 	}
-	o.backlog, o.urgent = nil, nil
-	o.closing, o.code = true, closeCode(frame)
+	l.backlog, l.urgent = nil, nil
+	o.closing, o.code = true, uint16(closeCode(frame))
 	// An error here means a dead socket, which the read loop finds as well.
-	_ = o.sendLocked(frame, &o.backlog)
+	_ = o.sendControlLocked(frame, false)
 	o.cutOffLocked(0)
 	return dropped
 }
@@ -267,27 +299,28 @@ func (o *Outbox) cutSlowAndUnlock() {
 	o.slow = true
 	dropped := o.cutLocked(closeFrame(tryAgainLater, "too slow"))
 	o.mu.Unlock()
-	o.lost(dropped)
-	o.ending(Slow)
+	o.owner.Lost(dropped)
+	o.owner.Ending(Slow)
 }
 
 // cutOffLocked ends the connection after CloseTimeout and more, unless that is to happen
 // earlier.
 func (o *Outbox) cutOffLocked(more time.Duration) {
 	at := time.Now().Add(o.limits.CloseTimeout).Add(more) // the sum may be too large for a Duration
-	if o.cutoff.IsZero() || at.Before(o.cutoff) {
-		o.cutoff = at
+	l := o.laterLocked()
+	if l.cutoff.IsZero() || at.Before(l.cutoff) {
+		l.cutoff = at
 	}
-	o.Conn.SetReadDeadline(o.cutoff)
+	o.Conn.SetReadDeadline(l.cutoff)
 	if o.flushing {
-		o.Conn.SetWriteDeadline(o.cutoff)
+		o.Conn.SetWriteDeadline(l.cutoff)
 	}
 }
 
 // failAndUnlock gives the connection up because of an error.
 func (o *Outbox) failAndUnlock(err error, extra int) error {
 	if o.dropAndUnlock(extra) {
-		o.ending(Dead)
+		o.owner.Ending(Dead)
 	}
 	return fmt.Errorf("%w: %w", ErrClosed, err)
 }
@@ -297,15 +330,18 @@ func (o *Outbox) failAndUnlock(err error, extra int) error {
 func (o *Outbox) dropAndUnlock(extra int) bool {
 	lost, first := extra, !o.dead
 	o.dead = true
-	for _, b := range o.backlog {
-		lost += dataFrames(b, 0)
+	if l := o.later; l != nil {
+		for _, b := range l.backlog {
+			lost += dataFrames(b, 0)
+		}
+		if l.begun != nil {
+			lost += dataFrames(l.begun, l.begunSent)
+		}
+		l.backlog, l.urgent, l.begun = nil, nil, nil
 	}
-	if o.begun != nil {
-		lost += dataFrames(o.begun, o.begunSent)
-	}
-	o.backlog, o.urgent, o.begun, o.pending = nil, nil, nil, 0
+	o.pending = 0
 	o.mu.Unlock()
-	o.lost(lost)
+	o.owner.Lost(lost)
 	if first {
 		hardClose(o.Conn)
 	}
@@ -322,7 +358,10 @@ func hardClose(c net.Conn) {
 
 // flush writes the backlog until there is none.
 func (o *Outbox) flush() {
-	defer o.flushers.Done()
+	o.mu.Lock()
+	l := o.later
+	o.mu.Unlock()
+	defer l.flushers.Done()
 	defer o.signalDrained()
 	// The kernel reports room when a third of its buffer is free, but takes bytes
 	// whenever there is some. TLS does not survive a deadline.
@@ -332,7 +371,7 @@ func (o *Outbox) flush() {
 	}
 	for {
 		o.mu.Lock()
-		frames, sent := o.nextLocked()
+		frames, sent := l.nextLocked()
 		if frames == nil {
 			// The deadline is cleared before anyone writes directly again.
 			o.flushing = false
@@ -345,23 +384,26 @@ func (o *Outbox) flush() {
 		}
 		for sent < len(frames) {
 			// WriteTimeout is for progress, however little, until there is a cutoff.
-			deadline := o.cutoff
+			deadline := l.cutoff
 			if deadline.IsZero() {
 				deadline = time.Now().Add(patience)
-				// A peer that is still taking bytes is alive: its pong may be queued
-				// behind megabytes.
-				o.Conn.SetReadDeadline(time.Now().Add(o.limits.PongTimeout))
 			}
 			o.Conn.SetWriteDeadline(deadline)
 			o.mu.Unlock()
+			began := now()
 			n, err := o.Conn.Write(frames[sent:min(len(frames), sent+flushChunk)])
 			o.mu.Lock()
 			sent += n
 			o.pending -= n
 			if n > 0 {
 				progress = time.Now()
+				// Where there was no room, the peer has made some: it is alive, and its
+				// pong may be queued behind megabytes.
+				if o.raw != nil || now()-began > time.Millisecond {
+					o.lively = now()
+				}
 			}
-			if errors.Is(err, os.ErrDeadlineExceeded) && (o.cutoff.IsZero() || time.Now().Before(o.cutoff)) &&
+			if errors.Is(err, os.ErrDeadlineExceeded) && (l.cutoff.IsZero() || time.Now().Before(l.cutoff)) &&
 				(n > 0 || o.raw != nil && time.Since(progress) < o.limits.WriteTimeout) {
 				err = nil // TLS, which cannot go on, says so again
 			}
@@ -377,25 +419,25 @@ func (o *Outbox) flush() {
 func (o *Outbox) signalDrained() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.drained != nil {
-		close(o.drained)
-		o.drained = nil
+	if l := o.later; l.drained != nil {
+		close(l.drained)
+		l.drained = nil
 	}
 }
 
 // nextLocked takes what the flusher writes next: whole frames, of which the kernel
 // already has the first sent bytes. It is nil if nothing waits.
-func (o *Outbox) nextLocked() (frames []byte, sent int) {
-	if frames, sent = o.begun, o.begunSent; frames != nil {
-		o.begun = nil
+func (l *later) nextLocked() (frames []byte, sent int) {
+	if frames, sent = l.begun, l.begunSent; frames != nil {
+		l.begun = nil
 		return frames, sent
 	}
-	if len(o.urgent) > 0 {
-		frames, o.urgent = o.urgent[0], o.urgent[1:]
+	if len(l.urgent) > 0 {
+		frames, l.urgent = l.urgent[0], l.urgent[1:]
 		return frames, 0
 	}
-	for len(o.backlog) > 0 && len(frames) < flushChunk {
-		head := o.backlog[0]
+	for len(l.backlog) > 0 && len(frames) < flushChunk {
+		head := l.backlog[0]
 		n := wholeFrames(head, flushChunk-len(frames))
 		if n == 0 { // the next frame is too large to be joined
 			if frames != nil {
@@ -408,28 +450,68 @@ func (o *Outbox) nextLocked() (frames []byte, sent int) {
 		} else {
 			frames = append(frames, head[:n]...)
 		}
-		if o.backlog[0] = head[n:]; n == len(head) {
-			o.backlog = o.backlog[1:]
+		if l.backlog[0] = head[n:]; n == len(head) {
+			l.backlog = l.backlog[1:]
 		}
 	}
 	if frames == nil {
-		o.backlog = nil
+		l.backlog = nil
 	}
 	return frames, 0
 }
 
-// Read is called by gorilla alone. Each read has a deadline of its own, so that
-// any byte from the peer counts as life and a callback that holds the reader up
-// does not kill its connection.
+// Read is called by gorilla alone. It pings the peer when that is due. Each call begins to
+// wait anew, so that any byte from the peer counts as life and a callback that holds the
+// reader up does not kill its connection.
 func (o *Outbox) Read(p []byte) (int, error) {
 	o.mu.Lock()
-	deadline := o.cutoff
-	if deadline.IsZero() {
-		deadline = time.Now().Add(o.limits.PongTimeout)
-	}
-	o.Conn.SetReadDeadline(deadline)
+	o.lively = now()
 	o.mu.Unlock()
-	return o.Conn.Read(p)
+	for {
+		wait, err := o.ping()
+		if err != nil {
+			return 0, err
+		}
+		o.mu.Lock()
+		silence := o.limits.PongTimeout - (now() - o.lively) // may be too large for a sum
+		deadline := time.Now().Add(min(wait, silence))
+		if l := o.later; l != nil && !l.cutoff.IsZero() {
+			deadline, silence = l.cutoff, time.Until(l.cutoff)
+		}
+		o.Conn.SetReadDeadline(deadline)
+		o.mu.Unlock()
+		n, err := o.Conn.Read(p)
+		if n > 0 || silence <= 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+	}
+}
+
+// PingUntil pings the peer until done is closed. It is for its reader, while that cannot read.
+func (o *Outbox) PingUntil(done <-chan struct{}) {
+	for {
+		wait, err := o.ping()
+		if err != nil {
+			wait = math.MaxInt64 // the reader finds it as well
+		}
+		select {
+		case <-done:
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// ping sends a ping if it is due, and returns how long the next one will be.
+func (o *Outbox) ping() (time.Duration, error) {
+	o.mu.Lock()
+	at := now()
+	if wait := o.limits.PingInterval - (at - o.pinged); wait > 0 {
+		o.mu.Unlock()
+		return wait, nil
+	}
+	o.pinged = at
+	return o.limits.PingInterval, o.controlAndUnlock(pingFrame)
 }
 
 // Write is called by gorilla alone: first with the handshake's response, then with
@@ -444,33 +526,40 @@ func (o *Outbox) Write(p []byte) (int, error) {
 		o.Conn.SetWriteDeadline(time.Time{})
 		return n, err
 	}
+	frame := bytes.Clone(p) // gorilla uses its buffer again
 	o.mu.Lock()
+	if err := o.controlAndUnlock(frame); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// controlAndUnlock sends a control frame, without waiting.
+func (o *Outbox) controlAndUnlock(frame []byte) error {
 	switch {
 	case o.dead:
 		o.mu.Unlock()
-		return 0, net.ErrClosed
+		return net.ErrClosed
 	case o.closing: // nothing follows a close frame
 		o.mu.Unlock()
-		return len(p), nil
-	}
-	frame := bytes.Clone(p) // gorilla uses its buffer again
-	if frame[0]&0x0f == opClose {
+		return nil
+	case frame[0]&0x0f == opClose:
 		// An echo, or a protocol error: the peer is not interested in what waits.
 		dropped := o.cutLocked(frame)
 		o.mu.Unlock()
-		o.lost(dropped)
-		return len(p), nil
+		o.owner.Lost(dropped)
+		return nil
 	}
-	if err := o.sendLocked(frame, &o.urgent); err != nil {
-		return 0, o.failAndUnlock(err, 0)
+	if err := o.sendControlLocked(frame, true); err != nil {
+		return o.failAndUnlock(err, 0)
 	}
 	// A peer that sends pings and reads no pongs is slow like any other.
 	if o.pending-flushChunk > o.limits.Pending {
 		o.cutSlowAndUnlock()
-		return len(p), nil
+		return nil
 	}
 	o.mu.Unlock()
-	return len(p), nil
+	return nil
 }
 
 // Close is called by melody when its read loop has ended. After a close frame the
@@ -501,10 +590,11 @@ func (o *Outbox) Linger(peerClosed bool) {
 	if !o.dead {
 		o.cutOffLocked(0)
 	}
+	l := o.laterLocked()
 	o.mu.Unlock()
-	o.flushers.Wait()
+	l.flushers.Wait()
 	o.mu.Lock()
-	dead, cutoff := o.dead, o.cutoff
+	dead, cutoff := o.dead, l.cutoff
 	o.mu.Unlock()
 	if !dead && !peerClosed {
 		// TLS gives its own farewell, which may block, a deadline of its own.
@@ -516,5 +606,5 @@ func (o *Outbox) Linger(peerClosed bool) {
 	}
 	o.mu.Lock()
 	o.dropAndUnlock(0)
-	o.flushers.Wait()
+	l.flushers.Wait()
 }

@@ -778,6 +778,48 @@ func TestAnyByteCountsAsLifeAndSilenceDoesNot(t *testing.T) {
 	})
 }
 
+func TestPingsAreSentWhileTheReaderReadsAndWhileItCannot(t *testing.T) {
+	limits := generous
+	limits.PingInterval, limits.PongTimeout = 50*time.Second, 60*time.Second
+	synctestOnPipe(t, limits, func(t *testing.T, s *socket) {
+		start := time.Now()
+		var pings []time.Duration
+		done := make(chan struct{})
+		go func() {
+			for range 6 {
+				f, err := s.read()
+				if err != nil || f.opcode != opPing {
+					t.Errorf("frame of opcode %d: %v", f.opcode, err)
+					return
+				}
+				if pings = append(pings, time.Since(start)); len(pings) < 3 {
+					s.peer.Write([]byte{1}) // a pong
+				}
+			}
+			close(done)
+		}()
+		b := make([]byte, 1)
+		for range 2 {
+			if _, err := s.Read(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.PingUntil(done) // as long as it takes, and no pong is missed
+		for i, at := range pings {
+			if want := time.Duration(i+1) * limits.PingInterval; at != want {
+				t.Errorf("ping %d after %v, want %v", i+1, at, want)
+			}
+		}
+		// Only now is there somebody who could have heard a pong. That the kernel takes more
+		// pings is no sign of life.
+		last := time.Now()
+		go io.Copy(io.Discard, s.r)
+		if _, err := s.Read(b); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(last) != limits.PongTimeout {
+			t.Errorf("Read: %v after %v, want the end after %v", err, time.Since(last), limits.PongTimeout)
+		}
+	})
+}
+
 func TestDeadlinesAreGoneWhenTheBacklogIs(t *testing.T) {
 	overEachTransport(t, func(t *testing.T, conn, peer net.Conn) {
 		limits := generous

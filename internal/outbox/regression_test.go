@@ -40,7 +40,7 @@ func TestAnEventOfAnyPermittedSizeIsDeliverable(t *testing.T) {
 		t.Errorf("an event of 1 MiB behind one of 1 byte: %v", err)
 	}
 	close(g.gate)
-	o.flushers.Wait()
+	o.later.flushers.Wait()
 }
 
 func TestAFrameCutOffByKillIsCounted(t *testing.T) {
@@ -52,7 +52,7 @@ func TestAFrameCutOffByKillIsCounted(t *testing.T) {
 	if err := o.Push(NewFrame(Text, make([]byte, 64<<10), false)); err != nil {
 		t.Fatal(err)
 	}
-	o.flushers.Wait()
+	o.later.flushers.Wait()
 	if lost != 1 {
 		t.Errorf("16 of 64 KiB were written: %d frames counted as lost", lost)
 	}
@@ -93,5 +93,5 @@ func TestAPeerThatTakesBytesSlowlyIsNotGivenUp(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	go io.Copy(io.Discard, client)
-	o.flushers.Wait()
+	o.later.flushers.Wait()
 }

@@ -30,13 +30,12 @@ const (
 // A Strand begins busy, with Connect, which runs on the handler's goroutine; Release
 // hands it over.
 type Strand struct {
-	// Static after construction.
-	limit int            // bytes of events that may wait
-	spawn func(f func()) // starts a goroutine that the hub waits for
-	idle  func()         // nothing is left after Drain was called; not under mu
+	// Static after Init.
+	limit int // bytes of events that may wait
+	owner Owner
 
 	mu       sync.Mutex
-	taken    sync.Cond // a message has left the queue, or no more are taken
+	taken    chan struct{} // closed when a message has left the queue, or no more are taken; nil if the reader does not wait
 	queue    []job
 	bytes    int  // of the events in the queue
 	messages int  // messages in the queue
@@ -46,28 +45,41 @@ type Strand struct {
 	draining bool // no events are taken, and idle is called once nothing is left
 }
 
-// New returns a strand that is busy until Release. limit is how many bytes of events may
-// wait, spawn starts a goroutine, and idle is called, without a lock held, when nothing is
-// left after Drain.
-func New(limit int, spawn func(func()), idle func()) *Strand {
-	s := &Strand{limit: limit, spawn: spawn, idle: idle, busy: true}
-	s.taken.L = &s.mu
-	return s
+// An Owner is whose callbacks a strand runs. It is not called with a lock held, except for
+// Spawn.
+type Owner interface {
+	Spawn(f func())             // starts a goroutine that the owner waits for
+	Wait(taken <-chan struct{}) // returns when the channel is closed
+	Idle()                      // nothing is left after Drain
 }
 
+// Init makes the strand busy until Release. limit is how many bytes of events may wait.
+func (s *Strand) Init(limit int, owner Owner) { s.limit, s.owner, s.busy = limit, owner, true }
+
 // Message queues a client's message and reports false when no more are taken. It
-// waits while another one is waiting.
+// waits, as its owner does, while another one is waiting. It is not called concurrently.
 func (s *Strand) Message(run func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.messages > 0 && !s.shut {
-		s.taken.Wait()
+		taken := make(chan struct{})
+		s.taken = taken
+		s.mu.Unlock()
+		s.owner.Wait(taken)
+		s.mu.Lock()
 	}
 	if s.shut {
 		return false
 	}
 	s.addLocked(job{kind: jobMessage, run: run})
 	return true
+}
+
+func (s *Strand) signalLocked() {
+	if s.taken != nil {
+		close(s.taken)
+		s.taken = nil
+	}
 }
 
 // Event queues an event's callback without waiting. It reports whether it was
@@ -94,7 +106,7 @@ func (s *Strand) Close() (dropped int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.shut = true
-	s.taken.Broadcast()
+	s.signalLocked()
 	return s.keepLocked(jobLast)
 }
 
@@ -112,7 +124,7 @@ func (s *Strand) Drain() (dropped int, ok bool) {
 	idle := !s.busy
 	s.mu.Unlock()
 	if idle {
-		s.idle()
+		s.owner.Idle()
 	}
 	return dropped, true
 }
@@ -132,7 +144,7 @@ func (s *Strand) Release() {
 	s.mu.Lock()
 	if len(s.queue) > 0 {
 		s.mu.Unlock()
-		s.spawn(s.run)
+		s.owner.Spawn(s.run)
 		return
 	}
 	s.restAndUnlock()
@@ -143,7 +155,7 @@ func (s *Strand) addLocked(j job) {
 	s.countLocked(j, 1)
 	if !s.busy {
 		s.busy = true
-		s.spawn(s.run)
+		s.owner.Spawn(s.run)
 	}
 }
 
@@ -181,7 +193,7 @@ func (s *Strand) restAndUnlock() {
 	idle := s.draining
 	s.mu.Unlock()
 	if idle {
-		s.idle()
+		s.owner.Idle()
 	}
 }
 
@@ -191,7 +203,7 @@ func (s *Strand) run() {
 	finished := false
 	defer func() {
 		if !finished {
-			s.spawn(s.run)
+			s.owner.Spawn(s.run)
 		}
 	}()
 	for {
@@ -206,7 +218,7 @@ func (s *Strand) run() {
 		s.queue = s.queue[1:]
 		s.countLocked(j, -1)
 		if j.kind == jobMessage {
-			s.taken.Signal()
+			s.signalLocked()
 		}
 		s.mu.Unlock()
 		j.run()

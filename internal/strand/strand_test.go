@@ -15,9 +15,10 @@ import (
 // A bench is a strand with what its tests look at. All tests run in a bubble, so that
 // synctest.Wait waits until the strand has nothing to do or a job blocks.
 type bench struct {
-	*strand.Strand
+	strand.Strand
 	idle    atomic.Int32 // calls of idle
-	running atomic.Int32 // goroutines that spawn has started
+	onIdle  func()
+	running atomic.Int32 // goroutines that Spawn has started
 	spawned atomic.Int32
 	rests   atomic.Int32 // how often running has fallen to zero
 
@@ -29,7 +30,7 @@ func inBubble(t *testing.T, limit int, test func(t *testing.T, b *bench)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{}
-		b.Strand = strand.New(limit, b.spawn, func() { b.idle.Add(1) })
+		b.Init(limit, b)
 		test(t, b)
 		synctest.Wait()
 		if n := b.running.Load(); n != 0 {
@@ -38,7 +39,16 @@ func inBubble(t *testing.T, limit int, test func(t *testing.T, b *bench)) {
 	})
 }
 
-func (b *bench) spawn(f func()) {
+func (b *bench) Wait(taken <-chan struct{}) { <-taken }
+
+func (b *bench) Idle() {
+	b.idle.Add(1)
+	if b.onIdle != nil {
+		b.onIdle()
+	}
+}
+
+func (b *bench) Spawn(f func()) {
 	b.spawned.Add(1)
 	b.running.Add(1)
 	go func() {
@@ -381,7 +391,8 @@ func TestJobsMayUseTheirStrand(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{}
-		b.Strand = strand.New(1, b.spawn, func() { b.Last(b.job(9)) })
+		b.onIdle = func() { b.Last(b.job(9)) }
+		b.Init(1, b)
 		b.message(t, b.job(1))
 		b.Drain()
 		b.Release()

@@ -4,6 +4,7 @@ package wire
 
 import (
 	"context"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -47,10 +48,18 @@ func ParsePosition(id string) (p Position, ok bool) {
 	return Position{Epoch: fields[0], Number: number, Nonce: fields[2]}, err == nil
 }
 
-// ParseResume reads a URL's resume parameters, group@id. It returns the id for each group.
-func ParseResume(params []string) map[string]string {
+// ParseResume reads a URL's resume parameters, group@id. It returns the id for each group, nil
+// if there are no such parameters.
+func ParseResume(u *url.URL) map[string]string {
+	if u.RawQuery == "" { // as it is nearly always
+		return nil
+	}
+	query := u.Query()
+	if !query.Has("resume") {
+		return nil
+	}
 	ids := make(map[string]string)
-	for _, v := range params {
+	for _, v := range query["resume"] {
 		if i := strings.LastIndexByte(v, '@'); i > 0 { // an id has none
 			ids[v[:i]] = v[i+1:]
 		}

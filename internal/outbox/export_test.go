@@ -1,0 +1,24 @@
+package outbox
+
+import (
+	"cmp"
+	"net"
+	"time"
+)
+
+// New returns an outbox whose owner is two functions. It sends no pings unless the limits
+// say when.
+func New(conn net.Conn, limits Limits, ending func(Ending), lost func(int)) *Outbox {
+	limits.PingInterval = cmp.Or(limits.PingInterval, 1000*time.Hour)
+	o := new(Outbox)
+	o.Init(conn, &limits, owner{ending, lost})
+	return o
+}
+
+type owner struct {
+	ending func(Ending)
+	lost   func(int)
+}
+
+func (o owner) Ending(how Ending) { o.ending(how) }
+func (o owner) Lost(frames int)   { o.lost(frames) }

@@ -1,0 +1,163 @@
+// Package request keeps what is large in an HTTP request in little memory.
+package request
+
+import (
+	"encoding/binary"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"unique"
+)
+
+// alike are the headers that browsers of one version send alike, in the order in which they
+// are packed.
+var alike = [...]string{
+	"Accept", "Accept-Encoding", "Accept-Language", "Cache-Control", "Connection", "Dnt", "Origin", "Pragma",
+	"Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Sec-Gpc", "Sec-Websocket-Extensions",
+	"Sec-Websocket-Version", "Upgrade", "User-Agent", "X-Forwarded-Host", "X-Forwarded-Proto",
+}
+
+// places says where in alike a header is.
+var places = func() map[string]int {
+	m := make(map[string]int)
+	for i, key := range alike {
+		m[key] = i
+	}
+	return m
+}()
+
+// A Kept is a request that is packed while nobody has asked for it. Its methods may be called
+// concurrently.
+type Kept struct {
+	request *http.Request // static
+
+	mu     sync.Mutex
+	asked  bool
+	packed packed
+}
+
+// Keep is called once, before all else.
+func (k *Kept) Keep(r *http.Request) { k.request = r }
+
+// PathValue is the request's.
+func (k *Kept) PathValue(name string) string { return k.request.PathValue(name) }
+
+// Get returns the request as it was.
+func (k *Kept) Get() *http.Request {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.asked = true
+	k.packed.restore(k.request)
+	return k.request
+}
+
+// Pack saves a kilobyte, unless somebody has asked for the request, who may look at any time.
+func (k *Kept) Pack() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.asked {
+		k.packed = pack(k.request)
+	}
+}
+
+// packed is what was taken out of a request: its header and, where the request line says the
+// same, its URL. Of a header each part is one string: of each key its bytes, how many values
+// it has, and theirs, all with their lengths before them. What many requests have alike is
+// kept once for all of them, so that little is left of a browser's kilobyte. The zero
+// value has taken nothing.
+type packed struct {
+	alike unique.Handle[string]
+	own   string
+}
+
+// pack takes out of a request what restore puts back.
+func pack(r *http.Request) packed {
+	var common [len(alike)][]string
+	var buffer [512]byte
+	b := buffer[:0]
+	for key, values := range r.Header {
+		if i, ok := places[key]; ok && values != nil {
+			common[i] = values
+		} else {
+			b = appendHeader(b, key, values)
+		}
+	}
+	p := packed{own: string(b)}
+	b = b[:0]
+	for i, values := range common {
+		if values != nil {
+			b = appendHeader(b, alike[i], values)
+		}
+	}
+	p.alike = unique.Make(string(b))
+	r.Header = nil
+	if saysURL(r.RequestURI, r.URL) {
+		r.URL = nil
+	}
+	return p
+}
+
+// restore puts back what was taken. The header's strings share memory with others'.
+func (p *packed) restore(r *http.Request) {
+	if p.alike == (unique.Handle[string]{}) {
+		return
+	}
+	r.Header = make(http.Header)
+	unpack(p.alike.Value(), r.Header)
+	unpack(p.own, r.Header)
+	if r.URL == nil {
+		r.URL, _ = url.ParseRequestURI(r.RequestURI) // as net/http has done
+	}
+	*p = packed{}
+}
+
+// saysURL reports whether parsing a request line's URI makes this URL.
+func saysURL(uri string, u *url.URL) bool {
+	path, query, asks := strings.Cut(uri, "?")
+	rest := *u // RawPath among it, which few have
+	rest.Path, rest.RawQuery, rest.ForceQuery = "", "", false
+	return rest == url.URL{} && strings.HasPrefix(path, "/") && u.EscapedPath() == path &&
+		u.RawQuery == query && u.ForceQuery == (asks && query == "")
+}
+
+func appendHeader(b []byte, key string, values []string) []byte {
+	b = appendString(b, key)
+	b = binary.AppendUvarint(b, uint64(len(values)))
+	for _, v := range values {
+		b = appendString(b, v)
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// unpack adds to a header what was packed.
+func unpack(rest string, h http.Header) {
+	number := func() int {
+		n, shift := uint64(0), 0
+		for i := 0; ; i++ {
+			n |= uint64(rest[i]&0x7f) << shift
+			if rest[i] < 0x80 {
+				rest = rest[i+1:]
+				return int(n)
+			}
+			shift += 7
+		}
+	}
+	text := func() (s string) {
+		n := number()
+		s, rest = rest[:n], rest[n:]
+		return s
+	}
+	for rest != "" {
+		key := text()
+		values := make([]string, number())
+		for i := range values {
+			values[i] = text()
+		}
+		h[key] = values
+	}
+}

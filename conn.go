@@ -144,8 +144,7 @@ type Conn struct {
 	limiter  *rate.Limiter  // nil: no limit
 	expiry   *time.Timer    // nil if the user does not expire
 	settled  sync.WaitGroup // until session is set or never will be
-
-	hijacked, isSettled bool // the upgrade has come so far; owned by its goroutine
+	hijacked bool           // outbox is set; owned by the goroutine that upgrades
 
 	connected bool         // Connect is to be called, or was; owned by the strand
 	peerCode  atomic.Int32 // of the peer's close frame, 0 if there was none

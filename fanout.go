@@ -131,7 +131,10 @@ func (h *Hub) push(batch []*delivery, variants []variant, conns iter.Seq2[*Conn,
 // compose joins the frames of a batch for a variant.
 func (h *Hub) compose(v variant, batch []*delivery) composition {
 	var all composition
-	frames := make([][]byte, 0, len(batch))
+	size := 0
+	for _, d := range batch {
+		size += outbox.MaxHeader + d.env.TextSize(d.id)
+	}
 	for _, d := range batch {
 		if d.env.Kind != envelope.Event {
 			continue
@@ -142,17 +145,14 @@ func (h *Hub) compose(v variant, batch []*delivery) composition {
 		case handlerHandle:
 			all.handle = true
 		default:
-			if frame := d.frame(v, kind); frame != nil {
-				frames = append(frames, frame)
+			all.bytes = slices.Grow(all.bytes, max(size-len(all.bytes), 0)) // once
+			if longer := d.appendFrame(all.bytes, v, kind); longer != nil {
+				all.bytes = longer
+				all.frames++
 			} else {
 				all.lost++
 			}
 		}
-	}
-	if all.frames = len(frames); all.frames == 1 {
-		all.bytes = slices.Clip(frames[0]) // shared as it is
-	} else {
-		all.bytes = slices.Concat(frames...)
 	}
 	return all
 }
@@ -166,8 +166,8 @@ type delivery struct {
 	env   *envelope.Envelope
 	id    string // position in the group's history, "" without
 
-	forward outbox.Message
-	renders sync.Map // of *outbox.Rendering, by *endpoint
+	forward outbox.Message // deflated
+	renders sync.Map       // of *outbox.Rendering, by *endpoint
 }
 
 // Size is what the delivery counts for while it is queued, in bytes.
@@ -193,15 +193,21 @@ func (d *delivery) event() Event {
 	return Event{Type: d.env.Name, Group: group, ID: d.id, Data: d.env.Data()}
 }
 
-// frame returns the event as a frame for connections whose handler is Forward or Render,
-// nil if its Render failed.
-func (d *delivery) frame(v variant, kind handlerKind) []byte {
-	if kind == handlerForward { // renders is not touched: that would allocate
-		return d.forward.Frame(v.deflated, func() []byte { return d.env.Text(d.id) })
+// appendFrame appends the event as a frame for connections whose handler is Forward or
+// Render. It returns nil if its Render failed.
+func (d *delivery) appendFrame(to []byte, v variant, kind handlerKind) []byte {
+	switch {
+	case kind == handlerRender:
+		value, _ := d.renders.Load(v.endpoint)
+		r, _ := value.(*outbox.Rendering)
+		if r.Frame(v.deflated) == nil {
+			return nil
+		}
+		return append(to, r.Frame(v.deflated)...)
+	case v.deflated: // renders is not touched: that would allocate
+		return append(to, d.forward.Frame(true, func() []byte { return d.env.Text(d.id) })...)
 	}
-	value, _ := d.renders.Load(v.endpoint)
-	r, _ := value.(*outbox.Rendering)
-	return r.Frame(v.deflated)
+	return d.env.AppendText(outbox.AppendHeader(to, outbox.Text, d.env.TextSize(d.id)), d.id)
 }
 
 // rendered reports whether render has returned for an endpoint.

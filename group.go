@@ -324,10 +324,12 @@ func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay)
 // ready waits for the layer to confirm that it delivers the group's events, and for what a
 // replay needs.
 func (h *Hub) ready(ctx context.Context, g *group, r sequence.Replay) error {
-	if !g.subscribed.Load() { // else there is nothing to wait for, and a timeout would stay in memory
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, layerTimeout)
-		defer cancel()
+	if !g.subscribed.Load() {
+		if !h.ownLayer { // which is in memory: there is nothing to wait for, and a timeout would stay a while
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, layerTimeout)
+			defer cancel()
+		}
 		if err := h.subscription.Add(ctx, groupTopic(g.name)); err != nil {
 			return err
 		}

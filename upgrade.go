@@ -45,10 +45,10 @@ func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 	// too, which then ends the session.
 	m.HandleConnect(func(s *melody.Session) {
 		c := connOf(s)
-		c.session = s
 		h.register(c)
 		c.connected = c.outbox.Code() == 0 // or Shutdown has closed it
-		c.settle()
+		c.session = s
+		c.settled.Done()
 		c.read(s.WebsocketConnection())
 	})
 	m.HandleDisconnect(func(s *melody.Session) { connOf(s).end() })
@@ -133,7 +133,7 @@ func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
 	c := &Conn{
 		hub:      h,
 		endpoint: e,
-		channel:  h.name + "!" + strconv.FormatUint(h.lastConn.Add(1), 36),
+		channel:  string(strconv.AppendUint([]byte(h.name+"!"), h.lastConn.Add(1), 36)),
 	}
 	c.settled.Add(1)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
@@ -149,17 +149,13 @@ func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
 	return c, r
 }
 
-// settle lets the handler go on.
-func (c *Conn) settle() {
-	if !c.isSettled {
-		c.isSettled = true
-		c.settled.Done()
-	}
-}
-
 // serve upgrades the connection and reads from it until it ends.
 func (c *Conn) serve(w http.ResponseWriter, r *http.Request) {
-	defer c.settle()
+	defer func() {
+		if c.session == nil {
+			c.settled.Done()
+		}
+	}()
 	defer c.hub.release(c)
 	defer func() {
 		// net/http recovers panics of handlers only.

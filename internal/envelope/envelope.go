@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"unicode/utf8"
 
@@ -249,5 +248,25 @@ func (e *Envelope) Text(id string) []byte {
 	if id == "" {
 		return e.Body
 	}
-	return slices.Concat(e.Body[:e.Number], []byte(`,"id":"`+id+`"`), e.Body[e.Number:])
+	return e.AppendText(make([]byte, 0, e.TextSize(id)), id)
 }
+
+// AppendText appends what Text returns.
+func (e *Envelope) AppendText(to []byte, id string) []byte {
+	if id == "" {
+		return append(to, e.Body...)
+	}
+	to = append(append(to, e.Body[:e.Number]...), idKey...)
+	to = append(append(to, id...), '"')
+	return append(to, e.Body[e.Number:]...)
+}
+
+// TextSize returns how long that is, in bytes.
+func (e *Envelope) TextSize(id string) int {
+	if id == "" {
+		return len(e.Body)
+	}
+	return len(e.Body) + len(idKey) + len(id) + 1
+}
+
+const idKey = `,"id":"`

@@ -134,7 +134,11 @@ func TestEventInAnEnvelopeIsItsJSON(t *testing.T) {
 				Data            json.RawMessage
 			}
 			var got seen
-			err := json.Unmarshal(e.Text(id), &got)
+			text := e.Text(id)
+			if n := e.TextSize(id); n != len(text) {
+				t.Errorf("TextSize is %d for %s", n, text)
+			}
+			err := json.Unmarshal(text, &got)
 			if want := (seen{test.name, test.group, id, data}); err != nil || !reflect.DeepEqual(got, want) {
 				t.Errorf("the client sees %+v, %v, want %+v", got, err, want)
 			}

@@ -29,10 +29,18 @@ const (
 
 var pingFrame = []byte{bitFinal | opPing, 0}
 
+// MaxHeader is how many bytes a frame's header has at the most.
+const MaxHeader = 10
+
 // appendFrame appends a whole, final, unmasked frame, as a server sends it.
 func appendFrame(dst []byte, first byte, payload []byte) []byte {
-	dst = append(dst, first|bitFinal)
-	switch n := len(payload); {
+	return append(AppendHeader(dst, first, len(payload)), payload...)
+}
+
+// AppendHeader appends such a frame's header, for a payload of n bytes.
+func AppendHeader(dst []byte, opcode byte, n int) []byte {
+	dst = append(dst, opcode|bitFinal)
+	switch {
 	case n <= 125:
 		dst = append(dst, byte(n))
 	case n <= math.MaxUint16:
@@ -42,7 +50,7 @@ func appendFrame(dst []byte, first byte, payload []byte) []byte {
 		dst = append(dst, 127)
 		dst = binary.BigEndian.AppendUint64(dst, uint64(n))
 	}
-	return append(dst, payload...)
+	return dst
 }
 
 // NewFrame returns a message as one frame, compressed where that was negotiated
@@ -53,7 +61,7 @@ func NewFrame(opcode byte, payload []byte, deflated bool) []byte {
 			payload, opcode = packed, opcode|bitRSV1
 		}
 	}
-	return appendFrame(make([]byte, 0, len(payload)+10), opcode, payload)
+	return appendFrame(make([]byte, 0, len(payload)+MaxHeader), opcode, payload)
 }
 
 // frameLen returns the length of the frame that b begins with, header included.

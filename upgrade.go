@@ -94,7 +94,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c, r := e.newConn(r)
-	h.goroutines.Go(func() { c.serve(w, r) })
+	h.goroutines.GoDeep(func() { c.serve(w, r) })
 	// Upgrade may answer with an error of its own, so the handler waits for it.
 	c.settled.Wait()
 	if c.session == nil {

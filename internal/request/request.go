@@ -71,26 +71,35 @@ type packed struct {
 	own   string
 }
 
+// A scratch is what pack needs meanwhile. On the stack, it would make that grow.
+type scratch struct {
+	alike [len(alike)][]string
+	bytes [1024]byte
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
 // pack takes out of a request what restore puts back.
 func pack(r *http.Request) packed {
-	var common [len(alike)][]string
-	var buffer [512]byte
-	b := buffer[:0]
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	own := s.bytes[:0]
 	for key, values := range r.Header {
 		if i, ok := places[key]; ok && values != nil {
-			common[i] = values
+			s.alike[i] = values
 		} else {
-			b = appendHeader(b, key, values)
+			own = appendHeader(own, key, values)
 		}
 	}
-	p := packed{own: string(b)}
-	b = b[:0]
-	for i, values := range common {
+	p := packed{own: string(own)}
+	common := s.bytes[:0]
+	for i, values := range s.alike {
 		if values != nil {
-			b = appendHeader(b, alike[i], values)
+			common = appendHeader(common, alike[i], values)
 		}
 	}
-	p.alike = unique.Make(string(b))
+	clear(s.alike[:])
+	p.alike = unique.Make(string(common))
 	r.Header = nil
 	if saysURL(r.RequestURI, r.URL) {
 		r.URL = nil

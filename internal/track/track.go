@@ -42,6 +42,26 @@ func (t *Group) Go(f func()) {
 	}()
 }
 
+// GoDeep is Go for an f that needs a stack of some KiB. A goroutine begins with two; each
+// doubling moves all that is on the stack by then, so it is made large while that is little.
+func (t *Group) GoDeep(f func()) {
+	t.Go(func() {
+		growStack()
+		f()
+	})
+}
+
+// growStack makes room for a frame that it does not need any more when it returns.
+//
+//go:noinline
+func growStack() {
+	var room [2 << 10]byte
+	used(&room)
+}
+
+//go:noinline
+func used(*[2 << 10]byte) {}
+
 // Wait returns when nothing is left, or with ctx's error.
 func (t *Group) Wait(ctx context.Context) error {
 	for t.n.Load() != 0 {

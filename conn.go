@@ -140,6 +140,7 @@ type Conn struct {
 	request  request.Kept
 	ctx      context.Context
 	cancel   context.CancelFunc
+	user     User
 	session  *melody.Session
 	limiter  *rate.Limiter  // nil: no limit
 	expiry   *time.Timer    // nil if the user does not expire
@@ -178,10 +179,7 @@ func (c *Conn) PathValue(name string) string { return c.request.PathValue(name) 
 func (c *Conn) Context() context.Context { return c.ctx }
 
 // User returns what [Authenticate] found, the zero User without it.
-func (c *Conn) User() User {
-	user, _ := UserFrom(c.ctx)
-	return user
-}
+func (c *Conn) User() User { return c.user }
 
 // Set keeps a value with the connection.
 func (c *Conn) Set(key string, value any) { c.session.Set(key, value) }
@@ -288,8 +286,7 @@ func (c *Conn) Close(code int, reason string) error {
 // what has come meanwhile.
 func (c *Conn) connect() {
 	defer c.strand.Release()
-	user := c.User()
-	if expires := user.Expires; !expires.IsZero() {
+	if expires := c.user.Expires; !expires.IsZero() {
 		expire := func() { c.outbox.CloseWith(closeUnauthorized, "session expired") }
 		c.expiry = time.AfterFunc(time.Until(expires), expire) // stopped after our turn
 		if !time.Now().Before(expires) {
@@ -297,11 +294,11 @@ func (c *Conn) connect() {
 			c.connected = false
 		}
 	}
-	if user.ID != "" && c.connected {
+	if c.user.ID != "" && c.connected {
 		c.connected = false
 		c.call("join the user's group", func() (err error) {
 			if err = c.hub.everyone.CatchUp(c.ctx, sequence.Replay{}); err == nil { // or a logout is missed
-				err = c.hub.join(c.ctx, c, UserGroup(user.ID), sequence.Replay{})
+				err = c.hub.join(c.ctx, c, UserGroup(c.user.ID), sequence.Replay{})
 			}
 			c.connected = err == nil
 			return err

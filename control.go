@@ -52,7 +52,7 @@ func (h *Hub) lostOwn() {
 // lostEveryone closes all who may have been logged out without this hub hearing of it.
 func (h *Hub) lostEveryone() {
 	for _, c := range h.connections() {
-		if c.User().ID != "" {
+		if c.user.ID != "" {
 			c.outbox.CloseWith(closeServiceRestart, "please reconnect")
 		}
 	}

@@ -56,8 +56,8 @@ const (
 	handlerHandle
 )
 
-// Forward sends the event's JSON to the client as a text frame, which is made once
-// for all connections.
+// Forward sends the event's JSON to the client as a text frame, which is made for many
+// connections at once.
 func Forward() EventHandler { return EventHandler{kind: handlerForward} }
 
 // Render sends what fn returns to the client as a text frame. fn is called once per

@@ -131,34 +131,45 @@ func (h *Hub) push(batch []*delivery, variants []variant, conns iter.Seq2[*Conn,
 // compose joins the frames of a batch for a variant.
 func (h *Hub) compose(v variant, batch []*delivery) composition {
 	var all composition
-	size := 0
-	for _, d := range batch {
-		size += outbox.MaxHeader + d.env.TextSize(d.id)
+	type part struct { // a frame, or the event to make it of
+		frame []byte
+		event *delivery
 	}
+	parts, size := make([]part, 0, len(batch)), 0
 	for _, d := range batch {
-		if d.env.Kind != envelope.Event {
-			continue
-		}
-		switch kind := v.endpoint.consumer.Events.handler(d.env.Name).kind; kind {
-		case handlerNone:
+		switch kind := v.endpoint.consumer.Events.handler(d.env.Name).kind; {
+		case d.env.Kind != envelope.Event:
+		case kind == handlerNone:
 			all.ignore++
-		case handlerHandle:
+		case kind == handlerHandle:
 			all.handle = true
+		case kind == handlerForward && !v.deflated && len(batch) > 1: // nobody else would need its frame
+			parts = append(parts, part{event: d})
+			size += d.env.FrameSize(d.id)
 		default:
-			all.bytes = slices.Grow(all.bytes, max(size-len(all.bytes), 0)) // once
-			if longer := d.appendFrame(all.bytes, v, kind); longer != nil {
-				all.bytes = longer
-				all.frames++
+			if frame := d.frame(v, kind); frame != nil {
+				parts = append(parts, part{frame: frame})
+				size += len(frame)
 			} else {
 				all.lost++
 			}
+		}
+	}
+	if all.frames = len(parts); all.frames == 1 && parts[0].frame != nil {
+		all.bytes = slices.Clip(parts[0].frame) // shared as it is
+		return all
+	}
+	all.bytes = make([]byte, 0, size) // no more: it may wait for long, and counts by its length
+	for _, p := range parts {
+		if all.bytes = append(all.bytes, p.frame...); p.event != nil {
+			all.bytes = p.event.env.AppendFrame(all.bytes, p.event.id)
 		}
 	}
 	return all
 }
 
 // A delivery is one event on its way to the members on one hub. What is built for it
-// is built once and shared.
+// is shared; what is kept of that is built once.
 type delivery struct {
 	// Static after construction.
 	hub   *Hub
@@ -166,8 +177,8 @@ type delivery struct {
 	env   *envelope.Envelope
 	id    string // position in the group's history, "" without
 
-	forward outbox.Message // deflated
-	renders sync.Map       // of *outbox.Rendering, by *endpoint
+	forward outbox.Message
+	renders sync.Map // of *outbox.Rendering, by *endpoint
 }
 
 // Size is what the delivery counts for while it is queued, in bytes.
@@ -193,21 +204,15 @@ func (d *delivery) event() Event {
 	return Event{Type: d.env.Name, Group: group, ID: d.id, Data: d.env.Data()}
 }
 
-// appendFrame appends the event as a frame for connections whose handler is Forward or
-// Render. It returns nil if its Render failed.
-func (d *delivery) appendFrame(to []byte, v variant, kind handlerKind) []byte {
-	switch {
-	case kind == handlerRender:
-		value, _ := d.renders.Load(v.endpoint)
-		r, _ := value.(*outbox.Rendering)
-		if r.Frame(v.deflated) == nil {
-			return nil
-		}
-		return append(to, r.Frame(v.deflated)...)
-	case v.deflated: // renders is not touched: that would allocate
-		return append(to, d.forward.Frame(true, func() []byte { return d.env.Text(d.id) })...)
+// frame returns the event as a frame for connections whose handler is Forward or Render,
+// nil if its Render failed.
+func (d *delivery) frame(v variant, kind handlerKind) []byte {
+	if kind == handlerForward { // renders is not touched: that would allocate
+		return d.forward.Frame(v.deflated, func() []byte { return d.env.Text(d.id) })
 	}
-	return d.env.AppendText(outbox.AppendHeader(to, outbox.Text, d.env.TextSize(d.id)), d.id)
+	value, _ := d.renders.Load(v.endpoint)
+	r, _ := value.(*outbox.Rendering)
+	return r.Frame(v.deflated)
 }
 
 // rendered reports whether render has returned for an endpoint.

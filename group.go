@@ -325,7 +325,7 @@ func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay)
 // replay needs.
 func (h *Hub) ready(ctx context.Context, g *group, r sequence.Replay) error {
 	if !g.subscribed.Load() {
-		if !h.ownLayer { // which is in memory: there is nothing to wait for, and a timeout would stay a while
+		if !h.ownLayer { // which is in memory: Add waits for nothing, and a timeout would stay a while
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, layerTimeout)
 			defer cancel()

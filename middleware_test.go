@@ -1,6 +1,7 @@
 package grouphub_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
 // ask sends one request through the middleware and returns the answer, and the user
@@ -39,6 +41,43 @@ func TestAuthenticatePassesTheUserInTheContext(t *testing.T) {
 	}
 	if user, ok := grouphub.UserFrom(t.Context()); ok || user != (grouphub.User{}) {
 		t.Errorf("UserFrom without Authenticate = %+v, %v", user, ok)
+	}
+}
+
+// A pooled context is one that a framework uses again when the request is over.
+type pooledContext struct{ context.Context }
+
+func (c *pooledContext) Value(key any) any { return c.Context.Value(key) }
+
+func TestUserStaysWhenTheRequestsContextIsSomebodyElses(t *testing.T) {
+	pooled := new(pooledContext)
+	conns := make(chan *grouphub.Conn, 1)
+	hub := newHub(t, &grouphub.Options{
+		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} },
+		Consumer: grouphub.Consumer{Connect: func(c *grouphub.Conn) error {
+			conns <- c
+			return c.Join("all")
+		}},
+	})
+	handler := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+		return grouphub.User{ID: r.Header.Get("X-User")}, nil
+	})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		pooled.Context = r.Context()
+		hub.ServeHTTP(w, r.WithContext(pooled))
+	}))
+	dial := func(id string) *grouphub.Conn {
+		hubtest.Dial(t, handler, "/", hubtest.WithHeader(http.Header{"X-User": {id}}))
+		return <-conns
+	}
+	ann := dial("ann")
+	dial("bob")
+	pooled.Context = nil
+	if id := ann.User().ID; id != "ann" {
+		t.Errorf("ann's connection is %q's", id)
+	}
+	members, err := hub.Members(t.Context(), "all")
+	if err != nil || len(members) != 2 || members[0].UserID != "ann" || members[1].UserID != "bob" {
+		t.Errorf("members are %v, %v", members, err)
 	}
 }
 

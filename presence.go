@@ -72,7 +72,7 @@ func (h *Hub) localMembers(group string) []Member {
 	for _, c := range g.Members() {
 		c.mu.Lock()
 		if m := c.groups.Get(group); m.entered() { // else it has just left
-			all = append(all, Member{c.channel, c.User().ID, m.since})
+			all = append(all, Member{c.channel, c.user.ID, m.since})
 		}
 		c.mu.Unlock()
 	}

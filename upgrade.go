@@ -141,6 +141,7 @@ func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
 	r = r.WithContext(c.ctx)
 	r.Body = http.NoBody
 	c.request.Keep(r)
+	c.user, _ = UserFrom(ctx) // now: what is behind the context may be over when the request is
 	c.resume = wire.ParseResume(r.URL)
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)

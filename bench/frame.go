@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// An event is JSON of eventSize bytes: when it was published, on the machine's
+// An event is JSON of eventSize bytes: when it was due, on the machine's
 // monotonic clock in nanoseconds, and its number in its group, from 1, both in
 // hexadecimal of a fixed width, so that the load generator finds and reads them
 // without parsing JSON, in whatever envelope a contender puts around it.

@@ -248,11 +248,18 @@ func (e *Envelope) Text(id string) []byte {
 	if id == "" {
 		return e.Body
 	}
-	return e.AppendText(make([]byte, 0, e.TextSize(id)), id)
+	return e.appendText(make([]byte, 0, e.textSize(id)), id)
 }
 
-// AppendText appends what Text returns.
-func (e *Envelope) AppendText(to []byte, id string) []byte {
+// AppendFrame appends what Text returns as a frame.
+func (e *Envelope) AppendFrame(to []byte, id string) []byte {
+	return e.appendText(outbox.AppendHeader(to, outbox.Text, e.textSize(id)), id)
+}
+
+// FrameSize returns how long that is, in bytes, or a few more.
+func (e *Envelope) FrameSize(id string) int { return outbox.MaxHeader + e.textSize(id) }
+
+func (e *Envelope) appendText(to []byte, id string) []byte {
 	if id == "" {
 		return append(to, e.Body...)
 	}
@@ -261,8 +268,7 @@ func (e *Envelope) AppendText(to []byte, id string) []byte {
 	return append(to, e.Body[e.Number:]...)
 }
 
-// TextSize returns how long that is, in bytes.
-func (e *Envelope) TextSize(id string) int {
+func (e *Envelope) textSize(id string) int {
 	if id == "" {
 		return len(e.Body)
 	}

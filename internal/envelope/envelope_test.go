@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/seed-29c60982/grouphub/internal/fault"
+	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
 // someEnvelopes are of every kind, plain and with all that they can hold.
@@ -135,8 +136,9 @@ func TestEventInAnEnvelopeIsItsJSON(t *testing.T) {
 			}
 			var got seen
 			text := e.Text(id)
-			if n := e.TextSize(id); n != len(text) {
-				t.Errorf("TextSize is %d for %s", n, text)
+			frame := outbox.NewFrame(outbox.Text, text, false)
+			if got := e.AppendFrame([]byte("x"), id); string(got) != "x"+string(frame) || e.FrameSize(id) < len(frame) {
+				t.Errorf("AppendFrame of %d bytes: %q, want x%q", e.FrameSize(id), got, frame)
 			}
 			err := json.Unmarshal(text, &got)
 			if want := (seen{test.name, test.group, id, data}); err != nil || !reflect.DeepEqual(got, want) {

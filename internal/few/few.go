@@ -12,7 +12,6 @@ const most = 8
 
 // A Value knows the name that it is kept by.
 type Value interface {
-	comparable
 	Name() string
 }
 

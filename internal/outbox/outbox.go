@@ -363,6 +363,7 @@ func (o *Outbox) flush() {
 	o.mu.Unlock()
 	defer l.flushers.Done()
 	defer o.signalDrained()
+	began := now()
 	// The kernel reports room when a third of its buffer is free, but takes bytes
 	// whenever there is some. TLS does not survive a deadline.
 	progress, patience := time.Now(), o.limits.WriteTimeout
@@ -390,7 +391,6 @@ func (o *Outbox) flush() {
 			}
 			o.Conn.SetWriteDeadline(deadline)
 			o.mu.Unlock()
-			began := now()
 			n, err := o.Conn.Write(frames[sent:min(len(frames), sent+flushChunk)])
 			o.mu.Lock()
 			sent += n
@@ -398,8 +398,9 @@ func (o *Outbox) flush() {
 			if n > 0 {
 				progress = time.Now()
 				// Where there was no room, the peer has made some: it is alive, and its
-				// pong may be queued behind megabytes.
-				if o.raw != nil || now()-began > time.Millisecond {
+				// pong may be queued behind megabytes. Only a raw socket says so; of
+				// others a flusher that goes on and on does.
+				if o.raw != nil || now()-began > 100*time.Millisecond {
 					o.lively = now()
 				}
 			}
@@ -478,13 +479,28 @@ func (o *Outbox) Read(p []byte) (int, error) {
 		if l := o.later; l != nil && !l.cutoff.IsZero() {
 			deadline, silence = l.cutoff, time.Until(l.cutoff)
 		}
-		o.Conn.SetReadDeadline(deadline)
+		unbounded := o.Conn.SetReadDeadline(deadline) != nil && !o.dead
 		o.mu.Unlock()
+		if unbounded { // such as a channel of SSH
+			return o.readAndPing(p)
+		}
 		n, err := o.Conn.Read(p)
-		if n > 0 || silence <= 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		// Not every net.Conn has the error of a deadline that the others have.
+		if n > 0 || err == nil || silence <= 0 || time.Now().Before(deadline) {
 			return n, err
 		}
 	}
+}
+
+// readAndPing is for a connection that knows no deadlines: then silence has no end, but pings
+// are sent.
+func (o *Outbox) readAndPing(p []byte) (int, error) {
+	done := make(chan struct{})
+	var pinging sync.WaitGroup
+	pinging.Go(func() { o.PingUntil(done) })
+	defer pinging.Wait()
+	defer close(done)
+	return o.Conn.Read(p)
 }
 
 // PingUntil pings the peer until done is closed. It is for its reader, while that cannot read.

@@ -151,12 +151,12 @@ type Conn struct {
 	peerCode  atomic.Int32 // of the peer's close frame, 0 if there was none
 	finished  atomic.Bool
 
-	mu       sync.Mutex           // may be held while a shard's is taken, never the reverse
+	mu       sync.Mutex // may be held while a shard's is taken, never the reverse
+	ended    bool
 	groups   few.Map[*membership] // and Joins under way
 	resume   map[string]string    // the id of what the client had last of a group, until it is a member; nil: it wants no positions
 	left     []string             // what Groups answers once ended
-	ended    bool
-	farewell *time.Timer // ends the connection when its last messages have had their time
+	farewell *time.Timer          // ends the connection when its last messages have had their time
 }
 
 // Channel returns the connection's name, for [Hub.Send], GroupAdd and [Except]. It is

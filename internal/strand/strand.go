@@ -37,12 +37,12 @@ type Strand struct {
 	mu       sync.Mutex
 	taken    chan struct{} // closed when a message has left the queue, or no more are taken; nil if the reader does not wait
 	queue    []job
-	bytes    int  // of the events in the queue
-	messages int  // messages in the queue
-	busy     bool // a goroutine runs jobs, or Connect has not returned
-	shut     bool // only the last job is taken
-	full     bool // an event was refused for the limit
-	draining bool // no events are taken, and idle is called once nothing is left
+	bytes    int   // of the events in the queue
+	messages int32 // messages in the queue
+	busy     bool  // a goroutine runs jobs, or Connect has not returned
+	shut     bool  // only the last job is taken
+	full     bool  // an event was refused for the limit
+	draining bool  // no events are taken, and idle is called once nothing is left
 }
 
 // An Owner is whose callbacks a strand runs. It is not called with a lock held, except for
@@ -162,7 +162,7 @@ func (s *Strand) addLocked(j job) {
 func (s *Strand) countLocked(j job, sign int) {
 	switch j.kind {
 	case jobMessage:
-		s.messages += sign
+		s.messages += int32(sign)
 	case jobEvent:
 		s.bytes += sign * j.size
 	}

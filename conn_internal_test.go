@@ -1,0 +1,13 @@
+package grouphub
+
+import (
+	"testing"
+	"unsafe"
+)
+
+// Every idle connection has one, and the next size that Go allocates is 512 bytes.
+func TestConnFitsItsSizeClass(t *testing.T) {
+	if size := unsafe.Sizeof(Conn{}); size > 480 && unsafe.Sizeof(uintptr(0)) == 8 {
+		t.Errorf("a Conn has %d bytes, which take 512", size)
+	}
+}

@@ -155,7 +155,6 @@ type Conn struct {
 	ended    bool
 	groups   few.Map[*membership] // and Joins under way
 	resume   map[string]string    // the id of what the client had last of a group, until it is a member; nil: it wants no positions
-	left     []string             // what Groups answers once ended
 	farewell *time.Timer          // ends the connection when its last messages have had their time
 }
 
@@ -260,10 +259,14 @@ func (c *Conn) Leave(group string) error {
 func (c *Conn) Groups() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended {
-		return slices.Clone(c.left)
+	names := []string{}
+	for m := range c.groups.All() {
+		if m.entered() && !strings.HasPrefix(m.group.name, name.UserPrefix) {
+			names = append(names, m.group.name)
+		}
 	}
-	return c.groupNamesLocked()
+	slices.Sort(names)
+	return names
 }
 
 // Close sends what waits, then a close frame, and does not wait for either. The code
@@ -423,6 +426,7 @@ func (o *owner) Lost(frames int)            { o.hub.count.dropped.Add(uint64(fra
 func (o *owner) Spawn(f func())             { o.hub.callbacks.Go(f) }
 func (o *owner) Wait(taken <-chan struct{}) { o.outbox.PingUntil(taken) }
 func (o *owner) Idle()                      { (*Conn)(o).finish() }
+func (o *owner) Limit() int                 { return o.hub.limits.Pending }
 
 func (o *owner) Ending(how outbox.Ending) {
 	c := (*Conn)(o)
@@ -479,17 +483,6 @@ func (c *Conn) finish() {
 		}
 	})
 	c.hub.count.dropped.Add(uint64(dropped))
-}
-
-func (c *Conn) groupNamesLocked() []string {
-	names := []string{}
-	for m := range c.groups.All() {
-		if m.entered() && !strings.HasPrefix(m.group.name, name.UserPrefix) {
-			names = append(names, m.group.name)
-		}
-	}
-	slices.Sort(names)
-	return names
 }
 
 // read reads messages until that fails. It does so for melody, which would read a

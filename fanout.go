@@ -5,7 +5,6 @@ import (
 	"iter"
 	"slices"
 	"sync"
-	"time"
 	"unicode/utf8"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
@@ -22,7 +21,7 @@ type membership struct {
 	over  chan struct{} // closed when a replay has ended; nil without history
 	// Begun when the connection is a member: until then its Join is under way.
 	fanout.Membership[*Conn, variant, *delivery]
-	since time.Time
+	since int64 // when that was, in nanoseconds since 1970
 }
 
 // Name is what a connection keeps its memberships by.

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
-	"github.com/seed-29c60982/grouphub/internal/few"
 	"github.com/seed-29c60982/grouphub/internal/name"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
@@ -408,7 +407,7 @@ func (c *Conn) enter(m *membership) error {
 
 // enterLocked makes a member of a connection that awaits it.
 func (c *Conn) enterLocked(m *membership) {
-	m.since = time.Now()
+	m.since = time.Now().UnixNano()
 	m.group.Add(c, &m.Membership)
 	delete(c.resume, m.group.name)
 	c.hub.presenceChanged(m.group)
@@ -418,6 +417,9 @@ func (c *Conn) enterLocked(m *membership) {
 func (h *Hub) leave(c *Conn, name string) {
 	c.mu.Lock()
 	m := c.groups.Get(name)
+	if c.ended { // leaveAll has seen to it
+		m = nil
+	}
 	if m != nil {
 		c.groups.Delete(name)
 		delete(c.resume, name)
@@ -435,7 +437,7 @@ func (h *Hub) leave(c *Conn, name string) {
 // leaveAll ends all memberships for good.
 func (h *Hub) leaveAll(c *Conn) {
 	c.mu.Lock()
-	c.left, c.ended = c.groupNamesLocked(), true
+	c.ended = true // so that groups stays as it is, for Groups
 	var members []*membership
 	for m := range c.groups.All() {
 		if m.entered() {
@@ -443,7 +445,6 @@ func (h *Hub) leaveAll(c *Conn) {
 			members = append(members, m)
 		}
 	}
-	c.groups = few.Map[*membership]{}
 	c.mu.Unlock()
 	for _, m := range members {
 		h.left(m.group)

@@ -71,8 +71,8 @@ func (h *Hub) localMembers(group string) []Member {
 	var all []Member
 	for _, c := range g.Members() {
 		c.mu.Lock()
-		if m := c.groups.Get(group); m.entered() { // else it has just left
-			all = append(all, Member{c.channel, c.user.ID, m.since})
+		if m := c.groups.Get(group); m.entered() && !c.ended { // else it has just left
+			all = append(all, Member{c.channel, c.user.ID, time.Unix(0, m.since)})
 		}
 		c.mu.Unlock()
 	}

@@ -146,7 +146,7 @@ func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)
 	}
-	c.strand.Init(h.options.MaxPending, (*owner)(c))
+	c.strand.Init((*owner)(c))
 	return c, r
 }
 

@@ -31,7 +31,6 @@ const (
 // hands it over.
 type Strand struct {
 	// Static after Init.
-	limit int // bytes of events that may wait
 	owner Owner
 
 	mu       sync.Mutex
@@ -46,15 +45,16 @@ type Strand struct {
 }
 
 // An Owner is whose callbacks a strand runs. It is not called with a lock held, except for
-// Spawn.
+// Spawn and Limit.
 type Owner interface {
 	Spawn(f func())             // starts a goroutine that the owner waits for
 	Wait(taken <-chan struct{}) // returns when the channel is closed
 	Idle()                      // nothing is left after Drain
+	Limit() int                 // bytes of events that may wait
 }
 
-// Init makes the strand busy until Release. limit is how many bytes of events may wait.
-func (s *Strand) Init(limit int, owner Owner) { s.limit, s.owner, s.busy = limit, owner, true }
+// Init makes the strand busy until Release.
+func (s *Strand) Init(owner Owner) { s.owner, s.busy = owner, true }
 
 // Message queues a client's message and reports false when no more are taken. It
 // waits, as its owner does, while another one is waiting. It is not called concurrently.
@@ -92,7 +92,7 @@ func (s *Strand) Event(size int, run func()) (ok, full bool) {
 		return false, s.full
 	}
 	// As in the outbox, an event of any size must be deliverable.
-	if s.bytes > s.limit {
+	if s.bytes > s.owner.Limit() {
 		s.full = true
 		return false, true
 	}

@@ -18,6 +18,7 @@ type bench struct {
 	strand.Strand
 	idle    atomic.Int32 // calls of idle
 	onIdle  func()
+	limit   int
 	running atomic.Int32 // goroutines that Spawn has started
 	spawned atomic.Int32
 	rests   atomic.Int32 // how often running has fallen to zero
@@ -30,7 +31,8 @@ func inBubble(t *testing.T, limit int, test func(t *testing.T, b *bench)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{}
-		b.Init(limit, b)
+		b.limit = limit
+		b.Init(b)
 		test(t, b)
 		synctest.Wait()
 		if n := b.running.Load(); n != 0 {
@@ -40,6 +42,8 @@ func inBubble(t *testing.T, limit int, test func(t *testing.T, b *bench)) {
 }
 
 func (b *bench) Wait(taken <-chan struct{}) { <-taken }
+
+func (b *bench) Limit() int { return b.limit }
 
 func (b *bench) Idle() {
 	b.idle.Add(1)
@@ -392,7 +396,7 @@ func TestJobsMayUseTheirStrand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{}
 		b.onIdle = func() { b.Last(b.job(9)) }
-		b.Init(1, b)
+		b.Init(b)
 		b.message(t, b.job(1))
 		b.Drain()
 		b.Release()

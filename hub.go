@@ -131,7 +131,8 @@ type Options struct {
 	// nothing for PongTimeout, 0: 60 s; where one of the two is given, the other is in
 	// proportion. One that takes no byte of what waits for it for WriteTimeout, 0: 10 s,
 	// is given up too, after twice that at the latest. It has CloseTimeout, 0: 5 s, to
-	// answer a close frame, and WriteTimeout more to take what waits before that.
+	// answer a close frame, and WriteTimeout more to take what waits before that. All but the
+	// pings need a net.Conn that knows deadlines, which a channel of SSH does not.
 	PingInterval, PongTimeout, WriteTimeout, CloseTimeout time.Duration
 
 	// Compression offers permessage-deflate. It saves bandwidth for CPU: an event is

@@ -21,7 +21,6 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/few"
 	"github.com/seed-29c60982/grouphub/internal/inbox"
-	"github.com/seed-29c60982/grouphub/internal/name"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/request"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
@@ -230,7 +229,7 @@ func (c *Conn) send(opcode byte, data []byte) error {
 // without history. The replay waits for the client to take it, unless a Leave ends it. A
 // Join that failed leaves it to the next one.
 func (c *Conn) Join(group string, opts ...JoinOption) error {
-	if err := name.CheckGroup("join", group); err != nil {
+	if err := checkGroupName("join", group); err != nil {
 		return err
 	}
 	var r sequence.Replay
@@ -247,7 +246,7 @@ func (c *Conn) Join(group string, opts ...JoinOption) error {
 // pushed, though bytes already queued may still arrive. Leaving a group that the
 // connection is not in does nothing.
 func (c *Conn) Leave(group string) error {
-	if err := name.CheckGroup("leave", group); err != nil {
+	if err := checkGroupName("leave", group); err != nil {
 		return err
 	}
 	c.hub.leave(c, group)
@@ -261,7 +260,7 @@ func (c *Conn) Groups() []string {
 	defer c.mu.Unlock()
 	names := []string{}
 	for m := range c.groups.All() {
-		if m.entered() && !strings.HasPrefix(m.group.name, name.UserPrefix) {
+		if m.entered() && !strings.HasPrefix(m.group.name, userPrefix) {
 			names = append(names, m.group.name)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
-	"github.com/seed-29c60982/grouphub/internal/name"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/track"
@@ -81,7 +80,7 @@ func (h *Hub) obey(p Publication) {
 				}
 			}
 		default:
-			if err = name.CheckGroup("change of membership", env.Name); err == nil {
+			if err = checkGroupName("change of membership", env.Name); err == nil {
 				h.changes.Add(env.Channel, env)
 			}
 		}

@@ -5,28 +5,26 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
-	"github.com/seed-29c60982/grouphub/internal/memory"
-	"github.com/seed-29c60982/grouphub/internal/redis"
 )
 
 // LayerOf returns the hub's layer.
 func LayerOf(h *Hub) Layer { return h.layer }
 
 // MemoryInUse returns how many topics and queues the layer has in memory.
-func MemoryInUse(l *MemoryLayer) (topics, queues int) { return l.inside.(*memory.Layer).InUse() }
+func MemoryInUse(l *MemoryLayer) (topics, queues int) { return l.memory.InUse() }
 
 // MemoryLeases returns how many topics the layer has leases of, expired ones included.
 // Nobody may use it at that time.
 func MemoryLeases(l *MemoryLayer) int {
 	MemoryInUse(l) // takes the lock, so that what was done before is seen
-	return reflect.ValueOf(l.inside).Elem().FieldByName("leases").Len()
+	return reflect.ValueOf(l.memory).Elem().FieldByName("leases").Len()
 }
 
 // SetRedisHeartbeat sets how often hubs that attach from now on prove their subscription.
-func SetRedisHeartbeat(l *RedisLayer, d time.Duration) { l.inside.(*redis.Layer).Heartbeat = d }
+func SetRedisHeartbeat(l *RedisLayer, d time.Duration) { l.redis.Heartbeat = d }
 
 // RedisDiscarded returns how many payloads could not be opened.
-func RedisDiscarded(l *RedisLayer) uint64 { return l.inside.(*redis.Layer).Discarded() }
+func RedisDiscarded(l *RedisLayer) uint64 { return l.redis.Discarded() }
 
 // EncodeEvent returns an event as it travels through a layer.
 func EncodeEvent(group, event string, data any) []byte {

@@ -11,10 +11,8 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
-	"github.com/seed-29c60982/grouphub/internal/name"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
-	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 // groupTopic and hubTopic return the layer's topics for a group and for a hub: a hub's
@@ -47,7 +45,7 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channe
 	if err := h.alive(); err != nil {
 		return fmt.Errorf("grouphub: %s: %w", operation, err)
 	}
-	if err := name.CheckGroup(operation, group); err != nil {
+	if err := checkGroupName(operation, group); err != nil {
 		return err
 	}
 	hub, err := hubOf(operation, channel)
@@ -75,7 +73,7 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channe
 
 // hubOf returns the name of the hub that a connection's channel belongs to.
 func hubOf(operation, channel string) (string, error) {
-	if err := name.Check(operation, channel); err != nil {
+	if err := checkName(operation, channel); err != nil {
 		return "", err
 	}
 	hub, _, ok := strings.Cut(channel, "!")
@@ -90,7 +88,7 @@ func hubOf(operation, channel string) (string, error) {
 // json.RawMessage, and nil leaves it out. It returns nil when the layer has accepted
 // the event, and does not wait for members.
 func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts ...SendOption) error {
-	if err := cmp.Or(name.Check("group send", group), name.Check("group send: event type", event)); err != nil {
+	if err := cmp.Or(checkName("group send", group), checkName("group send: event type", event)); err != nil {
 		return err
 	}
 	o := mergeOptions(opts)
@@ -113,7 +111,7 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 // events that were sent to it before, unless these are in a history that cannot be read;
 // Handle calls that still wait are dropped. Code and reason are those of [Conn.Close].
 func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason string, opts ...SendOption) error {
-	if err := name.Check("group close", group); err != nil {
+	if err := checkName("group close", group); err != nil {
 		return err
 	}
 	err := outbox.CheckClose(code, reason)
@@ -134,7 +132,7 @@ func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason str
 // that nobody takes in time is gone: with the built-in layers 100 messages and 60
 // seconds.
 func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
-	if err := cmp.Or(name.Check("send", channel), name.Check("send: event type", event)); err != nil {
+	if err := cmp.Or(checkName("send", channel), checkName("send: event type", event)); err != nil {
 		return err
 	}
 	env, err := envelope.NewEvent("", event, data, h.options.MaxEventSize)
@@ -166,7 +164,7 @@ func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
 // Receive takes a message from a named channel, waiting for one until ctx ends. Each
 // message goes to one Receive of one hub.
 func (h *Hub) Receive(ctx context.Context, channel string) (Event, error) {
-	if err := name.Check("receive", channel); err != nil {
+	if err := checkName("receive", channel); err != nil {
 		return Event{}, err
 	}
 	if strings.Contains(channel, "!") {
@@ -478,16 +476,16 @@ func (r *receiver) Deliver(p Publication) {
 	case !isGroup && !numbered:
 		h.obey(p)
 	case p.Topic == controlTopic:
-		h.everyone.Receive(toWire(p))
+		h.everyone.Receive(p)
 	case !isGroup:
-		h.own.Receive(toWire(p))
+		h.own.Receive(p)
 	default:
 		g := h.group(name)
 		if g == nil { // the last member has just left
 			return
 		}
 		if g.sequence != nil && numbered {
-			g.sequence.Receive(toWire(p))
+			g.sequence.Receive(p)
 			return
 		}
 		if g.sequence != nil {
@@ -569,7 +567,7 @@ func (h *Hub) newDelivery(g *group, p Publication) *delivery {
 	}
 	d := &delivery{hub: h, group: g, env: env}
 	if p.At.Number > 0 {
-		d.id = wire.Position(p.At).ID()
+		d.id = sequence.ID(p.At)
 	}
 	return d
 }

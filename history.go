@@ -8,7 +8,6 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/track"
-	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 const (
@@ -22,12 +21,11 @@ const (
 // source begins the sequence of a topic: what is the same for all.
 func source[T any](h *Hub, topic string, keep Keep) sequence.Source[T] {
 	return sequence.Source[T]{
-		Keep:  wire.Keep(keep),
+		Keep:  keep,
 		Spawn: h.goroutines.Go,
 		Turns: h.reads,
-		Read: func(ctx context.Context, after uint64) (wire.History, error) {
-			history, err := h.layer.History(ctx, topic, after)
-			return wire.History{Epoch: history.Epoch, Last: history.Last, Kept: wire.Convert(history.Kept, toWire)}, err
+		Read: func(ctx context.Context, after uint64) (History, error) {
+			return h.layer.History(ctx, topic, after)
 		},
 	}
 }
@@ -35,8 +33,8 @@ func source[T any](h *Hub, topic string, keep Keep) sequence.Source[T] {
 // groupSequence returns the sequence of a group with history.
 func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*delivery] {
 	source := source[*delivery](h, groupTopic(g.name), h.keep(g.policy))
-	source.Make = func(p wire.Publication) (*delivery, bool) {
-		d := h.newDelivery(g, fromWire(p))
+	source.Make = func(p Publication) (*delivery, bool) {
+		d := h.newDelivery(g, p)
 		return d, d != nil
 	}
 	source.Take = g.Send
@@ -48,11 +46,11 @@ func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*d
 }
 
 // controlSequence returns the sequence of a topic on which hubs tell each other things.
-func (h *Hub) controlSequence(topic string, lost func()) *sequence.Sequence[wire.Publication] {
-	source := source[wire.Publication](h, topic, Keep{}) // nobody asks for a replay
+func (h *Hub) controlSequence(topic string, lost func()) *sequence.Sequence[Publication] {
+	source := source[Publication](h, topic, Keep{}) // nobody asks for a replay
 	source.Commands = true
-	source.Make = func(p wire.Publication) (wire.Publication, bool) { return p, true }
-	source.Take = func(p wire.Publication) { h.obey(fromWire(p)) }
+	source.Make = func(p Publication) (Publication, bool) { return p, true }
+	source.Take = h.obey
 	source.Lost = lost
 	return sequence.New(h.life, source)
 }
@@ -112,13 +110,13 @@ func (c *Conn) takePiece(m *membership, p sequence.Piece[*delivery]) error {
 	}
 	_ = c.deliver(p.Values)                        // an error: it is ending
 	if _, asked := c.resume[m.group.name]; asked { // another Join goes on from here
-		c.resume[m.group.name] = p.At.ID()
+		c.resume[m.group.name] = sequence.ID(p.At)
 	}
 	if p.Live {
 		c.enterLocked(m)
 		if c.resume != nil {
 			// What fails here is a connection that is ending.
-			_ = c.SendJSON(Event{Type: "grouphub.position", Group: m.group.name, ID: p.At.ID()})
+			_ = c.SendJSON(Event{Type: "grouphub.position", Group: m.group.name, ID: sequence.ID(p.At)})
 		}
 	}
 	return nil

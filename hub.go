@@ -83,10 +83,8 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/lease"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
-	"github.com/seed-29c60982/grouphub/internal/redis"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/track"
-	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 // Options configure a Hub. The zero value of each field is its default, and the
@@ -214,17 +212,17 @@ type Hub struct {
 
 	lastConn   atomic.Uint64
 	count      counters
-	callbacks  *track.Group                         // callbacks that run or wait, and connections that owe a Disconnect
-	goroutines *track.Group                         // everything else that the hub has started
-	pings      sync.Map                             // of the channels to close, by the token that comes back
-	changes    track.Lanes[*envelope.Envelope]      // of membership, that other hubs have asked for, by connection
-	own        *sequence.Sequence[wire.Publication] // what other hubs tell this one
-	everyone   *sequence.Sequence[wire.Publication] // what is told to all hubs
-	leases     *lease.Keeper                        // of the groups with presence
-	upkeep     func()                               // starts the goroutine that renews and compares, once
-	reads      chan struct{}                        // a token for each history that is being read
-	unhandled  track.First                          // event types that were logged
-	malformed  track.First                          // faults of payloads that were logged
+	callbacks  *track.Group                    // callbacks that run or wait, and connections that owe a Disconnect
+	goroutines *track.Group                    // everything else that the hub has started
+	pings      sync.Map                        // of the channels to close, by the token that comes back
+	changes    track.Lanes[*envelope.Envelope] // of membership, that other hubs have asked for, by connection
+	own        *sequence.Sequence[Publication] // what other hubs tell this one
+	everyone   *sequence.Sequence[Publication] // what is told to all hubs
+	leases     *lease.Keeper                   // of the groups with presence
+	upkeep     func()                          // starts the goroutine that renews and compares, once
+	reads      chan struct{}                   // a token for each history that is being read
+	unhandled  track.First                     // event types that were logged
+	malformed  track.First                     // faults of payloads that were logged
 
 	mu      sync.Mutex
 	closing bool // no more upgrades
@@ -348,7 +346,7 @@ func (h *Hub) Stats() Stats {
 	n := &h.count
 	dropped := n.dropped.Load()
 	if l, ok := h.layer.(*RedisLayer); ok {
-		dropped += l.inside.(*redis.Layer).Discarded()
+		dropped += l.redis.Discarded()
 	}
 	return Stats{
 		Conns: conns, Groups: groups,

@@ -10,7 +10,13 @@ import (
 // A publication goes to every subscriber or to none: Publish waits until all of them
 // have room, one publisher of a topic at a time. Where nobody has to wait it does not
 // look at its context. A queue holds 100 messages, each for 60 seconds.
-type MemoryLayer struct{ builtIn }
+type MemoryLayer struct {
+	Layer
+	memory *memory.Layer // the same
+}
 
 // NewMemoryLayer returns a layer for the hubs that are given it.
-func NewMemoryLayer() *MemoryLayer { return &MemoryLayer{builtIn{memory.New()}} }
+func NewMemoryLayer() *MemoryLayer {
+	l := memory.New()
+	return &MemoryLayer{Layer: l, memory: l}
+}

@@ -54,7 +54,10 @@ type RedisOptions struct {
 //
 // Close waits for up to half a second for what was just handed over to be removed. In a
 // Cluster, rueidis may keep a goroutine for a few seconds after it.
-type RedisLayer struct{ builtIn }
+type RedisLayer struct {
+	Layer
+	redis *redis.Layer // the same
+}
 
 // NewRedisLayer connects to Redis and returns a layer, or says within five seconds what
 // is wrong. The URL is redis://user:password@host:port/db, rediss:// for TLS, or
@@ -68,5 +71,5 @@ func NewRedisLayer(url string, opts *RedisOptions) (*RedisLayer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &RedisLayer{builtIn{l}}, nil
+	return &RedisLayer{Layer: l, redis: l}, nil
 }

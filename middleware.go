@@ -3,13 +3,8 @@ package grouphub
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"slices"
 	"time"
-
-	"github.com/seed-29c60982/grouphub/internal/name"
-	"github.com/seed-29c60982/grouphub/internal/origin"
 )
 
 // A User is whoever [Authenticate] found behind a request. Without an ID it is
@@ -20,11 +15,8 @@ type User struct {
 	Expires time.Time // when its connections are closed with 4401; zero: never
 }
 
-// Context keys of this package.
-type (
-	userKey    struct{}
-	originsKey struct{}
-)
+// userKey is the context key of the User.
+type userKey struct{}
 
 // Authenticate returns middleware that asks fn who sends a request, and passes the
 // request on with that [User] in its context. An error of fn ends the request with
@@ -61,44 +53,8 @@ func UserFrom(ctx context.Context) (User, bool) {
 // bytes they are made of. The empty ID has none: its name is empty, and sending to it
 // is [ErrInvalidName].
 func UserGroup(userID string) string {
-	return name.OfUser(userID)
-}
-
-// AllowOrigins returns middleware that lets browsers connect from pages of other
-// origins than the server's own. A pattern is one of
-//
-//   - "https://example.com" or "https://example.com:8443": this scheme, host and port,
-//   - "https://*.example.com": the subdomains of any depth, not example.com itself,
-//   - "*": any page of anyone, with the user's cookies. Use it only where cookies
-//     mean nothing.
-//
-// Scheme and host are compared without regard to case, and :80 of http and :443 of
-// https may be left out. Patterns of nested calls add up. AllowOrigins panics if a
-// pattern is none of the above.
-func AllowOrigins(patterns ...string) func(http.Handler) http.Handler {
-	allowed := make([]origin.Pattern, len(patterns))
-	for i, p := range patterns {
-		var ok bool
-		if allowed[i], ok = origin.ParsePattern(p); !ok {
-			panic(fmt.Sprintf("grouphub: AllowOrigins: %s is not an origin, such as https://example.com, "+
-				"https://*.example.com, or *", quoted(p)))
-		}
+	if userID == "" {
+		return ""
 	}
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			outer, _ := r.Context().Value(originsKey{}).([]origin.Pattern)
-			all := slices.Concat(outer, allowed)
-			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), originsKey{}, all)))
-		})
-	}
-}
-
-// checkOrigin returns the *Reject for a request that a browser sent from a page of
-// another origin, unless AllowOrigins names it. What has no Origin is no browser's.
-func checkOrigin(r *http.Request) error {
-	allowed, _ := r.Context().Value(originsKey{}).([]origin.Pattern)
-	if fault := origin.Fault(r, allowed); fault != "" {
-		return &Reject{http.StatusForbidden, fault}
-	}
-	return nil
+	return userPrefix + encodeName(userID, maxName-len(userPrefix))
 }

@@ -9,8 +9,6 @@ import (
 	"maps"
 	"slices"
 	"time"
-
-	"github.com/seed-29c60982/grouphub/internal/name"
 )
 
 // ErrNoPresence means that the policy of a group does not ask for presence.
@@ -31,7 +29,7 @@ type Member struct {
 // other hubs show after a moment, and the members of a hub that crashed for up to a
 // minute.
 func (h *Hub) Members(ctx context.Context, group string) ([]Member, error) {
-	if err := name.Check("members", group); err != nil {
+	if err := checkName("members", group); err != nil {
 		return nil, err
 	}
 	err := h.alive()

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-
-	"github.com/seed-29c60982/grouphub/internal/name"
 )
 
 // A *Reject is an error by which [Authenticate] and a Consumer's Accept choose the
@@ -22,8 +20,6 @@ func (r *Reject) Error() string {
 	return fmt.Sprintf("grouphub: rejected with %d: %s", r.Status, r.Reason)
 }
 
-func quoted(s string) string { return name.Quote(s) }
-
 // refuse answers a request with what err says if it is a *Reject. The text of any
 // other error is not the client's business: it gets the fallback status alone.
 func refuse(w http.ResponseWriter, err error, fallback int) {
@@ -34,5 +30,5 @@ func refuse(w http.ResponseWriter, err error, fallback int) {
 			status = r.Status
 		}
 	}
-	http.Error(w, cmp.Or(name.OneLine(reason), http.StatusText(status), "refused"), status)
+	http.Error(w, cmp.Or(oneLine(reason), http.StatusText(status), "refused"), status)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,8 +15,6 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/olahol/melody"
 	"golang.org/x/time/rate"
-
-	"github.com/seed-29c60982/grouphub/internal/wire"
 )
 
 // An endpoint serves one consumer: the http.Handler that Hub.Handler returns. Its
@@ -142,7 +141,7 @@ func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
 	r.Body = http.NoBody
 	c.request.Keep(r)
 	c.user, _ = UserFrom(ctx) // now: what is behind the context may be over when the request is
-	c.resume = wire.ParseResume(r.URL)
+	c.resume = parseResume(r.URL)
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)
 	}
@@ -197,4 +196,23 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	// What the server set for the request is not for the connection.
 	conn.SetDeadline(time.Time{})
 	return &c.outbox, rw, nil
+}
+
+// parseResume reads a URL's resume parameters, group@id. It returns the id for each group,
+// nil if there are no such parameters.
+func parseResume(u *url.URL) map[string]string {
+	if u.RawQuery == "" { // as it is nearly always
+		return nil
+	}
+	query := u.Query()
+	if !query.Has("resume") {
+		return nil
+	}
+	ids := make(map[string]string)
+	for _, v := range query["resume"] {
+		if i := strings.LastIndexByte(v, '@'); i > 0 { // an id has none
+			ids[v[:i]] = v[i+1:]
+		}
+	}
+	return ids
 }

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"unicode/utf8"
 
-	"github.com/seed-29c60982/grouphub/internal/fault"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
@@ -65,6 +64,9 @@ func (e *Envelope) Encode() []byte {
 func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
+
+// ErrTooLarge means that an event's JSON is larger than it may be.
+var ErrTooLarge = errors.New("grouphub: event too large")
 
 var errTruncated = errors.New("truncated payload")
 
@@ -211,7 +213,7 @@ func (w *writer) event(e *Envelope, group, event string, data any, maxSize int) 
 	}
 	b.WriteByte('}')
 	if b.Len() > maxSize {
-		return fmt.Errorf("%d bytes, the limit is %d: %w", b.Len(), maxSize, fault.ErrTooLarge)
+		return fmt.Errorf("%d bytes, the limit is %d: %w", b.Len(), maxSize, ErrTooLarge)
 	}
 	e.Kind, e.Name, e.Number, e.Body = Event, event, offset, b.Bytes()
 	return nil

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/seed-29c60982/grouphub/internal/fault"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
@@ -159,7 +158,7 @@ func TestNewEventRefusesWhatItCannotSend(t *testing.T) {
 	if _, err := NewEvent("g", "note", strings.Repeat("x", 1000-len(frame)), 1000); err != nil {
 		t.Errorf("an event of exactly the limit: %v", err)
 	}
-	if _, err := NewEvent("g", "note", strings.Repeat("x", 1001-len(frame)), 1000); !errors.Is(err, fault.ErrTooLarge) {
+	if _, err := NewEvent("g", "note", strings.Repeat("x", 1001-len(frame)), 1000); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("an event of one byte more: %v", err)
 	}
 }

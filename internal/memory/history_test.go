@@ -7,17 +7,17 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
-func publish(t *testing.T, l *Layer, payload string, keep wire.Keep) {
+func publish(t *testing.T, l *Layer, payload string, keep layer.Keep) {
 	t.Helper()
-	if err := l.Publish(context.Background(), wire.Publication{Topic: "topic", Payload: []byte(payload), Keep: keep}); err != nil {
+	if err := l.Publish(context.Background(), layer.Publication{Topic: "topic", Payload: []byte(payload), Keep: keep}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func history(t *testing.T, l *Layer) wire.History {
+func history(t *testing.T, l *Layer) layer.History {
 	t.Helper()
 	h, err := l.History(context.Background(), "topic", 0)
 	if err != nil {
@@ -28,7 +28,7 @@ func history(t *testing.T, l *Layer) wire.History {
 
 func TestTimerThatIsLateDropsNothingThatIsNew(t *testing.T) {
 	l := New()
-	keep := wire.Keep{Count: 10, Life: time.Hour}
+	keep := layer.Keep{Count: 10, Life: time.Hour}
 	publish(t, l, "old", keep)
 	topic := l.topics["topic"]
 	old := topic.history
@@ -52,7 +52,7 @@ func TestTimerThatIsLateDropsNothingThatIsNew(t *testing.T) {
 func TestOnceOutlivesAShortHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New()
-		keep := wire.Keep{Count: 10, Life: time.Minute, Once: "order 17"}
+		keep := layer.Keep{Count: 10, Life: time.Minute, Once: "order 17"}
 		publish(t, l, "a", keep)
 		time.Sleep(2 * time.Minute)
 		if publish(t, l, "a", keep); history(t, l).Last != 1 {
@@ -69,7 +69,7 @@ func TestOnceOutlivesAShortHistory(t *testing.T) {
 func TestCountOutlivesWhatIsKeptByADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New()
-		publish(t, l, "a", wire.Keep{Count: 10, Life: time.Minute, Once: "key"})
+		publish(t, l, "a", layer.Keep{Count: 10, Life: time.Minute, Once: "key"})
 		first := history(t, l)
 		time.Sleep(23 * time.Hour)
 		if h := history(t, l); len(h.Kept) > 0 || h.Last != 1 || h.Epoch != first.Epoch {
@@ -88,7 +88,7 @@ func TestCountOutlivesWhatIsKeptByADay(t *testing.T) {
 
 func TestHistoryIsBoundedInBytes(t *testing.T) {
 	l := New()
-	keep := wire.Keep{Count: 100, Life: time.Hour, Bytes: 100}
+	keep := layer.Keep{Count: 100, Life: time.Hour, Bytes: 100}
 	for range 10 {
 		publish(t, l, string(bytes.Repeat([]byte("x"), 40)), keep)
 	}

@@ -12,9 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/seed-29c60982/grouphub/internal/fault"
 	"github.com/seed-29c60982/grouphub/internal/gate"
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 const (
@@ -69,7 +68,7 @@ type topicState struct {
 
 // keptHistory is what is kept of a topic. Guarded by Layer.mu.
 type keptHistory struct {
-	wire.History
+	layer.History
 	bytes int       // of the payloads that are kept
 	until time.Time // when they go
 	count time.Time // when the count goes
@@ -84,13 +83,13 @@ type sentOnce struct {
 }
 
 // Attach is as in [grouphub.Layer].
-func (l *Layer) Attach(hub string, r wire.Receiver) (wire.Subscription, error) {
+func (l *Layer) Attach(hub string, r layer.Receiver) (layer.Subscription, error) {
 	s := &Subscription{layer: l, receiver: r, topics: make(map[string]struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, fmt.Errorf("%w: attach %q", fault.ErrClosed, hub)
+		return nil, fmt.Errorf("%w: attach %q", layer.ErrClosed, hub)
 	}
 	l.subscriptions[s] = struct{}{}
 	s.addLocked(hub)
@@ -98,7 +97,7 @@ func (l *Layer) Attach(hub string, r wire.Receiver) (wire.Subscription, error) {
 }
 
 // Publish is as in [grouphub.Layer].
-func (l *Layer) Publish(ctx context.Context, p wire.Publication) error {
+func (l *Layer) Publish(ctx context.Context, p layer.Publication) error {
 	t, err := l.enter(p.Topic, p.Keep.Count > 0)
 	if t == nil {
 		return err
@@ -126,7 +125,7 @@ func (l *Layer) enter(topic string, create bool) (*topicState, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, fmt.Errorf("%w: publish to %q", fault.ErrClosed, topic)
+		return nil, fmt.Errorf("%w: publish to %q", layer.ErrClosed, topic)
 	}
 	t := l.topics[topic]
 	if t == nil && create {
@@ -158,16 +157,16 @@ func (l *Layer) forgetLocked(t *topicState, topic string) {
 }
 
 // publish waits for its turn and for room, no longer than ctx, and then delivers.
-func (l *Layer) publish(ctx context.Context, t *topicState, p wire.Publication) error {
+func (l *Layer) publish(ctx context.Context, t *topicState, p layer.Publication) error {
 	select {
 	case t.turn <- struct{}{}:
 	default:
 		select {
 		case t.turn <- struct{}{}:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: publish to %q: %w", fault.ErrUnavailable, p.Topic, ctx.Err())
+			return fmt.Errorf("%w: publish to %q: %w", layer.ErrUnavailable, p.Topic, ctx.Err())
 		case <-l.done:
-			return fmt.Errorf("%w: publish to %q", fault.ErrClosed, p.Topic)
+			return fmt.Errorf("%w: publish to %q", layer.ErrClosed, p.Topic)
 		}
 	}
 	defer func() { <-t.turn }()
@@ -177,12 +176,12 @@ func (l *Layer) publish(ctx context.Context, t *topicState, p wire.Publication) 
 	l.mu.Unlock()
 	for _, s := range subscribers {
 		if err := s.ready(ctx, p.Topic); err != nil {
-			return fmt.Errorf("%w: publish to %q: %w", fault.ErrUnavailable, p.Topic, err)
+			return fmt.Errorf("%w: publish to %q: %w", layer.ErrUnavailable, p.Topic, err)
 		}
 	}
 	select {
 	case <-l.done:
-		return fmt.Errorf("%w: publish to %q", fault.ErrClosed, p.Topic)
+		return fmt.Errorf("%w: publish to %q", layer.ErrClosed, p.Topic)
 	default:
 	}
 	p.Payload = bytes.Clone(p.Payload) // the receivers keep it, the caller's is the caller's
@@ -196,12 +195,12 @@ func (l *Layer) publish(ctx context.Context, t *topicState, p wire.Publication) 
 }
 
 // keep numbers and keeps a publication. It reports whether it is a new one.
-func (l *Layer) keep(t *topicState, p *wire.Publication) bool {
+func (l *Layer) keep(t *topicState, p *layer.Publication) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h, now, topic := t.history, time.Now(), p.Topic
 	if h == nil {
-		h = &keptHistory{History: wire.History{Epoch: rand.Text()}, once: make(map[string]struct{})}
+		h = &keptHistory{History: layer.History{Epoch: rand.Text()}, once: make(map[string]struct{})}
 		h.next = time.AfterFunc(p.Keep.Life, func() { l.expire(t, h, topic) })
 		t.history = h
 	}
@@ -211,15 +210,15 @@ func (l *Layer) keep(t *topicState, p *wire.Publication) bool {
 			return false
 		}
 		h.once[key] = struct{}{}
-		h.sent = append(h.sent, sentOnce{key, now.Add(wire.OnceLife)})
+		h.sent = append(h.sent, sentOnce{key, now.Add(layer.OnceLife)})
 	}
 	h.Last++
-	p.At = wire.Position{Epoch: h.Epoch, Number: h.Last} // numbers are not given out again, so no nonce
+	p.At = layer.Position{Epoch: h.Epoch, Number: h.Last} // numbers are not given out again, so no nonce
 	h.Kept = append(h.Kept, *p)
 	h.bytes += len(p.Payload)
 	for len(h.Kept) > p.Keep.Count || p.Keep.Bytes > 0 && h.bytes > p.Keep.Bytes && len(h.Kept) > 1 {
 		h.bytes -= len(h.Kept[0].Payload)
-		h.Kept[0] = wire.Publication{} // or the array would keep it
+		h.Kept[0] = layer.Publication{} // or the array would keep it
 		h.Kept = h.Kept[1:]
 	}
 	h.until, h.count = now.Add(p.Keep.Life), now.Add(max(countLife, p.Keep.Life))
@@ -264,15 +263,15 @@ func (l *Layer) expire(t *topicState, h *keptHistory, topic string) {
 }
 
 // History is as in [grouphub.Layer].
-func (l *Layer) History(_ context.Context, topic string, after uint64) (wire.History, error) {
+func (l *Layer) History(_ context.Context, topic string, after uint64) (layer.History, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return wire.History{}, fmt.Errorf("%w: history of %q", fault.ErrClosed, topic)
+		return layer.History{}, fmt.Errorf("%w: history of %q", layer.ErrClosed, topic)
 	}
 	t := l.topics[topic]
 	if t == nil || t.history == nil {
-		return wire.History{}, nil
+		return layer.History{}, nil
 	}
 	h := t.history.History
 	first := h.Last - uint64(len(h.Kept)) + 1
@@ -291,7 +290,7 @@ func (l *Layer) Lease(_ context.Context, topic, holder string, value []byte, lif
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return false, fmt.Errorf("%w: lease %q", fault.ErrClosed, topic)
+		return false, fmt.Errorf("%w: lease %q", layer.ErrClosed, topic)
 	}
 	held := l.leases[topic]
 	maps.DeleteFunc(held, func(_ string, lease heldLease) bool { return !lease.ends.After(time.Now()) })
@@ -322,7 +321,7 @@ func (l *Layer) Leases(_ context.Context, topic string) (map[string][]byte, erro
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, fmt.Errorf("%w: leases of %q", fault.ErrClosed, topic)
+		return nil, fmt.Errorf("%w: leases of %q", layer.ErrClosed, topic)
 	}
 	values := make(map[string][]byte)
 	for holder, lease := range l.leases[topic] {
@@ -338,7 +337,7 @@ func (l *Layer) Close() error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return fmt.Errorf("%w: close the memory layer", fault.ErrClosed)
+		return fmt.Errorf("%w: close the memory layer", layer.ErrClosed)
 	}
 	l.closed = true
 	close(l.done)
@@ -365,7 +364,7 @@ func (l *Layer) Close() error {
 // Subscription is one hub on a memory layer.
 type Subscription struct {
 	layer    *Layer
-	receiver wire.Receiver
+	receiver layer.Receiver
 	ctx      context.Context // ends with the subscription
 	cancel   context.CancelFunc
 	gate     gate.Gate // what calls the receiver passes it
@@ -378,7 +377,7 @@ func (s *Subscription) Add(_ context.Context, topics ...string) error {
 	s.layer.mu.Lock()
 	defer s.layer.mu.Unlock()
 	if _, ok := s.layer.subscriptions[s]; !ok {
-		return fmt.Errorf("%w: subscribe to %q", fault.ErrClosed, topics)
+		return fmt.Errorf("%w: subscribe to %q", layer.ErrClosed, topics)
 	}
 	for _, topic := range topics {
 		s.addLocked(topic)
@@ -452,7 +451,7 @@ func (s *Subscription) ready(ctx context.Context, topic string) error {
 	return err
 }
 
-func (s *Subscription) deliver(p wire.Publication) {
+func (s *Subscription) deliver(p layer.Publication) {
 	if !s.gate.Enter() {
 		return
 	}
@@ -479,7 +478,7 @@ func (l *Layer) Append(_ context.Context, queue string, message []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return fmt.Errorf("%w: append to %q", fault.ErrClosed, queue)
+		return fmt.Errorf("%w: append to %q", layer.ErrClosed, queue)
 	}
 	q := l.queueLocked(queue)
 	switch {
@@ -488,7 +487,7 @@ func (l *Layer) Append(_ context.Context, queue string, message []byte) error {
 		q.takers = slices.Delete(q.takers, 0, 1)
 		l.settleLocked(q, queue)
 	case len(q.messages) >= queueCapacity:
-		return fmt.Errorf("%w: append to %q", fault.ErrQueueFull, queue)
+		return fmt.Errorf("%w: append to %q", layer.ErrQueueFull, queue)
 	default:
 		q.messages = append(q.messages, queuedMessage{message, time.Now().Add(queueExpiry)})
 		l.settleLocked(q, queue)
@@ -501,7 +500,7 @@ func (l *Layer) Take(ctx context.Context, queue string) ([]byte, error) {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return nil, fmt.Errorf("%w: take from %q", fault.ErrClosed, queue)
+		return nil, fmt.Errorf("%w: take from %q", layer.ErrClosed, queue)
 	}
 	q := l.queueLocked(queue)
 	if len(q.messages) > 0 {
@@ -522,7 +521,7 @@ func (l *Layer) Take(ctx context.Context, queue string) ([]byte, error) {
 	case <-ctx.Done():
 		err = fmt.Errorf("grouphub: take from %q: %w", queue, ctx.Err())
 	case <-l.done:
-		err = fmt.Errorf("%w: take from %q", fault.ErrClosed, queue)
+		err = fmt.Errorf("%w: take from %q", layer.ErrClosed, queue)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -11,12 +11,11 @@ import (
 
 	"github.com/redis/rueidis"
 
-	"github.com/seed-29c60982/grouphub/internal/fault"
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 const (
-	onceLife = wire.OnceLife
+	onceLife = layer.OnceLife
 	// countLife is how much longer than the last publication the count is kept: while
 	// it is there, the epoch stays the same.
 	countLife = 24 * time.Hour
@@ -105,7 +104,7 @@ func (l *Layer) historyKeys(topic string) []string {
 func (l *Layer) onceKey(topic, once string) string { return l.key("once", topic) + ":" + once }
 
 // publishKept numbers, keeps and publishes what was sealed for the channel.
-func (l *Layer) publishKept(ctx context.Context, p wire.Publication, channel string, sealed []byte) error {
+func (l *Layer) publishKept(ctx context.Context, p layer.Publication, channel string, sealed []byte) error {
 	keys := l.historyKeys(p.Topic)
 	if p.Keep.Once != "" {
 		keys = append(keys, l.onceKey(p.Topic, p.Keep.Once))
@@ -126,20 +125,20 @@ func (l *Layer) publishCommand() string {
 
 // History is as in [grouphub.Layer]. What cannot be opened is left out, and counted as
 // discarded.
-func (l *Layer) History(ctx context.Context, topic string, after uint64) (wire.History, error) {
+func (l *Layer) History(ctx context.Context, topic string, after uint64) (layer.History, error) {
 	args := []string{strconv.FormatUint(after, 10) + "-0", milliseconds(countLife)}
 	result, err := l.run(ctx, "history of", topic, historyRead, l.historyKeys(topic), args)
 	if err != nil {
-		return wire.History{}, err
+		return layer.History{}, err
 	}
 	h, err := l.readHistory(topic, result)
 	if err != nil {
-		return wire.History{}, fmt.Errorf("%w: history of %q: %w", fault.ErrUnavailable, topic, err)
+		return layer.History{}, fmt.Errorf("%w: history of %q: %w", layer.ErrUnavailable, topic, err)
 	}
 	return h, nil
 }
 
-func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h wire.History, err error) {
+func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h layer.History, err error) {
 	answer, err := result.ToArray()
 	if err != nil || len(answer) == 0 {
 		return h, err
@@ -149,15 +148,15 @@ func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h wire.Hi
 		return h, err
 	}
 	if h.Epoch, h.Last = cutCount(count); h.Epoch == "" {
-		return wire.History{}, nil // not a count: the next publication begins anew
+		return layer.History{}, nil // not a count: the next publication begins anew
 	}
 	entries, err := answer[1].ToArray()
 	if err != nil {
-		return wire.History{}, err
+		return layer.History{}, err
 	}
 	channel := l.key("topic", topic)
 	for _, entry := range entries {
-		p := wire.Publication{Topic: topic}
+		p := layer.Publication{Topic: topic}
 		if pair, _ := entry.ToArray(); len(pair) == 2 { // id, and what it has
 			if fields, _ := pair[1].ToArray(); len(fields) == 2 { // name and value
 				message, _ := fields[1].ToString()
@@ -185,11 +184,11 @@ func cutCount(count string) (epoch string, last uint64) {
 
 // openMessage returns what was published to a channel, or counts it as discarded.
 // Only what is kept has a position.
-func (l *Layer) openMessage(channel, message string) (at wire.Position, payload []byte, ok bool) {
+func (l *Layer) openMessage(channel, message string) (at layer.Position, payload []byte, ok bool) {
 	if message != "" && message[0] == formatNumbered {
 		if at, message, ok = cutPosition(message[1:]); !ok {
 			l.discard(channel, errNoPosition)
-			return wire.Position{}, nil, false
+			return layer.Position{}, nil, false
 		}
 	}
 	payload, ok = l.open(channel, message)
@@ -199,7 +198,7 @@ func (l *Layer) openMessage(channel, message string) (at wire.Position, payload 
 var errNoPosition = errors.New("numbered, and the number makes no sense")
 
 // cutPosition reads "<epoch> <number> <nonce> " and returns what follows.
-func cutPosition(message string) (at wire.Position, rest string, ok bool) {
+func cutPosition(message string) (at layer.Position, rest string, ok bool) {
 	head, rest, _ := strings.Cut(message, " ")
 	at.Epoch = head
 	head, rest, _ = strings.Cut(rest, " ")
@@ -207,7 +206,7 @@ func cutPosition(message string) (at wire.Position, rest string, ok bool) {
 	at.Number = number
 	at.Nonce, rest, ok = strings.Cut(rest, " ")
 	if !ok || err != nil || number == 0 || !isWord(at.Epoch) || !isWord(at.Nonce) {
-		return wire.Position{}, "", false
+		return layer.Position{}, "", false
 	}
 	return at, rest, true
 }

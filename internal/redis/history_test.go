@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 func newTestLayer(t *testing.T, m *miniredis.Miniredis, opts Options) *Layer {
@@ -23,13 +23,13 @@ func newTestLayer(t *testing.T, m *miniredis.Miniredis, opts Options) *Layer {
 
 func keep(t *testing.T, l *Layer, topic, payload string) {
 	t.Helper()
-	p := wire.Publication{Topic: topic, Payload: []byte(payload), Keep: wire.Keep{Count: 100, Life: time.Minute}}
+	p := layer.Publication{Topic: topic, Payload: []byte(payload), Keep: layer.Keep{Count: 100, Life: time.Minute}}
 	if err := l.Publish(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func history(t *testing.T, l *Layer, topic string, after uint64) wire.History {
+func history(t *testing.T, l *Layer, topic string, after uint64) layer.History {
 	t.Helper()
 	h, err := l.History(t.Context(), topic, after)
 	if err != nil {
@@ -49,7 +49,7 @@ func FuzzPositionTakesAnything(f *testing.F) {
 	f.Fuzz(func(t *testing.T, message string) {
 		at, rest, ok := cutPosition(message)
 		if !ok {
-			if at != (wire.Position{}) || rest != "" {
+			if at != (layer.Position{}) || rest != "" {
 				t.Errorf("%q is refused, and %+v %q", message, at, rest)
 			}
 			return
@@ -140,7 +140,7 @@ func TestHistoryAndLeasesLeaveNothingBehind(t *testing.T) {
 			}
 		}
 	}
-	p := wire.Publication{Topic: "topic", Keep: wire.Keep{Count: 10, Life: time.Minute, Once: "once"}}
+	p := layer.Publication{Topic: "topic", Keep: layer.Keep{Count: 10, Life: time.Minute, Once: "once"}}
 	if err := l.Publish(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}

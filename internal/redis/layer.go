@@ -22,8 +22,7 @@ import (
 
 	"github.com/redis/rueidis"
 
-	"github.com/seed-29c60982/grouphub/internal/fault"
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 const (
@@ -123,7 +122,7 @@ func New(url string, opts Options) (*Layer, error) {
 	l.connections = newConnections(&option)
 	if err := l.connect(option); err != nil {
 		l.cancel()
-		return nil, fmt.Errorf("%w: connect to redis at %s: %w", fault.ErrUnavailable, strings.Join(option.InitAddress, ", "), err)
+		return nil, fmt.Errorf("%w: connect to redis at %s: %w", layer.ErrUnavailable, strings.Join(option.InitAddress, ", "), err)
 	}
 	l.cluster = l.client.Mode() == rueidis.ClientModeCluster
 	if l.cluster {
@@ -172,17 +171,17 @@ func (l *Layer) key(kind, name string) string {
 var braceEscaper = strings.NewReplacer("%", "%25", "}", "%7D")
 
 // Attach is as in [grouphub.Layer].
-func (l *Layer) Attach(hub string, r wire.Receiver) (wire.Subscription, error) {
+func (l *Layer) Attach(hub string, r layer.Receiver) (layer.Subscription, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, fmt.Errorf("%w: attach %q", fault.ErrClosed, hub)
+		return nil, fmt.Errorf("%w: attach %q", layer.ErrClosed, hub)
 	}
 	return l.subscribeLocked("topic", hub, r), nil
 }
 
 // Publish is as in [grouphub.Layer].
-func (l *Layer) Publish(ctx context.Context, p wire.Publication) error {
+func (l *Layer) Publish(ctx context.Context, p layer.Publication) error {
 	channel := l.key("topic", p.Topic)
 	sealed := l.sealer.seal(channel, p.Payload)
 	if p.Keep.Count > 0 {
@@ -228,7 +227,7 @@ func (l *Layer) Close() error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return fmt.Errorf("%w: close the redis layer", fault.ErrClosed)
+		return fmt.Errorf("%w: close the redis layer", layer.ErrClosed)
 	}
 	l.closed = true
 	var subscriptions []*Subscription

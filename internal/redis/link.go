@@ -13,7 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/seed-29c60982/grouphub/internal/gate"
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 var (
@@ -241,7 +241,7 @@ func (k *link) message(m rueidis.PubSubMessage) {
 		return
 	}
 	if at, payload, ok := k.s.layer.openMessage(m.Channel, m.Message); ok {
-		k.s.receiver.Deliver(wire.Publication{Topic: t.name, Payload: payload, At: at})
+		k.s.receiver.Deliver(layer.Publication{Topic: t.name, Payload: payload, At: at})
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 
 	"github.com/redis/rueidis"
 
-	"github.com/seed-29c60982/grouphub/internal/fault"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // job is a command on its way to Redis. Whoever moves its state first, from
@@ -50,10 +50,10 @@ func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.
 		return rueidis.RedisResult{}, fmt.Errorf("%w: %s %q: %w", kind, operation, name, err)
 	}
 	if l.ctx.Err() != nil {
-		return rueidis.RedisResult{}, fmt.Errorf("%w: %s %q", fault.ErrClosed, operation, name)
+		return rueidis.RedisResult{}, fmt.Errorf("%w: %s %q", layer.ErrClosed, operation, name)
 	}
 	if err := ctx.Err(); err != nil { // below, it might go out all the same
-		return fail(fault.ErrUnavailable, err)
+		return fail(layer.ErrUnavailable, err)
 	}
 	job := jobs.Get().(*job)
 	job.command = command
@@ -73,12 +73,12 @@ func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.
 		case <-job.timer.C:
 			ended = context.DeadlineExceeded
 		case <-l.ctx.Done():
-			ended = fault.ErrClosed
+			ended = layer.ErrClosed
 		}
 	}
-	kind := fault.ErrUncertain
+	kind := layer.ErrUncertain
 	if job.state.CompareAndSwap(jobWaiting, jobLeft) {
-		kind = fault.ErrUnavailable
+		kind = layer.ErrUnavailable
 		job.command = rueidis.Completed{} // it may lie there for a while
 	}
 	return fail(kind, ended)
@@ -98,7 +98,7 @@ func (l *Layer) submit(ctx context.Context, job *job) error {
 	case <-job.timer.C:
 		return context.DeadlineExceeded
 	case <-l.ctx.Done():
-		return fault.ErrClosed
+		return layer.ErrClosed
 	}
 }
 
@@ -123,9 +123,9 @@ func (l *Layer) kindOf(err error) error {
 	_, answered := rueidis.IsRedisErr(err)
 	switch {
 	case answered, errors.As(err, &dial), errors.As(err, &unsent), errors.Is(err, rueidis.ErrNoSlot):
-		return fault.ErrUnavailable
+		return layer.ErrUnavailable
 	default:
-		return fault.ErrUncertain
+		return layer.ErrUncertain
 	}
 }
 

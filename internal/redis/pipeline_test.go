@@ -13,8 +13,7 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/rueidis"
 
-	"github.com/seed-29c60982/grouphub/internal/fault"
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // await polls for what gives no signal.
@@ -47,7 +46,7 @@ func TestHeartbeatGetsThroughWhenTheQueueIsFull(t *testing.T) {
 	defer publishers.Wait()
 	for len(l.jobs) < cap(l.jobs) {
 		publishers.Go(func() {
-			if err := l.Publish(t.Context(), wire.Publication{Topic: "topic"}); err != nil {
+			if err := l.Publish(t.Context(), layer.Publication{Topic: "topic"}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -75,7 +74,7 @@ func TestScriptThatIsSentTwiceTakesNoLonger(t *testing.T) {
 	})
 	begun := time.Now()
 	_, err := l.Leases(t.Context(), "topic")
-	if took := time.Since(begun); !errors.Is(err, fault.ErrUncertain) || !errors.Is(err, context.DeadlineExceeded) || took > callTimeout*5/4 {
+	if took := time.Since(begun); !errors.Is(err, layer.ErrUncertain) || !errors.Is(err, context.DeadlineExceeded) || took > callTimeout*5/4 {
 		t.Errorf("%v after %v, want ErrUncertain after %v", err, took, callTimeout)
 	}
 }
@@ -86,7 +85,7 @@ func TestCallWhoseContextIsOverSendsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 10_000 {
-		if err := l.Append(ctx, "queue", nil); !errors.Is(err, fault.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		if err := l.Append(ctx, "queue", nil); !errors.Is(err, layer.ErrUnavailable) || !errors.Is(err, context.Canceled) {
 			t.Fatalf("%v, want ErrUnavailable and the context's error", err)
 		}
 	}

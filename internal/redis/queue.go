@@ -10,8 +10,7 @@ import (
 
 	"github.com/redis/rueidis"
 
-	"github.com/seed-29c60982/grouphub/internal/fault"
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // A queue is three keys of one slot: a hash of id to deadline and message, a list of the
@@ -113,7 +112,7 @@ func (l *Layer) Append(ctx context.Context, queue string, message []byte) error 
 		return err
 	}
 	if added, err := result.AsInt64(); err != nil || added != 1 {
-		return fmt.Errorf("%w: append to %q", fault.ErrQueueFull, queue)
+		return fmt.Errorf("%w: append to %q", layer.ErrQueueFull, queue)
 	}
 	return nil
 }
@@ -133,7 +132,7 @@ func (l *Layer) Take(ctx context.Context, queue string) ([]byte, error) {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return nil, fmt.Errorf("%w: take from %q", fault.ErrClosed, queue)
+		return nil, fmt.Errorf("%w: take from %q", layer.ErrClosed, queue)
 	}
 	k := l.takers[queue]
 	if k == nil {
@@ -154,7 +153,7 @@ func (l *Layer) Take(ctx context.Context, queue string) ([]byte, error) {
 	case <-ctx.Done():
 		err = fmt.Errorf("grouphub: take from %q: %w", queue, ctx.Err())
 	case <-l.ctx.Done():
-		err = fmt.Errorf("%w: take from %q", fault.ErrClosed, queue)
+		err = fmt.Errorf("%w: take from %q", layer.ErrClosed, queue)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -223,7 +222,7 @@ type queueWaker struct{ layer *Layer }
 
 func (queueWaker) Ready(context.Context, string) error { return nil }
 
-func (w queueWaker) Deliver(p wire.Publication) { w.Lost([]string{p.Topic}) }
+func (w queueWaker) Deliver(p layer.Publication) { w.Lost([]string{p.Topic}) }
 
 func (w queueWaker) Lost(queues []string) {
 	w.layer.mu.Lock()

@@ -8,7 +8,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 
-	"github.com/seed-29c60982/grouphub/internal/fault"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // takeAndCrash takes a message as a process does that ends before it hands it over.
@@ -40,7 +40,7 @@ func TestQueueRedeliversAndExpires(t *testing.T) {
 	}
 	takeAndCrash(t, l, "queue")
 	m.SetTime(now.Add(queueLease + time.Second)) // the lease is over: it is the first again
-	if err := add("three"); !errors.Is(err, fault.ErrQueueFull) {
+	if err := add("three"); !errors.Is(err, layer.ErrQueueFull) {
 		t.Errorf("Append: %v, want ErrQueueFull", err)
 	}
 	take("one")

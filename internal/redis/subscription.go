@@ -8,8 +8,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/seed-29c60982/grouphub/internal/fault"
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // A Subscription is what one hub is subscribed to. Its links, connections to Redis,
@@ -18,7 +17,7 @@ type Subscription struct {
 	layer    *Layer
 	kind     string // of the keys that are the channels
 	hub      string
-	receiver wire.Receiver
+	receiver layer.Receiver
 	ctx      context.Context // ends with the subscription
 	cancel   context.CancelFunc
 	reroute  chan struct{} // has room for one: a topic has no link, or a link no connection
@@ -31,7 +30,7 @@ type Subscription struct {
 }
 
 // subscribeLocked starts a subscription, which tries to connect until it is closed.
-func (l *Layer) subscribeLocked(kind, hub string, r wire.Receiver) *Subscription {
+func (l *Layer) subscribeLocked(kind, hub string, r layer.Receiver) *Subscription {
 	s := &Subscription{layer: l, kind: kind, hub: hub, receiver: r, reroute: make(chan struct{}, 1),
 		topics: make(map[string]*topic), links: make(map[string]*link)}
 	s.ctx, s.cancel = context.WithCancel(l.ctx)
@@ -214,9 +213,9 @@ func (s *Subscription) Add(ctx context.Context, topics ...string) error {
 		s.mu.Lock()
 		switch err = cmp.Or(err, wait.err); {
 		case s.ctx.Err() != nil:
-			err = fmt.Errorf("%w: subscribe to %.300q", fault.ErrClosed, topics)
+			err = fmt.Errorf("%w: subscribe to %.300q", layer.ErrClosed, topics)
 		case err != nil:
-			err = fmt.Errorf("%w: subscribe to %.300q: %w", fault.ErrUnavailable, topics, err)
+			err = fmt.Errorf("%w: subscribe to %.300q: %w", layer.ErrUnavailable, topics, err)
 		}
 		// Without an error something may be missing again: an interruption came first.
 		if done = err != nil || wait.missing == 0; done {

@@ -6,8 +6,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/seed-29c60982/grouphub/internal/fault"
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // A Replay is a reader's way through what is kept, to where the sequence is live. The
@@ -27,9 +26,9 @@ type Replay struct {
 // Piece is a part of a replay.
 type Piece[T any] struct {
 	Values []T
-	Lost   bool          // something before them is gone
-	Live   bool          // nothing is behind them: what comes next is taken after Piece returns
-	At     wire.Position // where the reader is after them
+	Lost   bool           // something before them is gone
+	Live   bool           // nothing is behind them: what comes next is taken after Piece returns
+	At     layer.Position // where the reader is after them
 }
 
 // CatchUp waits until the sequence is live, and looks into the history for a position
@@ -38,7 +37,7 @@ type Piece[T any] struct {
 func (s *Sequence[T]) CatchUp(ctx context.Context, r Replay) error {
 	deadline := time.Now().Add(5 * time.Second)
 	err := wait(ctx, deadline, s.ready)
-	at, ok := wire.ParsePosition(r.After)
+	at, ok := ParseID(r.After)
 	if err != nil || !ok || at.Number == 0 {
 		return err
 	}
@@ -66,7 +65,7 @@ func wait(ctx context.Context, deadline time.Time, c <-chan struct{}) error {
 	case <-c:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: the history cannot be read: %w", fault.ErrUnavailable, ctx.Err())
+		return fmt.Errorf("%w: the history cannot be read: %w", layer.ErrUnavailable, ctx.Err())
 	}
 }
 
@@ -92,7 +91,7 @@ func (s *Sequence[T]) Piece(r *Replay, limit int, size func(T) int, use func(Pie
 		bytes += size(value)
 	}
 	p.Live = next == s.next
-	p.At = wire.Position{Epoch: s.epoch, Number: next - 1, Nonce: s.nonceLocked(next - 1)}
+	p.At = layer.Position{Epoch: s.epoch, Number: next - 1, Nonce: s.nonceLocked(next - 1)}
 	if empty(p.At) {
 		p.At.Nonce = strconv.FormatInt(time.Now().Unix(), 36)
 	}
@@ -108,7 +107,7 @@ func (s *Sequence[T]) beginLocked(r *Replay) {
 		return
 	}
 	first := s.firstLocked()
-	at, ok := wire.ParsePosition(r.After)
+	at, ok := ParseID(r.After)
 	switch {
 	case !ok, at.Number >= s.next, at.Number+1 < first:
 	case empty(at):
@@ -130,4 +129,4 @@ func (s *Sequence[T]) beginLocked(r *Replay) {
 
 // empty reports whether a position is that before the first publication. It has no epoch,
 // and its nonce is the time.
-func empty(at wire.Position) bool { return at.Epoch == "" && at.Number == 0 }
+func empty(at layer.Position) bool { return at.Epoch == "" && at.Number == 0 }

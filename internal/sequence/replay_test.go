@@ -5,12 +5,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // replay takes one piece of about n publications.
-func (t *topic) replay(r *Replay, n int) (piece Piece[wire.Publication]) {
-	t.Piece(r, n, func(wire.Publication) int { return 1 }, func(p Piece[wire.Publication]) bool {
+func (t *topic) replay(r *Replay, n int) (piece Piece[layer.Publication]) {
+	t.Piece(r, n, func(layer.Publication) int { return 1 }, func(p Piece[layer.Publication]) bool {
 		piece = p
 		return true
 	})
@@ -56,9 +56,9 @@ func TestAPositionBeforeTheFirstPublicationIsGoodForAsLongAsNothingIsForgotten(t
 				time.Sleep(time.Second)
 				s.set(func() { s.history.Epoch = "A" })
 				c.meanwhile(s)
-				r := Replay{From: true, After: at.ID()}
+				r := Replay{From: true, After: ID(at)}
 				if p := s.replay(&r, 1000); p.Lost != c.lost || len(p.Values) != c.values || !p.Live {
-					t.Errorf("after %q got %+v", at.ID(), p)
+					t.Errorf("after %q got %+v", ID(at), p)
 				}
 				for _, made := range []string{".0.", ".0.?", ".0.0"} {
 					if p := s.replay(&Replay{From: true, After: made}, 1); !p.Lost {
@@ -74,7 +74,7 @@ func TestAPositionBeforeTheFirstPublicationIsGoodForAsLongAsNothingIsForgotten(t
 
 func TestAPositionBeforeTheFirstPublicationIsGoodAfterALossBeforeIt(t *testing.T) {
 	live(t, hundred, func(s *topic) {
-		s.set(func() { s.history = wire.History{} })
+		s.set(func() { s.history = layer.History{} })
 		s.Check(true)
 		synctest.Wait()
 		s.expect(t, 0, 1)
@@ -82,9 +82,9 @@ func TestAPositionBeforeTheFirstPublicationIsGoodAfterALossBeforeIt(t *testing.T
 		at := s.replay(&Replay{}, 1).At
 		s.set(func() { s.history.Epoch = "B" })
 		s.keep(3, true)
-		r := Replay{From: true, After: at.ID()}
+		r := Replay{From: true, After: ID(at)}
 		if p := s.replay(&r, 1000); p.Lost || len(p.Values) != 3 {
-			t.Errorf("after %q got %+v", at.ID(), p)
+			t.Errorf("after %q got %+v", ID(at), p)
 		}
 	})
 }
@@ -117,7 +117,7 @@ func TestAReplayHasNoMoreThanTheLayerKeeps(t *testing.T) {
 }
 
 func TestWhatIsKeptForReplaysIsBoundedInBytes(t *testing.T) {
-	live(t, wire.Keep{Count: 100, Bytes: 5500, Life: time.Hour}, func(s *topic) {
+	live(t, layer.Keep{Count: 100, Bytes: 5500, Life: time.Hour}, func(s *topic) {
 		kept := func(want int) {
 			t.Helper()
 			if p := s.replay(&Replay{Last: 100}, 1000); len(p.Values) != want {
@@ -135,7 +135,7 @@ func TestWhatIsKeptForReplaysIsBoundedInBytes(t *testing.T) {
 		s.keep(3, true)
 		kept(3)
 		s.Receive(numbered("B", 1)) // none of the others counts any more
-		s.set(func() { s.history = wire.History{Epoch: "B", Last: 1} })
+		s.set(func() { s.history = layer.History{Epoch: "B", Last: 1} })
 		s.keep(7, true)
 		kept(5)
 		s.expect(t, 3+1+3+1+7, 0)

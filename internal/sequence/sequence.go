@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 const (
@@ -21,17 +21,17 @@ const (
 // A Source is what a sequence needs of its owner. Functions that are called with the
 // sequence locked must not block.
 type Source[T any] struct {
-	Keep wire.Keep // what the layer keeps of the topic, and the sequence for replays
+	Keep layer.Keep // what the layer keeps of the topic, and the sequence for replays
 
 	// Read asks the layer for its history. Turns has room for as many as may be read at the
 	// same time; nil: any number.
-	Read  func(ctx context.Context, after uint64) (wire.History, error)
+	Read  func(ctx context.Context, after uint64) (layer.History, error)
 	Turns chan struct{}
 	// Spawn starts a goroutine.
 	Spawn func(func())
 	// Make makes what is kept for replays of a publication, false if it makes no sense.
 	// Called with the sequence locked.
-	Make func(wire.Publication) (T, bool)
+	Make func(layer.Publication) (T, bool)
 	// Take takes what Make made, as the next one. Called with the sequence locked.
 	Take func(T)
 	// Commands says that everything since the topic was subscribed to is to be taken, even
@@ -64,7 +64,7 @@ type Sequence[T any] struct {
 	filling bool
 	looking bool            // there is a goroutine that reads the history
 	again   bool            // it has to read once more, and the history
-	asked   wire.Position   // has to go on from here
+	asked   layer.Position  // has to go on from here
 	waiting []chan struct{} // closed after a read that begins from now on
 	adopted bool            // the epoch is new since the last check, with nothing missing as it seemed
 	losses  int             // how often what a replay may want was gone for good
@@ -74,7 +74,7 @@ type Sequence[T any] struct {
 	ring    []kept[T] // the last ones, up to next-1, without a hole
 	size    int       // of the payloads that the ring's values were made of
 	nonce   string    // that of next-1, which the ring may not have; "" if not known
-	held    []wire.Publication
+	held    []layer.Publication
 	bytes   int      // of the payloads in held
 	known   int      // how many of held came before the history was read
 	later   []func() // for when held has been taken
@@ -117,7 +117,7 @@ func (s *Sequence[T]) Check(interrupted bool) {
 }
 
 // Receive takes a publication from the layer. It never blocks.
-func (s *Sequence[T]) Receive(p wire.Publication) {
+func (s *Sequence[T]) Receive(p layer.Publication) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -151,12 +151,12 @@ func (s *Sequence[T]) doLocked() {
 
 // aheadLocked reports whether something is missing before a publication. When the count
 // begins anew on an unbroken subscription, nothing is.
-func (s *Sequence[T]) aheadLocked(p wire.Publication) bool {
+func (s *Sequence[T]) aheadLocked(p layer.Publication) bool {
 	return p.At.Number > 1 && (p.At.Epoch != s.epoch || p.At.Number > s.next)
 }
 
 // acceptLocked takes a publication that is not ahead.
-func (s *Sequence[T]) acceptLocked(p wire.Publication) {
+func (s *Sequence[T]) acceptLocked(p layer.Publication) {
 	at := p.At
 	switch {
 	case at.Epoch != s.epoch:
@@ -173,7 +173,7 @@ func (s *Sequence[T]) acceptLocked(p wire.Publication) {
 	} // else it is a repeat
 }
 
-func (s *Sequence[T]) holdLocked(p wire.Publication) {
+func (s *Sequence[T]) holdLocked(p layer.Publication) {
 	s.held = append(s.held, p)
 	s.bytes += len(p.Payload)
 	if len(s.held) > maxHeld || s.bytes > maxHeldBytes {
@@ -194,13 +194,13 @@ func (s *Sequence[T]) nonceLocked(number uint64) string {
 }
 
 // contradictsLocked reports whether the number was given out before, to another.
-func (s *Sequence[T]) contradictsLocked(at wire.Position) bool {
+func (s *Sequence[T]) contradictsLocked(at layer.Position) bool {
 	return contradict(s.nonceLocked(at.Number), at.Nonce)
 }
 
 func (s *Sequence[T]) firstLocked() uint64 { return s.next - uint64(len(s.ring)) }
 
-func (s *Sequence[T]) takeLocked(p wire.Publication) {
+func (s *Sequence[T]) takeLocked(p layer.Publication) {
 	s.next++
 	s.nonce = p.At.Nonce
 	if value, ok := s.keepLocked(p); ok {
@@ -209,7 +209,7 @@ func (s *Sequence[T]) takeLocked(p wire.Publication) {
 }
 
 // keepLocked adds what is made of the latest publication to the ring.
-func (s *Sequence[T]) keepLocked(p wire.Publication) (value T, ok bool) {
+func (s *Sequence[T]) keepLocked(p layer.Publication) (value T, ok bool) {
 	if value, ok = s.Make(p); !ok {
 		s.ring = nil
 		return value, false
@@ -257,8 +257,8 @@ func (s *Sequence[T]) lookLocked() {
 	}
 }
 
-func (s *Sequence[T]) positionLocked() wire.Position {
-	return wire.Position{Epoch: s.epoch, Number: s.next - 1, Nonce: s.nonce}
+func (s *Sequence[T]) positionLocked() layer.Position {
+	return layer.Position{Epoch: s.epoch, Number: s.next - 1, Nonce: s.nonce}
 }
 
 // look reads the history until it agrees with what was taken, and nobody has asked
@@ -324,12 +324,12 @@ func (s *Sequence[T]) lookOnce() (done bool, err error) {
 	return !s.looking, nil
 }
 
-func (s *Sequence[T]) read(after uint64) (wire.History, error) {
+func (s *Sequence[T]) read(after uint64) (layer.History, error) {
 	if s.Turns != nil {
 		select {
 		case s.Turns <- struct{}{}:
 		case <-s.ctx.Done():
-			return wire.History{}, s.ctx.Err()
+			return layer.History{}, s.ctx.Err()
 		}
 		defer func() { <-s.Turns }()
 	}
@@ -337,11 +337,11 @@ func (s *Sequence[T]) read(after uint64) (wire.History, error) {
 }
 
 // goesOn reports whether a history goes on from a position, as far as it shows.
-func goesOn(h wire.History, at wire.Position) bool {
+func goesOn(h layer.History, at layer.Position) bool {
 	if empty(at) { // where nothing was ever sent, an epoch begins without a loss
 		return true
 	}
-	i := slices.IndexFunc(h.Kept, func(p wire.Publication) bool { return p.At.Number == at.Number })
+	i := slices.IndexFunc(h.Kept, func(p layer.Publication) bool { return p.At.Number == at.Number })
 	return h.Epoch == at.Epoch && h.Last >= at.Number && (i < 0 || !contradict(h.Kept[i].At.Nonce, at.Nonce))
 }
 
@@ -365,7 +365,7 @@ func (s *Sequence[T]) settleLocked() bool {
 		if !over {
 			s.acceptLocked(p)
 		}
-		s.held[0] = wire.Publication{}
+		s.held[0] = layer.Publication{}
 		s.held, s.bytes = s.held[1:], s.bytes-len(p.Payload)
 	}
 	s.held, s.filling = nil, false
@@ -385,7 +385,7 @@ func (s *Sequence[T]) room() error {
 
 // apply brings the sequence to where the history ends, which is whole if it goes on from
 // what was taken. Nobody else takes meanwhile.
-func (s *Sequence[T]) apply(h wire.History, whole bool) error {
+func (s *Sequence[T]) apply(h layer.History, whole bool) error {
 	s.mu.Lock()
 	fresh := !s.started || !whole
 	if s.started && fresh {

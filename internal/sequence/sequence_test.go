@@ -11,16 +11,16 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/seed-29c60982/grouphub/internal/wire"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // A topic is a layer's one topic, and what a sequence makes of it.
 type topic struct {
-	*Sequence[wire.Publication]
+	*Sequence[layer.Publication]
 	end context.CancelFunc
 
 	mu      sync.Mutex
-	history wire.History
+	history layer.History
 	latency time.Duration // of a read
 	down    bool          // a read fails
 	reading func()        // called while the history is read; nil: nothing is
@@ -33,23 +33,23 @@ type topic struct {
 
 var errDown = errors.New("down")
 
-func newTopic(keep wire.Keep) *topic {
+func newTopic(keep layer.Keep) *topic {
 	ctx, cancel := context.WithCancel(context.Background())
-	t := &topic{history: wire.History{Epoch: "A"}, end: cancel}
+	t := &topic{history: layer.History{Epoch: "A"}, end: cancel}
 	locked := func(f func()) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		f()
 	}
-	t.Sequence = New(ctx, Source[wire.Publication]{
+	t.Sequence = New(ctx, Source[layer.Publication]{
 		Keep: keep,
-		Read: func(_ context.Context, after uint64) (h wire.History, err error) {
+		Read: func(_ context.Context, after uint64) (h layer.History, err error) {
 			var latency time.Duration
 			var reading func()
 			locked(func() {
 				t.reads++
 				h, latency, reading = t.history, t.latency, t.reading
-				h.Kept = slices.DeleteFunc(slices.Clone(h.Kept), func(p wire.Publication) bool { return p.At.Number <= after })
+				h.Kept = slices.DeleteFunc(slices.Clone(h.Kept), func(p layer.Publication) bool { return p.At.Number <= after })
 				if t.down {
 					err = errDown
 				}
@@ -61,8 +61,8 @@ func newTopic(keep wire.Keep) *topic {
 			return h, err
 		},
 		Spawn: func(f func()) { go f() },
-		Make:  func(p wire.Publication) (wire.Publication, bool) { return p, true },
-		Take:  func(p wire.Publication) { locked(func() { t.taken = append(t.taken, p.At.ID()); t.full = t.narrow }) },
+		Make:  func(p layer.Publication) (layer.Publication, bool) { return p, true },
+		Take:  func(p layer.Publication) { locked(func() { t.taken = append(t.taken, ID(p.At)); t.full = t.narrow }) },
 		Lost:  func() { locked(func() { t.lost++ }) },
 		Full:  func() (full bool) { locked(func() { full = t.full }); return full },
 		Wait: func(context.Context) error {
@@ -77,8 +77,8 @@ func newTopic(keep wire.Keep) *topic {
 }
 
 // numbered is a publication as the layer numbers it.
-func numbered(epoch string, number uint64) wire.Publication {
-	return wire.Publication{At: wire.Position{Epoch: epoch, Number: number, Nonce: fmt.Sprint(epoch, number)}}
+func numbered(epoch string, number uint64) layer.Publication {
+	return layer.Publication{At: layer.Position{Epoch: epoch, Number: number, Nonce: fmt.Sprint(epoch, number)}}
 }
 
 // keep has the layer number the next n publications, which are delivered or not.
@@ -121,7 +121,7 @@ func (t *topic) holds() (n, bytes int) {
 }
 
 // live starts the sequence after ten publications, inside a bubble.
-func live(t *testing.T, keep wire.Keep, test func(s *topic)) {
+func live(t *testing.T, keep layer.Keep, test func(s *topic)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTopic(keep)
 		s.keep(10, false)
@@ -134,7 +134,7 @@ func live(t *testing.T, keep wire.Keep, test func(s *topic)) {
 	})
 }
 
-var hundred = wire.Keep{Count: 100, Life: time.Hour}
+var hundred = layer.Keep{Count: 100, Life: time.Hour}
 
 func TestALookIntoTheHistoryHoldsNothingUp(t *testing.T) {
 	live(t, hundred, func(s *topic) {
@@ -207,7 +207,7 @@ func TestAReaderFromFurtherOnIsNotTurnedAwayByTheFirstRead(t *testing.T) {
 		if err := s.CatchUp(context.Background(), r); err != nil {
 			t.Fatal(err)
 		}
-		s.Piece(&r, 1, func(wire.Publication) int { return 1 }, func(p Piece[wire.Publication]) bool {
+		s.Piece(&r, 1, func(layer.Publication) int { return 1 }, func(p Piece[layer.Publication]) bool {
 			if p.Lost || !p.Live {
 				t.Errorf("got %+v", p)
 			}
@@ -228,7 +228,7 @@ func TestALossThatALookFindsIsToldOnce(t *testing.T) {
 			s.history.Kept[9].At.Nonce = "other"
 		},
 		"the count began anew": func(s *topic) {
-			s.history = wire.History{Epoch: "B", Last: 1, Kept: []wire.Publication{numbered("B", 1)}}
+			s.history = layer.History{Epoch: "B", Last: 1, Kept: []layer.Publication{numbered("B", 1)}}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -294,7 +294,7 @@ func TestWhatIsDoneAfterHeldPublicationsDoesNotWaitForAHistoryThatIsDown(t *test
 }
 
 func TestHeldPublicationsThatAreTooManyAreReadAgain(t *testing.T) {
-	live(t, wire.Keep{Count: 100_000, Life: time.Hour}, func(s *topic) {
+	live(t, layer.Keep{Count: 100_000, Life: time.Hour}, func(s *topic) {
 		s.set(func() { s.latency = time.Second })
 		s.keep(2, false)
 		s.keep(2, true) // known when the read begins
@@ -307,7 +307,7 @@ func TestHeldPublicationsThatAreTooManyAreReadAgain(t *testing.T) {
 }
 
 func TestHeldPublicationsThatAreTooLargeAreReadAgain(t *testing.T) {
-	live(t, wire.Keep{Count: 100_000, Life: time.Hour}, func(s *topic) {
+	live(t, layer.Keep{Count: 100_000, Life: time.Hour}, func(s *topic) {
 		s.set(func() { s.down = true })
 		s.keep(1, false)
 		for range maxHeldBytes / 1000 * 2 {
@@ -343,7 +343,7 @@ func TestHeldPublicationsWaitForRoom(t *testing.T) {
 
 func TestCommandsFromBeforeTheStartAreNotTakenAndAllOthersAre(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTopic(wire.Keep{})
+		s := newTopic(layer.Keep{})
 		s.Commands = true
 		s.keep(10, false)
 		s.keep(1, true) // subscribed to by now
@@ -354,7 +354,7 @@ func TestCommandsFromBeforeTheStartAreNotTakenAndAllOthersAre(t *testing.T) {
 		s.keep(1, true) // not in what is being read
 		time.Sleep(10 * time.Second)
 		s.expect(t, 3, 0)
-		s.set(func() { s.history = wire.History{Epoch: "B"} })
+		s.set(func() { s.history = layer.History{Epoch: "B"} })
 		s.keep(2, false)
 		s.Check(true)
 		time.Sleep(10 * time.Second)

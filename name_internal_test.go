@@ -1,16 +1,14 @@
-package name
+package grouphub
 
 import (
 	"errors"
 	"strings"
 	"testing"
-
-	"github.com/seed-29c60982/grouphub/internal/fault"
 )
 
 func TestNamesAreChecked(t *testing.T) {
 	for _, s := range []string{"a", "room:lobby", "日本", " ", "!user", "\u2028", strings.Repeat("é", 127)} {
-		if err := CheckGroup("join", s); err != nil {
+		if err := checkGroupName("join", s); err != nil {
 			t.Error(err)
 		}
 	}
@@ -22,17 +20,17 @@ func TestNamesAreChecked(t *testing.T) {
 		"\u0085":                 `grouphub: invalid name: join: "\u0085" has a control character`,
 		"!user/7":                `grouphub: invalid name: join: "!user/7" is reserved for a user's group`,
 	} {
-		err := CheckGroup("join", s)
-		if !errors.Is(err, fault.ErrInvalidName) || err.Error() != want {
-			t.Errorf("CheckGroup(%.20q) = %v, want %s", s, err, want)
+		err := checkGroupName("join", s)
+		if !errors.Is(err, ErrInvalidName) || err.Error() != want {
+			t.Errorf("checkGroupName(%.20q) = %v, want %s", s, err, want)
 		}
 	}
-	if err := Check("send", "!user/7"); err != nil {
+	if err := checkName("send", "!user/7"); err != nil {
 		t.Errorf("a user's group can be sent to: %v", err)
 	}
 }
 
-func FuzzOfUser(f *testing.F) {
+func FuzzUserGroupName(f *testing.F) {
 	for _, s := range []string{"7", "%", "%s", "a\x00", "\xff", "%FF", "\u0085", "%sha256-", strings.Repeat("%", 83)} {
 		f.Add(s, s+"x")
 	}
@@ -41,17 +39,17 @@ func FuzzOfUser(f *testing.F) {
 			if id == "" {
 				continue
 			}
-			group := OfUser(id)
-			if err := Check("user group", group); err != nil || !strings.HasPrefix(group, UserPrefix) {
-				t.Errorf("OfUser(%q) = %q: %v", id, group, err)
+			group := UserGroup(id)
+			if err := checkName("user group", group); err != nil || !strings.HasPrefix(group, userPrefix) {
+				t.Errorf("UserGroup(%q) = %q: %v", id, group, err)
 			}
 			// Whoever takes the name for an ID must not end up in the group.
-			if OfUser(group) == group || OfUser(strings.TrimPrefix(group, UserPrefix)) == group && encode(id, Max) != id {
-				t.Errorf("OfUser(%q) = %q is the group of its own name", id, group)
+			if UserGroup(group) == group || UserGroup(strings.TrimPrefix(group, userPrefix)) == group && encodeName(id, maxName) != id {
+				t.Errorf("UserGroup(%q) = %q is the group of its own name", id, group)
 			}
 		}
-		if a != b && OfUser(a) == OfUser(b) {
-			t.Errorf("%q and %q have the same group %q", a, b, OfUser(a))
+		if a != b && UserGroup(a) == UserGroup(b) {
+			t.Errorf("%q and %q have the same group %q", a, b, UserGroup(a))
 		}
 	})
 }

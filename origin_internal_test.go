@@ -5,8 +5,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-
-	"github.com/seed-29c60982/grouphub/internal/origin"
 )
 
 // checkedBehind runs checkOrigin as it runs behind one AllowOrigins for each of patterns.
@@ -157,19 +155,19 @@ func FuzzCheckOrigin(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, from, host, pattern string) {
 		err := checkedBehind(host, []string{from})
-		if o, ok := origin.Parse(from); err == nil && !ok {
+		if o, ok := parseOrigin(from); err == nil && !ok {
 			t.Errorf("%q passed at %q and is no origin", from, host)
-		} else if again, _ := origin.Parse(o.Scheme + "://" + o.Host + ":" + o.Port); ok && o.Port != "" && again != o {
+		} else if again, _ := parseOrigin(o.scheme + "://" + o.host + ":" + o.port); ok && o.port != "" && again != o {
 			t.Errorf("%q is %+v, and that is %+v", from, o, again)
 		}
 		if err != nil && (strings.ContainsAny(err.Error(), "\r\n") || len(err.Error()) > 500) {
 			t.Errorf("error %q", err)
 		}
-		if p, ok := origin.ParsePattern(pattern); ok {
+		if p, ok := parseOriginPattern(pattern); ok {
 			before := err
 			if err := checkedBehind(host, []string{from}, pattern); err != nil && before == nil {
 				t.Errorf("AllowOrigins(%q) took %q at %q away: %v", pattern, from, host, err)
-			} else if err == nil && before != nil && !p.Any && !strings.HasPrefix(strings.ToLower(from), p.Scheme+"://") {
+			} else if err == nil && before != nil && !p.any && !strings.HasPrefix(strings.ToLower(from), p.scheme+"://") {
 				t.Errorf("AllowOrigins(%q) let %q in", pattern, from)
 			}
 		}

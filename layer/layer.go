@@ -1,0 +1,165 @@
+// Package layer says what carries events between hubs. A hub hands its publications to a
+// [Layer] and hears of others' through a [Receiver]; both only know topics and bytes, so a
+// layer can be built on anything that keeps this package's promises. Package layertest
+// checks whether it does.
+//
+// Applications need this package only to build a layer of their own or a [Publisher]:
+// package grouphub has the layers for one process and for Redis.
+package layer
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Errors that a layer returns, wrapped with what it was doing. Package grouphub has them
+// under the same names.
+var (
+	// ErrClosed means that the layer, or the hub or connection above it, has ended.
+	ErrClosed = errors.New("grouphub: closed")
+	// ErrQueueFull means that a queue holds as many messages as it may. The message was
+	// not added.
+	ErrQueueFull = errors.New("grouphub: queue full")
+	// ErrUnavailable means that the layer is down: nothing went out, and sending again is
+	// safe.
+	ErrUnavailable = errors.New("grouphub: layer unavailable")
+	// ErrUncertain means that the layer broke before it answered: the publication or the
+	// message may or may not have gone out.
+	ErrUncertain = errors.New("grouphub: layer broke before it answered")
+)
+
+// A Layer carries publications between hubs, in one process or in many, and keeps
+// the named channels. grouphub.NewMemoryLayer and
+// grouphub.NewRedisLayer make one; layertest.Test checks another.
+//
+// Topics and queue names are opaque strings of 1 to 300 bytes. Except for Attach and
+// Close, every method but Take ends when its context does, or after five seconds,
+// whichever is first. No method repeats what may already have taken effect: an error
+// that is [ErrUnavailable] says that nothing happened, one that is [ErrUncertain] that
+// it may have, and the caller decides. All methods may be called concurrently. A layer
+// keeps no slice it is given after the call has returned, unless it copied it, and
+// changes none. After Close every method returns [ErrClosed], and nothing is
+// delivered any more.
+type Layer interface {
+	// Attach makes a hub known under a name that no other hub has, and subscribes
+	// it to the topic of that name. It does not wait for a server: while there is
+	// none, the layer goes on trying. The receiver is called until the
+	// subscription is closed.
+	Attach(hub string, r Receiver) (Subscription, error)
+
+	Publisher
+
+	// History returns what is kept of a topic after a number, oldest first. It is one
+	// consistent view: all that is kept from after+1 to Last.
+	History(ctx context.Context, topic string, after uint64) (History, error)
+
+	// Lease keeps a holder's value for a topic for as long as life says, in place of
+	// what it kept before; a life of zero removes it. A nil value prolongs what is
+	// there, and reports false if nothing is.
+	Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error)
+
+	// Leases returns the values that are kept for a topic, by holder.
+	Leases(ctx context.Context, topic string) (map[string][]byte, error)
+
+	// Append adds a message to a queue, or returns ErrQueueFull.
+	Append(ctx context.Context, queue string, message []byte) error
+
+	// Take waits for a message and removes it from the queue: each message goes to
+	// one caller. It ends only with a message, its context, or Close; while the
+	// layer is down it waits. The slice is the caller's.
+	Take(ctx context.Context, queue string) ([]byte, error)
+
+	// Close ends every subscription and lets go of every connection and goroutine
+	// before it returns. It is called once by whoever made the layer.
+	Close() error
+}
+
+// A Publisher takes publications. It is the part of a Layer that sending to a group needs.
+type Publisher interface {
+	// Publish hands the publication to every hub that is subscribed to its topic,
+	// the sender's own included, and returns once it can no longer be lost on the
+	// sender's side. Publications of one goroutine to one topic, each after the
+	// last returned nil, arrive in that order; subscribers of one topic on one
+	// layer all see the same order of what they see.
+	Publish(ctx context.Context, p Publication) error
+}
+
+// A Publication is a message for the subscribers of a topic.
+type Publication struct {
+	Topic   string
+	Payload []byte
+	Keep    Keep     // for Publish: whether it is numbered and kept
+	At      Position // for Deliver and History: where it stands; zero if it was not kept
+}
+
+// Keep makes Publish number a publication and keep it, in one step with handing it
+// to the subscribers, so that all of them see the publications of a topic in the order
+// of their numbers, though perhaps with gaps.
+type Keep struct {
+	Count int           // of publications of the topic that are kept at least, and not many more; 0: this one is not
+	Bytes int           // of their payloads together: beyond it the oldest go, perhaps down to three quarters of it; 0: no limit
+	Life  time.Duration // how long they are kept after the last of them
+	Once  string        // if not empty: within OnceLife of a publication with the same key, do nothing
+}
+
+// OnceLife is how long a layer remembers a Keep's Once.
+const OnceLife = 5 * time.Minute
+
+// A Position says where a kept publication stands in its topic. Numbers begin at 1 and
+// leave none out within an epoch. The epoch changes when the count began anew: the
+// server has lost its data, or nothing was sent for a day at least. The nonce is
+// the publication's own: a server that lost some of them gives their numbers out again.
+type Position struct {
+	Epoch  string
+	Number uint64
+	Nonce  string
+}
+
+// A History is what a layer keeps of a topic.
+type History struct {
+	Epoch string // empty if nothing was ever kept
+	Last  uint64 // the number given out last
+	Kept  []Publication
+}
+
+// A Receiver is a hub's side of its subscription. A layer never calls Ready or
+// Deliver of one topic concurrently; calls for different topics may be concurrent.
+type Receiver interface {
+	// Ready waits until there is room for another publication of the topic, or
+	// until ctx ends, whose error it then returns. Only a layer whose publisher
+	// can wait asks; the others just deliver.
+	Ready(ctx context.Context, topic string) error
+
+	// Deliver hands a publication over. It never blocks, and keeps the payload,
+	// which nobody may change afterwards. Where there is no room the publication
+	// is dropped, and the hub treats the topic as it does after Lost.
+	Deliver(p Publication)
+
+	// Lost says that publications of these topics, of which the hub's own may be one,
+	// may have been lost since they were subscribed to; what was kept of them can be
+	// found in History. It is called once the subscription is in force again, so that
+	// whoever now asks for the present state misses nothing. It never blocks. The slice
+	// is the receiver's.
+	Lost(topics []string)
+}
+
+// A Subscription is what a hub hears of its layer. Its methods may be called
+// concurrently.
+type Subscription interface {
+	// Add subscribes to topics and returns once every publication that is sent
+	// from now on will be delivered. Adding a topic twice is the same as once. On
+	// an error the topics that were not subscribed to before are not afterwards.
+	Add(ctx context.Context, topics ...string) error
+
+	// Remove ends the subscription to topics. It never blocks: the layer forgets
+	// them now or a little later, and until then may still deliver. An Add that
+	// is called after Remove has returned wins.
+	Remove(topics ...string)
+
+	// Up reports whether publications arrive at present.
+	Up() bool
+
+	// Close detaches the hub. After it has returned, the receiver is not called.
+	Close() error
+}

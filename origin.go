@@ -1,0 +1,153 @@
+package grouphub
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// originsKey is the context key of the patterns that AllowOrigins allows.
+type originsKey struct{}
+
+// AllowOrigins returns middleware that lets browsers connect from pages of other
+// origins than the server's own. A pattern is one of
+//
+//   - "https://example.com" or "https://example.com:8443": this scheme, host and port,
+//   - "https://*.example.com": the subdomains of any depth, not example.com itself,
+//   - "*": any page of anyone, with the user's cookies. Use it only where cookies
+//     mean nothing.
+//
+// Scheme and host are compared without regard to case, and :80 of http and :443 of
+// https may be left out. Patterns of nested calls add up. AllowOrigins panics if a
+// pattern is none of the above.
+func AllowOrigins(patterns ...string) func(http.Handler) http.Handler {
+	allowed := make([]originPattern, len(patterns))
+	for i, p := range patterns {
+		var ok bool
+		if allowed[i], ok = parseOriginPattern(p); !ok {
+			panic(fmt.Sprintf("grouphub: AllowOrigins: %s is not an origin, such as https://example.com, "+
+				"https://*.example.com, or *", quoted(p)))
+		}
+	}
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			outer, _ := r.Context().Value(originsKey{}).([]originPattern)
+			all := slices.Concat(outer, allowed)
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), originsKey{}, all)))
+		})
+	}
+}
+
+// checkOrigin returns the *Reject for a request that a browser sent from a page of
+// another origin, unless AllowOrigins names it. What has no Origin is no browser's.
+func checkOrigin(r *http.Request) error {
+	allowed, _ := r.Context().Value(originsKey{}).([]originPattern)
+	if fault := originFault(r, allowed); fault != "" {
+		return &Reject{http.StatusForbidden, fault}
+	}
+	return nil
+}
+
+// An origin is in lower case, and its port is empty if it is the scheme's own.
+type origin struct{ scheme, host, port string }
+
+// hostLetters are what a host name is made of. ToLower would make ASCII of some
+// other letters, so the host is checked as it came.
+const hostLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+
+// parseOrigin is strict: what a browser would not send is no origin.
+func parseOrigin(s string) (origin, bool) {
+	u, err := url.Parse(s)
+	// Whatever else a URL may have, user, path, query or escapes, shows here.
+	if err != nil || !strings.EqualFold(u.Scheme+"://"+u.Host, s) {
+		return origin{}, false
+	}
+	o := origin{u.Scheme, strings.ToLower(u.Hostname()), u.Port()}
+	if strings.HasPrefix(u.Host, "[") {
+		address, err := netip.ParseAddr(o.host)
+		if err != nil || !address.Is6() {
+			return origin{}, false
+		}
+		o.host = "[" + address.String() + "]"
+	} else if o.host == "" || strings.Trim(u.Hostname(), hostLetters) != "" {
+		return origin{}, false
+	}
+	if n, err := strconv.ParseUint(o.port, 10, 16); o.port == "" {
+		if strings.HasSuffix(u.Host, ":") {
+			return origin{}, false
+		}
+	} else if err != nil || strconv.FormatUint(n, 10) != o.port {
+		return origin{}, false
+	}
+	if o.scheme == "http" && o.port == "80" || o.scheme == "https" && o.port == "443" {
+		o.port = ""
+	}
+	return o, true
+}
+
+// An originPattern says which origins are allowed.
+type originPattern struct {
+	origin
+	subdomains bool // those of host, and not host itself
+	any        bool // whatever the header says
+}
+
+// parseOriginPattern parses an origin, an origin with *. before its host, or *.
+func parseOriginPattern(s string) (originPattern, bool) {
+	if s == "*" {
+		return originPattern{any: true}, true
+	}
+	scheme, host, _ := strings.Cut(s, "://")
+	host, subdomains := strings.CutPrefix(host, "*.")
+	o, ok := parseOrigin(scheme + "://" + host)
+	_, err := netip.ParseAddr(strings.Trim(o.host, "[]"))
+	switch {
+	case subdomains && err == nil: // an address has no subdomains,
+		ok = false
+	case o.scheme == "ws" || o.scheme == "wss": // and no page is at ws:
+		ok = false
+	}
+	return originPattern{origin: o, subdomains: subdomains}, ok
+}
+
+// matches reports whether the pattern allows an origin.
+func (p originPattern) matches(o origin) bool {
+	if p.subdomains && len(o.host) > len(p.host)+1 && strings.HasSuffix(o.host, "."+p.host) {
+		o.host = p.host
+	} else if p.subdomains {
+		return false
+	}
+	return o == p.origin
+}
+
+// originFault says why a request's origin is neither the server's own nor among the allowed, ""
+// if it is, or if the request has none.
+func originFault(r *http.Request, allowed []originPattern) string {
+	header := r.Header["Origin"]
+	if len(header) == 0 {
+		return ""
+	}
+	if len(header) > 1 {
+		return fmt.Sprintf("%d Origin headers, want one", len(header))
+	}
+	from, ok := parseOrigin(header[0])
+	// Behind a proxy that ends TLS nobody here knows the page's scheme, so the
+	// host and port have to do. Taking the origin's scheme for both drops the
+	// same default port from both. Where TLS ends here, the page's was https.
+	own, valid := from, ok
+	if _, host, _ := strings.Cut(header[0], "://"); host != r.Host { // as it nearly never is
+		own, valid = parseOrigin(from.scheme + "://" + r.Host)
+	}
+	if ok && valid && from == own && (r.TLS == nil || from.scheme == "https") {
+		return ""
+	}
+	if slices.ContainsFunc(allowed, func(p originPattern) bool { return p.any || ok && p.matches(from) }) {
+		return ""
+	}
+	return "origin " + quoted(header[0]) + " is not allowed"
+}

@@ -7,6 +7,56 @@ import "sync"
 // callback, and what that holds.
 const overhead = 200
 
+// A Strand runs one connection's callbacks one at a time, in order, on a goroutine
+// that lives while there is work. Nobody waits for it but the connection's reader,
+// which keeps one message ahead, so that pongs, the end of the connection and the
+// cancellation of its context are noticed while a callback blocks.
+//
+// A Strand begins busy, with Connect, which runs on the handler's goroutine; Release
+// hands it over.
+type Strand struct {
+	// Static after Init.
+	owner Owner
+
+	mu       sync.Mutex
+	room     chan struct{} // closed when the reader need not wait any longer; nil if it does not wait
+	queue    []job
+	bytes    int   // of the events in the queue
+	messages int32 // messages in the queue
+	state    state
+	busy     bool // a goroutine runs jobs, or Connect has not returned
+	full     bool // an event was refused for the limit
+}
+
+// A state says what a strand accepts, and what happens when its queue is empty:
+//
+//	open ──Drain──▶ draining ──Close──▶ dropped
+//	  │                 │                  │
+//	Close, Last        Last               Last
+//	  │                 ▼                  │
+//	  └────────────▶ closed ◀──────────────┘
+type state uint8
+
+const (
+	open     state = iota // everything is accepted
+	draining              // no events are accepted; Idle is called when the queue is empty
+	dropped               // only the last job is accepted; Idle is called when the queue is empty
+	closed                // only the last job is accepted
+)
+
+func (s state) acceptsMessages() bool { return s == open || s == draining }
+
+func (s state) tellsIdle() bool { return s == draining || s == dropped }
+
+// An Owner is whose callbacks a strand runs. It is not called with a lock held, except for
+// Spawn and Limit.
+type Owner interface {
+	Spawn(f func())            // starts a goroutine that the owner waits for
+	Wait(room <-chan struct{}) // returns when the channel is closed
+	Idle()                     // nothing is left after Drain
+	Limit() int                // bytes of events that may wait
+}
+
 // A job is one callback that waits for its turn.
 type job struct {
 	kind jobKind
@@ -22,73 +72,45 @@ const (
 	jobLast                   // Disconnect
 )
 
-// A Strand runs one connection's callbacks one at a time, in order, on a goroutine
-// that lives while there is work. Nobody waits for it but the connection's reader,
-// which keeps one message ahead, so that pongs, the end of the connection and the
-// cancellation of its context are noticed while a callback blocks.
-//
-// A Strand begins busy, with Connect, which runs on the handler's goroutine; Release
-// hands it over.
-type Strand struct {
-	// Static after Init.
-	owner Owner
-
-	mu       sync.Mutex
-	taken    chan struct{} // closed when a message has left the queue, or no more are taken; nil if the reader does not wait
-	queue    []job
-	bytes    int   // of the events in the queue
-	messages int32 // messages in the queue
-	busy     bool  // a goroutine runs jobs, or Connect has not returned
-	shut     bool  // only the last job is taken
-	full     bool  // an event was refused for the limit
-	draining bool  // no events are taken, and idle is called once nothing is left
-}
-
-// An Owner is whose callbacks a strand runs. It is not called with a lock held, except for
-// Spawn and Limit.
-type Owner interface {
-	Spawn(f func())             // starts a goroutine that the owner waits for
-	Wait(taken <-chan struct{}) // returns when the channel is closed
-	Idle()                      // nothing is left after Drain
-	Limit() int                 // bytes of events that may wait
-}
-
 // Init makes the strand busy until Release.
 func (s *Strand) Init(owner Owner) { s.owner, s.busy = owner, true }
 
-// Message queues a client's message and reports false when no more are taken. It
-// waits, as its owner does, while another one is waiting. It is not called concurrently.
+// Message queues a client's message. It reports false if messages are no longer
+// accepted. It waits, as its owner does, while another one is waiting. It is not called
+// concurrently.
 func (s *Strand) Message(run func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.messages > 0 && !s.shut {
-		taken := make(chan struct{})
-		s.taken = taken
+	for s.messages > 0 && s.state.acceptsMessages() {
+		room := make(chan struct{})
+		s.room = room
 		s.mu.Unlock()
-		s.owner.Wait(taken)
+		s.owner.Wait(room)
 		s.mu.Lock()
 	}
-	if s.shut {
+	if !s.state.acceptsMessages() {
 		return false
 	}
 	s.addLocked(job{kind: jobMessage, run: run})
 	return true
 }
 
-func (s *Strand) signalLocked() {
-	if s.taken != nil {
-		close(s.taken)
-		s.taken = nil
+// signalRoomLocked wakes the reader, if it waits.
+func (s *Strand) signalRoomLocked() {
+	if s.room != nil {
+		close(s.room)
+		s.room = nil
 	}
 }
 
-// Event queues an event's callback without waiting. It reports whether it was
-// queued, and whether that failed because too much is waiting, or was when the strand
-// was closed: it would have had this event, had it kept up.
+// Event queues an event's callback without waiting. It reports whether it was queued. If
+// it was not, it reports whether the limit is the cause: too much is waiting, or an event
+// was refused for that before the strand was closed, which without this would still be
+// open.
 func (s *Strand) Event(size int, run func()) (ok, full bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shut || s.draining {
+	if s.state != open {
 		return false, s.full
 	}
 	// As in the outbox, an event of any size must be deliverable.
@@ -100,43 +122,49 @@ func (s *Strand) Event(size int, run func()) (ok, full bool) {
 	return true, false
 }
 
-// Close drops what waits and takes no more but the last job. It returns the number
+// Close drops what waits and accepts nothing more but the last job. It returns the number
 // of events that were dropped.
-func (s *Strand) Close() (dropped int) {
+func (s *Strand) Close() (events int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.shut = true
-	s.signalLocked()
-	return s.keepLocked(jobLast)
+	if s.state.tellsIdle() {
+		return s.closeLocked(dropped)
+	}
+	return s.closeLocked(closed)
 }
 
-// Drain drops waiting events and takes no more, and calls idle once the messages
-// that are here have been handled, or dropped by Close. On a closed strand it does
+func (s *Strand) closeLocked(to state) (events int) {
+	s.state = to
+	s.signalRoomLocked()
+	return s.dropAllButLocked(jobLast)
+}
+
+// Drain drops waiting events and accepts no more. The owner's Idle is called once the
+// messages that wait have been handled, or dropped by Close. On a closed strand Drain does
 // nothing and reports false.
-func (s *Strand) Drain() (dropped int, ok bool) {
+func (s *Strand) Drain() (events int, ok bool) {
 	s.mu.Lock()
-	if s.shut {
+	if !s.state.acceptsMessages() {
 		s.mu.Unlock()
 		return 0, false
 	}
-	dropped = s.keepLocked(jobMessage)
-	s.draining = true
+	s.state = draining
+	events = s.dropAllButLocked(jobMessage)
 	idle := !s.busy
 	s.mu.Unlock()
 	if idle {
 		s.owner.Idle()
 	}
-	return dropped, true
+	return events, true
 }
 
 // Last closes the strand and queues the job that ends it, behind the one that runs.
-func (s *Strand) Last(run func()) (dropped int) {
-	dropped = s.Close()
+func (s *Strand) Last(run func()) (events int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.draining = false
+	events = s.closeLocked(closed)
 	s.addLocked(job{kind: jobLast, run: run})
-	return dropped
+	return events
 }
 
 // Release ends Connect's turn.
@@ -168,12 +196,13 @@ func (s *Strand) countLocked(j job, sign int) {
 	}
 }
 
-// keepLocked drops the jobs that are of another kind, and counts events among them.
-func (s *Strand) keepLocked(kind jobKind) (events int) {
-	kept := s.queue[:0]
+// dropAllButLocked drops the jobs that are of another kind. It returns how many of them
+// were events.
+func (s *Strand) dropAllButLocked(kind jobKind) (events int) {
+	rest := s.queue[:0]
 	for _, j := range s.queue {
 		if j.kind == kind {
-			kept = append(kept, j)
+			rest = append(rest, j)
 			continue
 		}
 		s.countLocked(j, -1)
@@ -181,24 +210,24 @@ func (s *Strand) keepLocked(kind jobKind) (events int) {
 			events++
 		}
 	}
-	clear(s.queue[len(kept):])
-	s.queue = kept
+	clear(s.queue[len(rest):])
+	s.queue = rest
 	return events
 }
 
-// restAndUnlock marks the strand as not busy.
+// restAndUnlock ends the work of this goroutine, since the queue is empty.
 func (s *Strand) restAndUnlock() {
 	s.busy = false
 	s.queue = nil // an idle connection keeps no buffer
-	idle := s.draining
+	idle := s.state.tellsIdle()
 	s.mu.Unlock()
 	if idle {
 		s.owner.Idle()
 	}
 }
 
-// run takes jobs until there are none. Jobs recover from panics themselves; one that
-// ends its goroutine, as a test's Fatal does, must not end the strand.
+// run runs jobs until there are none. Jobs recover from panics themselves. One that ends
+// its goroutine, as a test's Fatal does, must not end the strand.
 func (s *Strand) run() {
 	finished := false
 	defer func() {
@@ -218,7 +247,7 @@ func (s *Strand) run() {
 		s.queue = s.queue[1:]
 		s.countLocked(j, -1)
 		if j.kind == jobMessage {
-			s.signalLocked()
+			s.signalRoomLocked()
 		}
 		s.mu.Unlock()
 		j.run()

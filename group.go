@@ -511,8 +511,8 @@ func (r *receiver) Deliver(p Publication) {
 // Lost implements [Receiver]. What was numbered is looked for in the history.
 func (r *receiver) Lost(topics []string) {
 	h := (*Hub)(r)
-	h.own.Check(true)
-	h.everyone.Check(true)
+	h.own.Reconcile(true)
+	h.everyone.Reconcile(true)
 	var groups []*group
 	for _, topic := range topics {
 		name, ok := strings.CutPrefix(topic, groupPrefix)
@@ -524,7 +524,7 @@ func (r *receiver) Lost(topics []string) {
 			h.leases.Renew(name)
 		}
 		if g.sequence != nil {
-			g.sequence.Check(true)
+			g.sequence.Reconcile(true)
 		} else {
 			groups = append(groups, g)
 		}

@@ -21,9 +21,9 @@ const (
 // source begins the sequence of a topic: what is the same for all.
 func source[T any](h *Hub, topic string, keep Keep) sequence.Source[T] {
 	return sequence.Source[T]{
-		Keep:  keep,
-		Spawn: h.goroutines.Go,
-		Turns: h.reads,
+		Keep:      keep,
+		Spawn:     h.goroutines.Go,
+		ReadSlots: h.reads,
 		Read: func(ctx context.Context, after uint64) (History, error) {
 			return h.layer.History(ctx, topic, after)
 		},
@@ -33,14 +33,14 @@ func source[T any](h *Hub, topic string, keep Keep) sequence.Source[T] {
 // groupSequence returns the sequence of a group with history.
 func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*delivery] {
 	source := source[*delivery](h, groupTopic(g.name), h.keep(g.policy))
-	source.Make = func(p Publication) (*delivery, bool) {
+	source.Decode = func(p Publication) (*delivery, bool) {
 		d := h.newDelivery(g, p)
 		return d, d != nil
 	}
-	source.Take = g.Send
-	source.Lost = func() { h.resync(g) }
+	source.Deliver = g.Send
+	source.Resync = func() { h.resync(g) }
 	source.Full = g.Full
-	source.Wait = g.Wait
+	source.WaitForRoom = g.Wait
 	source.Recovered = func() { h.count.recovered.Add(1) }
 	return sequence.New(ctx, source)
 }
@@ -49,9 +49,9 @@ func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*d
 func (h *Hub) controlSequence(topic string, lost func()) *sequence.Sequence[Publication] {
 	source := source[Publication](h, topic, Keep{}) // nobody asks for a replay
 	source.Commands = true
-	source.Make = func(p Publication) (Publication, bool) { return p, true }
-	source.Take = h.obey
-	source.Lost = lost
+	source.Decode = func(p Publication) (Publication, bool) { return p, true }
+	source.Deliver = h.obey
+	source.Resync = lost
 	return sequence.New(h.life, source)
 }
 
@@ -105,7 +105,7 @@ func (c *Conn) takePiece(m *membership, p sequence.Piece[*delivery]) error {
 	if err := c.awaitsLocked(m); err != nil {
 		return err
 	}
-	if p.Lost {
+	if p.Resync {
 		c.resync([]string{m.group.name})
 	}
 	_ = c.deliver(p.Values)                        // an error: it is ending

@@ -105,14 +105,14 @@ func (h *Hub) keepUp() {
 		case <-h.life.Done():
 			return
 		}
-		h.own.Check(false)
-		h.everyone.Check(false)
+		h.own.Reconcile(false)
+		h.everyone.Reconcile(false)
 		h.groupsMu.RLock()
 		groups := slices.Collect(maps.Values(h.groups))
 		h.groupsMu.RUnlock()
 		for _, g := range groups {
 			if g.sequence != nil {
-				g.sequence.Check(false)
+				g.sequence.Reconcile(false)
 			}
 			if g.policy.Presence {
 				h.leases.Renew(g.name)

@@ -9,6 +9,9 @@ import (
 	"github.com/seed-29c60982/grouphub/layer"
 )
 
+// catchUpTimeout is how long a reader waits for the history.
+const catchUpTimeout = 5 * time.Second
+
 // A Replay is a reader's way through what is kept, to where the sequence is live. The
 // zero value, or Last alone, begins with the last so many; with From set, after the
 // position whose ID is After.
@@ -18,39 +21,39 @@ type Replay struct {
 	From  bool
 
 	begun  bool
-	lost   bool
-	losses int    // of the sequence, when the last piece was taken
-	next   uint64 // what the reader gets next
+	resync bool   // something before next is gone, and the reader was not told
+	breaks int    // of the sequence, when the last piece was read
+	next   uint64 // the number of what the reader gets next
 }
 
-// Piece is a part of a replay.
+// A Piece is a part of a replay.
 type Piece[T any] struct {
 	Values []T
-	Lost   bool           // something before them is gone
-	Live   bool           // nothing is behind them: what comes next is taken after Piece returns
+	Resync bool           // something before them is gone
+	Live   bool           // nothing is behind them: what comes next is delivered after Piece returns
 	At     layer.Position // where the reader is after them
 }
 
-// CatchUp waits until the sequence is live, and looks into the history for a position
+// CatchUp waits until the sequence is live, and has the history read for a position
 // that it does not know: the reader may come from where things were quicker, and would
 // get again what is on its way. It ends with ctx or after five seconds.
 func (s *Sequence[T]) CatchUp(ctx context.Context, r Replay) error {
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(catchUpTimeout)
 	err := wait(ctx, deadline, s.ready)
 	at, ok := ParseID(r.After)
 	if err != nil || !ok || at.Number == 0 {
 		return err
 	}
 	s.mu.Lock()
-	if at.Epoch == s.epoch && at.Number < s.next {
+	if at.Epoch == s.last.Epoch && at.Number <= s.last.Number {
 		s.mu.Unlock()
 		return nil
 	}
-	looked := make(chan struct{})
-	s.waiting = append(s.waiting, looked)
-	s.lookLocked()
+	read := make(chan struct{})
+	s.reading.waiting = append(s.reading.waiting, read)
+	s.readLocked()
 	s.mu.Unlock()
-	return wait(ctx, deadline, looked)
+	return wait(ctx, deadline, read)
 }
 
 func wait(ctx context.Context, deadline time.Time, c <-chan struct{}) error {
@@ -75,58 +78,62 @@ func wait(ctx context.Context, deadline time.Time, c <-chan struct{}) error {
 func (s *Sequence[T]) Piece(r *Replay, limit int, size func(T) int, use func(Piece[T]) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.placeLocked(r)
 	first := s.firstLocked()
-	if !r.begun {
-		r.begun = true
-		s.beginLocked(r)
-	} else if r.next < first || r.losses != s.losses { // history went away meanwhile
-		r.next, r.lost = s.next, true
-	}
-	r.losses = s.losses
 	next := r.next
-	p := Piece[T]{Lost: r.lost}
-	for bytes := 0; next < s.next && bytes < limit; next++ {
-		value := s.ring[next-first].value
+	p := Piece[T]{Resync: r.resync}
+	for bytes := 0; next <= s.last.Number && bytes < limit; next++ {
+		value := s.window.entries[next-first].value
 		p.Values = append(p.Values, value)
 		bytes += size(value)
 	}
-	p.Live = next == s.next
-	p.At = layer.Position{Epoch: s.epoch, Number: next - 1, Nonce: s.nonceLocked(next - 1)}
+	p.Live = next > s.last.Number
+	p.At = layer.Position{Epoch: s.last.Epoch, Number: next - 1, Nonce: s.nonceLocked(next - 1)}
 	if empty(p.At) {
 		p.At.Nonce = strconv.FormatInt(time.Now().Unix(), 36)
 	}
 	if use(p) {
-		r.next, r.lost = next, false
+		r.next, r.resync = next, false
 	}
 }
 
-// beginLocked finds the number that a replay begins with.
-func (s *Sequence[T]) beginLocked(r *Replay) {
-	if !r.From {
-		r.next = s.next - uint64(min(max(r.Last, 0), len(s.ring)))
-		return
+// placeLocked sets the number that a replay goes on with.
+func (s *Sequence[T]) placeLocked(r *Replay) {
+	switch {
+	case !r.begun:
+		r.begun = true
+		r.next, r.resync = s.beginningLocked(r)
+	case r.next < s.firstLocked() || r.breaks != s.breaks: // history went away meanwhile
+		r.next, r.resync = s.nextLocked(), true
 	}
-	first := s.firstLocked()
+	r.breaks = s.breaks
+}
+
+// beginningLocked returns the number that a replay begins with, and whether something
+// before it is gone.
+func (s *Sequence[T]) beginningLocked(r *Replay) (next uint64, resync bool) {
+	if !r.From {
+		return s.nextLocked() - uint64(min(max(r.Last, 0), len(s.window.entries))), false
+	}
 	at, ok := ParseID(r.After)
 	switch {
-	case !ok, at.Number >= s.next, at.Number+1 < first:
+	case !ok, at.Number > s.last.Number, at.Number+1 < s.firstLocked():
 	case empty(at):
-		// All that came since is here if it is too little time for the layer to have
-		// forgotten something, and if it has not lost anything.
-		seconds, err := strconv.ParseInt(at.Nonce, 36, 64)
-		since := time.Unix(seconds, 0)
-		if err == nil && time.Since(since) < s.Keep.Life && since.After(s.lostAt) {
-			r.next = 1
-			return
+		if s.allSinceLocked(at) {
+			return 1, false
 		}
-	case at.Epoch != s.epoch, s.contradictsLocked(at):
+	case at.Epoch != s.last.Epoch, contradict(s.nonceLocked(at.Number), at.Nonce):
 	default:
-		r.next = at.Number + 1
-		return
+		return at.Number + 1, false
 	}
-	r.next, r.lost = s.next, true
+	return s.nextLocked(), true
 }
 
-// empty reports whether a position is that before the first publication. It has no epoch,
-// and its nonce is the time.
-func empty(at layer.Position) bool { return at.Epoch == "" && at.Number == 0 }
+// allSinceLocked reports whether everything is kept that came after an empty position: it
+// is if that was too little time for the layer to have forgotten something, and if the
+// layer has not lost anything.
+func (s *Sequence[T]) allSinceLocked(at layer.Position) bool {
+	seconds, err := strconv.ParseInt(at.Nonce, 36, 64)
+	since := time.Unix(seconds, 0)
+	return err == nil && time.Since(since) < s.Keep.Life && since.After(s.brokenAt)
+}

@@ -1,0 +1,85 @@
+package sequence
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-29c60982/grouphub/layer"
+)
+
+func TestReadingForComparisonHoldsNothingUp(t *testing.T) {
+	live(t, hundred, func(s *topic) {
+		s.set(func() { s.latency = time.Second })
+		for range 5 {
+			s.Reconcile(false)
+			s.publish(1, true)
+			time.Sleep(300 * time.Millisecond)
+		}
+		s.expect(t, 5, 0)
+		synctest.Wait()
+		time.Sleep(3 * time.Second)
+		s.expect(t, 5, 0)
+	})
+}
+
+func TestReconcilingWhileTheHistoryIsDownHoldsNothingUp(t *testing.T) {
+	live(t, hundred, func(s *topic) {
+		s.set(func() { s.down = true })
+		s.Reconcile(false)
+		for range 10 {
+			time.Sleep(time.Second)
+			s.publish(1, true)
+		}
+		s.expect(t, 10, 0)
+		// What is missing at the end is noticed when it is back.
+		s.publish(2, false)
+		s.set(func() { s.down = false })
+		time.Sleep(maxPause)
+		s.expect(t, 12, 0)
+	})
+}
+
+func TestALossThatAComparisonFindsIsToldOnce(t *testing.T) {
+	for name, lose := range map[string]func(s *topic){
+		"the end is gone": func(s *topic) {
+			s.history.Last = 8
+			s.history.Kept = s.history.Kept[:8]
+		},
+		"numbers were given out again": func(s *topic) {
+			s.history.Kept[9].At.Nonce = "other"
+		},
+		"the count began anew": func(s *topic) {
+			s.history = layer.History{Epoch: "B", Last: 1, Kept: []layer.Publication{numbered("B", 1)}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			live(t, hundred, func(s *topic) {
+				s.set(func() { lose(s); s.latency = time.Second })
+				s.Reconcile(true)
+				synctest.Wait()
+				s.publish(1, true) // held, or delivered, and then not again
+				time.Sleep(10 * time.Second)
+				s.publish(1, true)
+				synctest.Wait()
+				if s.resyncs != 1 {
+					t.Errorf("%d losses", s.resyncs)
+				}
+				if n := len(s.delivered); n == 0 || slices.Contains(s.delivered[:n-1], s.delivered[n-1]) {
+					t.Errorf("delivered %v", s.delivered)
+				}
+			})
+		})
+	}
+}
+
+func TestNumbersGivenOutAgainAreALossEvenIfTheNextOneFits(t *testing.T) {
+	live(t, hundred, func(s *topic) {
+		s.set(func() { s.history.Kept[9].At.Nonce = "other"; s.latency = time.Second })
+		s.Reconcile(true)
+		s.publish(1, true) // in order, as it seems
+		time.Sleep(10 * time.Second)
+		s.expect(t, 1, 1)
+	})
+}

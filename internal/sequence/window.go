@@ -1,0 +1,29 @@
+package sequence
+
+import "github.com/seed-29c60982/grouphub/layer"
+
+// A window is the latest publications of a topic, without a hole, for replays. Guarded by
+// the sequence's lock.
+type window[T any] struct {
+	entries []entry[T] // oldest first; the last one's number is the sequence's
+	bytes   int        // of the payloads that their values were made of
+}
+
+type entry[T any] struct {
+	value T
+	nonce string
+	size  int // of the payload, in bytes
+}
+
+// add appends the value of the next publication, and drops what is no longer kept.
+func (w *window[T]) add(value T, p layer.Publication, keep layer.Keep) {
+	w.entries = append(w.entries, entry[T]{value, p.At.Nonce, len(p.Payload)})
+	w.bytes += len(p.Payload)
+	for len(w.entries) > keep.Count || keep.Bytes > 0 && w.bytes > keep.Bytes && len(w.entries) > 1 {
+		w.bytes -= w.entries[0].size
+		w.entries[0] = entry[T]{} // or the array would keep it
+		w.entries = w.entries[1:]
+	}
+}
+
+func (w *window[T]) clear() { *w = window[T]{} }

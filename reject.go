@@ -24,7 +24,8 @@ func (r *Reject) Error() string {
 // other error is not the client's business: it gets the fallback status alone.
 func refuse(w http.ResponseWriter, err error, fallback int) {
 	status, reason := fallback, ""
-	if r, ok := errors.AsType[*Reject](err); ok && r != nil {
+	var r *Reject
+	if errors.As(err, &r) && r != nil {
 		reason = r.Reason
 		if r.Status >= 400 && r.Status <= 599 {
 			status = r.Status

@@ -192,7 +192,8 @@ func (c *Client) ExpectClose(code int) {
 	if err == nil {
 		c.fatalf("ExpectClose(%d): got %s", code, show(m))
 	}
-	if closed, ok := errors.AsType[*websocket.CloseError](err); !ok || closed.Code != code {
+	var closed *websocket.CloseError
+	if !errors.As(err, &closed) || closed.Code != code {
 		c.fatalf("ExpectClose(%d): %v", code, err)
 	}
 }
@@ -265,16 +266,16 @@ func (c *Client) must(operation string, d time.Duration) grouphub.Message {
 func (c *Client) end() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	closed, ok := errors.AsType[*websocket.CloseError](c.err)
+	var closed *websocket.CloseError
 	switch {
 	case c.closing:
 		return fmt.Errorf("the connection was closed by this client: %w", c.err)
-	case ok && closed.Code == websocket.CloseAbnormalClosure:
+	case !errors.As(c.err, &closed):
+		return fmt.Errorf("the connection broke: %w", c.err)
+	case closed.Code == websocket.CloseAbnormalClosure:
 		return fmt.Errorf("the connection was cut without a close frame: %w", c.err)
-	case ok:
-		return fmt.Errorf("the connection was closed: %w", c.err)
 	}
-	return fmt.Errorf("the connection broke: %w", c.err)
+	return fmt.Errorf("the connection was closed: %w", c.err)
 }
 
 func (c *Client) fatalf(format string, args ...any) {

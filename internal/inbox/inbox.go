@@ -25,7 +25,8 @@ func Read(conn *websocket.Conn, limit int64, receive func(data []byte, binary bo
 	for {
 		kind, r, err := conn.NextReader()
 		if err != nil {
-			if closed, ok := errors.AsType[*websocket.CloseError](err); ok && closed.Code != closeAbnormal {
+			var closed *websocket.CloseError
+			if errors.As(err, &closed) && closed.Code != closeAbnormal {
 				return closed.Code
 			}
 			return 0

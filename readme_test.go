@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -78,10 +79,23 @@ func TestTheReadmeHasAReasonForEveryDependency(t *testing.T) {
 	}
 }
 
-func TestWhatTheReadmeLinksToIsThere(t *testing.T) {
-	for _, link := range regexp.MustCompile(`\]\(([^):]+)\)`).FindAllStringSubmatch(read(t, "README.md"), -1) {
-		if _, err := os.Stat(link[1]); err != nil {
-			t.Error(err)
+func TestWhatTheDocumentsLinkToIsThere(t *testing.T) {
+	var documents []string
+	for _, pattern := range []string{"*.md", "*/*.md"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		documents = append(documents, files...)
+	}
+	if !slices.Contains(documents, "README.md") {
+		t.Errorf("no README.md among %v", documents)
+	}
+	for _, document := range documents {
+		for _, link := range regexp.MustCompile(`\]\(([^):#]+)[^):]*\)`).FindAllStringSubmatch(read(t, document), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(document), link[1])); err != nil {
+				t.Errorf("%s: %v", document, err)
+			}
 		}
 	}
 }

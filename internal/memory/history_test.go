@@ -2,29 +2,12 @@ package memory
 
 import (
 	"bytes"
-	"context"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/layer"
 )
-
-func publish(t *testing.T, l *Layer, payload string, keep layer.Keep) {
-	t.Helper()
-	if err := l.Publish(context.Background(), layer.Publication{Topic: "topic", Payload: []byte(payload), Keep: keep}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func history(t *testing.T, l *Layer) layer.History {
-	t.Helper()
-	h, err := l.History(context.Background(), "topic", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return h
-}
 
 func TestTimerThatIsLateDropsNothingThatIsNew(t *testing.T) {
 	l := New()

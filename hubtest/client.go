@@ -22,23 +22,23 @@ import (
 // maxUnsent is how many messages a server may leave unread before Send fails.
 const maxUnsent = 10_000
 
-// A Client is a WebSocket connection to the handler under test. It reads all the
-// time, so that the server is never kept waiting for the test, and keeps what it
-// has read, in order, for Next and the Expect methods. Even so a hub can outrun it, as
-// it can any client: more than Options.MaxPending bytes sent in one go may close it
+// A Client is a WebSocket connection to the handler under test. It reads all the time, so
+// that the server never waits for the test, and stores what it has read, in order, for
+// Next and the Expect methods. A hub can still be faster than it is, as with any client:
+// if the hub sends more than Options.MaxPending bytes at once, it may close the connection
 // with 1013.
 type Client struct {
 	// Static after construction.
 	t        testing.TB
 	path     string
 	conn     *websocket.Conn
-	outgoing chan outgoing // to the writer; Send does not wait for the server
-	ended    chan struct{} // closed by the reader when it has ended
-	running  sync.WaitGroup
+	outgoing chan outgoing  // read by write, so that Send does not wait for the server
+	ended    chan struct{}  // closed by read when the connection has ended
+	running  sync.WaitGroup // the goroutines of read and write
 
 	mu       sync.Mutex
 	received []grouphub.Message
-	err      error         // set before ended is closed
+	err      error         // how the connection ended; set before ended is closed
 	changed  chan struct{} // closed and replaced when received grows
 	closing  bool          // Close was called
 }
@@ -59,9 +59,10 @@ func newClient(t testing.TB, path string, conn *websocket.Conn) *Client {
 	return c
 }
 
+// read stores messages until the connection ends.
 func (c *Client) read() {
 	defer close(c.ended)
-	defer c.conn.Close() // frees the writer
+	defer c.conn.Close() // so that write, if it is blocked, returns
 	for {
 		opcode, data, err := c.conn.ReadMessage()
 		c.mu.Lock()
@@ -77,12 +78,13 @@ func (c *Client) read() {
 	}
 }
 
+// write writes what Send and Close hand to it, until the connection ends.
 func (c *Client) write() {
 	for {
 		select {
 		case m := <-c.outgoing:
 			if c.conn.WriteMessage(m.opcode, m.data) != nil {
-				return // the reader hears of it too, and tells
+				return // read gets an error too, and reports it
 			}
 		case <-c.ended:
 			return
@@ -170,9 +172,9 @@ func (c *Client) ExpectEvent(event string) grouphub.Event {
 	return e
 }
 
-// ExpectNone makes sure that no message comes and the connection stays open for as
-// long as d. Where something else can be waited for, do that: this takes all of d,
-// except in a synctest bubble.
+// ExpectNone makes sure that for as long as d no message comes and the connection stays
+// open. It takes all of d, except in a synctest bubble, so wait for something else where
+// you can.
 func (c *Client) ExpectNone(d time.Duration) {
 	c.t.Helper()
 	switch m, err := c.next(d); {
@@ -183,9 +185,10 @@ func (c *Client) ExpectNone(d time.Duration) {
 	}
 }
 
-// ExpectClose waits until the server closes the connection, with the given code: 1005
-// is a close frame without a code, 1006 a connection cut without a close frame. A
-// message that nobody has asked for yet, and that came before, fails the test.
+// ExpectClose waits until the server closes the connection, which must be with the given
+// code: 1005 stands for a close frame without a code, and 1006 for a connection that was
+// cut without a close frame. The test fails if a message came before the close that no
+// call has returned yet.
 func (c *Client) ExpectClose(code int) {
 	c.t.Helper()
 	m, err := c.next(timeout)
@@ -198,9 +201,9 @@ func (c *Client) ExpectClose(code int) {
 	}
 }
 
-// Close closes the connection with code 1000 after what was sent before, and returns
-// when the server has answered that. What the consumer then does, Disconnect for
-// one, may take longer. Closing twice is closing once.
+// Close closes the connection with code 1000, after everything that was sent before, and
+// returns when the server has answered the close. What the consumer does after that, such
+// as Disconnect, may take longer. A second Close does nothing.
 func (c *Client) Close() {
 	c.mu.Lock()
 	first := !c.closing
@@ -222,7 +225,7 @@ func (c *Client) Close() {
 
 var errTimeout = errors.New("nothing came")
 
-// next waits up to d for a message. Any error but errTimeout is how the connection
+// next waits up to d for a message. An error other than errTimeout says how the connection
 // ended, and comes after the last message.
 func (c *Client) next(d time.Duration) (grouphub.Message, error) {
 	expired := time.NewTimer(d)
@@ -252,7 +255,7 @@ func (c *Client) next(d time.Duration) (grouphub.Message, error) {
 	}
 }
 
-// must is next for those who need a message.
+// must returns the next message, and fails the test if none comes.
 func (c *Client) must(operation string, d time.Duration) grouphub.Message {
 	c.t.Helper()
 	m, err := c.next(d)
@@ -262,7 +265,7 @@ func (c *Client) must(operation string, d time.Duration) grouphub.Message {
 	return m
 }
 
-// end says how the connection ended.
+// end returns an error that says how the connection ended.
 func (c *Client) end() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -278,6 +281,7 @@ func (c *Client) end() error {
 	return fmt.Errorf("the connection was closed: %w", c.err)
 }
 
+// fatalf fails the test with the path of the connection.
 func (c *Client) fatalf(format string, args ...any) {
 	c.t.Helper()
 	c.t.Fatalf("hubtest: %s: %s", c.path, fmt.Sprintf(format, args...))
@@ -291,7 +295,7 @@ func show(m grouphub.Message) string {
 	return "text " + quote(m.Data)
 }
 
-// describe is show for what a test expects.
+// describe describes in one line what a test expects.
 func describe(v any) string {
 	switch v := v.(type) {
 	case []byte:
@@ -306,7 +310,7 @@ func describe(v any) string {
 	return quote(data)
 }
 
-// quote keeps a failure readable when a message is not.
+// quote returns data in quotes, cut short, so that a failure stays readable.
 func quote(data []byte) string {
 	const most = 500
 	if len(data) > most {
@@ -315,17 +319,18 @@ func quote(data []byte) string {
 	return fmt.Sprintf("%#q", data)
 }
 
-// compact is the JSON of a decoded value, cut short.
+// compact returns the JSON of a decoded value, cut short.
 func compact(v any) string {
 	const most = 100
-	data, _ := json.Marshal(v) // what was decoded can be encoded
+	data, _ := json.Marshal(v) // a value that was decoded can be encoded
 	if len(data) > most {
 		return fmt.Sprintf("%s… (%d bytes)", data[:most], len(data))
 	}
 	return string(data)
 }
 
-// decode reads exactly one JSON value, and keeps numbers as they are written.
+// decode decodes exactly one JSON value. Numbers stay as they are written, because a
+// float64 would make different ones equal.
 func decode(data []byte) (v any, err error) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()

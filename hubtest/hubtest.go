@@ -35,7 +35,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// timeout bounds every wait for the server.
+// timeout is how long any call waits for the server.
 const timeout = 5 * time.Second
 
 // A DialOption changes the request that [Dial] and [DialRefused] send.
@@ -47,10 +47,10 @@ func WithHeader(header http.Header) DialOption {
 	return DialOption{header.Clone()}
 }
 
-// Dial connects to h at a path, which may have a query, and returns once h has: by
+// Dial connects to h at a path, which may have a query. It returns when h has returned: by
 // then the consumer's Connect has run. The request's Host is example.com, as in
-// httptest, and it has no Origin, since it comes from no browser. The connection is
-// closed when the test ends. If h does not upgrade the request, the test fails.
+// httptest, and it has no Origin, because it does not come from a browser. The connection
+// is closed when the test ends. If h does not upgrade the request, the test fails.
 func Dial(t testing.TB, h http.Handler, path string, opts ...DialOption) *Client {
 	t.Helper()
 	s := serve(t, h)
@@ -76,9 +76,9 @@ func Dial(t testing.TB, h http.Handler, path string, opts ...DialOption) *Client
 	return c
 }
 
-// DialRefused asks for the same connection as [Dial] and returns the answer of a
-// handler that refuses it, whose body has been read and needs no Close. If the
-// handler upgrades the connection, the test fails.
+// DialRefused sends the same request as [Dial], to a handler that should refuse it, and
+// returns the answer. The body has been read already and needs no Close. If the handler
+// upgrades the connection, the test fails.
 func DialRefused(t testing.TB, h http.Handler, path string, opts ...DialOption) *http.Response {
 	t.Helper()
 	s := serve(t, h)
@@ -94,7 +94,8 @@ func DialRefused(t testing.TB, h http.Handler, path string, opts ...DialOption) 
 	r.Header.Set("Upgrade", "websocket")
 	r.Header.Set("Sec-WebSocket-Version", "13")
 	r.Header.Set("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==") // RFC 6455's example; any will do
-	// Dial leaves this to gorilla's Dialer, which keeps only the start of a body.
+	// The request is written by hand, because gorilla's Dialer, which Dial uses, returns
+	// only the start of a refusal's body.
 	s.near.SetDeadline(time.Now().Add(timeout))
 	if err := r.Write(s.near); err != nil {
 		t.Fatalf("hubtest: DialRefused %s: %v", path, err)
@@ -114,7 +115,7 @@ func DialRefused(t testing.TB, h http.Handler, path string, opts ...DialOption) 
 	return answer
 }
 
-// target is the URL of path without its scheme.
+// target returns the URL of path without its scheme.
 func target(t testing.TB, path string) string {
 	t.Helper()
 	if !strings.HasPrefix(path, "/") {
@@ -123,6 +124,7 @@ func target(t testing.TB, path string) string {
 	return "example.com" + path
 }
 
+// merged returns the headers of all options together.
 func merged(opts []DialOption) http.Header {
 	all := http.Header{}
 	for _, o := range opts {
@@ -140,11 +142,11 @@ type server struct {
 	t        testing.TB
 	http     *http.Server
 	near     net.Conn      // the client's end
-	returned chan struct{} // closed when the handler has returned, or never will be called
+	returned chan struct{} // closed when the handler has returned, or will never be called
 	served   chan struct{} // closed when Serve has returned
 }
 
-// serve runs h until the test ends.
+// serve starts an HTTP server with h that has one connection, and ends it with the test.
 func serve(t testing.TB, h http.Handler) *server {
 	near, far := net.Pipe()
 	s := &server{t: t, near: near, returned: make(chan struct{}), served: make(chan struct{})}
@@ -154,7 +156,7 @@ func serve(t testing.TB, h http.Handler) *server {
 			defer returned()
 			h.ServeHTTP(w, r)
 		}),
-		// A request that net/http refuses itself reaches no handler.
+		// A request that net/http itself refuses never reaches the handler.
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			if state == http.StateClosed {
 				returned()
@@ -167,7 +169,7 @@ func serve(t testing.TB, h http.Handler) *server {
 	go func() {
 		defer close(s.served)
 		s.http.Serve(l)
-		if len(l.conns) > 0 { // closed before it began
+		if len(l.conns) > 0 { // it was closed before it accepted the connection
 			returned()
 		}
 	}()
@@ -175,7 +177,7 @@ func serve(t testing.TB, h http.Handler) *server {
 	return s
 }
 
-// close ends the connection, unless that was done, and waits for the goroutines.
+// close ends the connection, if it is still open, and waits for the server's goroutines.
 func (s *server) close() {
 	s.t.Helper()
 	s.near.Close()
@@ -188,7 +190,7 @@ func (s *server) close() {
 	}
 }
 
-// A listener has one connection to accept.
+// A listener accepts one connection, and then waits until it is closed.
 type listener struct {
 	conns  chan net.Conn
 	closed chan struct{}

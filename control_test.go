@@ -1,50 +1,111 @@
 package grouphub_test
 
 import (
-	"context"
+	"log/slog"
 	"net/http"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
-// A cutOffLayer is one hub's way to a layer that others use, too. While it is cut, what
-// they send does not arrive.
-type cutOffLayer struct {
-	*grouphub.MemoryLayer
-	cut      atomic.Bool
-	receiver grouphub.Receiver
-}
-
-func (l *cutOffLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
-	l.receiver = r
-	return l.MemoryLayer.Attach(hub, cutOffReceiver{r, l})
-}
-
-func (l *cutOffLayer) History(ctx context.Context, topic string, after uint64) (grouphub.History, error) {
-	if l.cut.Load() {
-		return grouphub.History{}, grouphub.ErrUnavailable
+func TestLogoutWorks(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+		return grouphub.User{ID: r.Header.Get("X-User")}, nil
+	})
+	channels := make(chan string, 1)
+	dial := func(hub *grouphub.Hub, user string) *hubtest.Client {
+		return hubtest.Dial(t, authenticate(hub), "/", hubtest.WithHeader(http.Header{"X-User": {user}}))
 	}
-	return l.MemoryLayer.History(ctx, topic, after)
-}
-
-type cutOffReceiver struct {
-	grouphub.Receiver
-	layer *cutOffLayer
-}
-
-func (r cutOffReceiver) Deliver(p grouphub.Publication) {
-	if !r.layer.cut.Load() {
-		r.Receiver.Deliver(p)
+	options := &grouphub.Options{Layer: layer, Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			channels <- c.Channel()
+			if len(c.Groups()) != 0 {
+				t.Errorf("groups %q", c.Groups())
+			}
+			return nil
+		},
+		Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send([]byte(c.User().ID)) },
+		Events:  grouphub.Events{"note": grouphub.Forward()},
+	}}
+	one, two := newHub(t, options), newHub(t, options)
+	ann1 := dial(one, "ann")
+	<-channels
+	ann2 := dial(two, "ann")
+	kept := <-channels
+	bob := dial(one, "bob")
+	<-channels
+	dial(one, "") // anonymous, in no group
+	<-channels
+	send(t, two, grouphub.UserGroup("ann"), "note", 1)
+	ann1.ExpectEvent("note")
+	ann2.ExpectEvent("note")
+	if err := one.GroupClose(background, grouphub.UserGroup("ann"), 4401, "logged out", grouphub.Except(kept)); err != nil {
+		t.Fatal(err)
 	}
+	ann1.ExpectClose(4401)
+	ann2.Send("x")
+	ann2.Expect("ann")
+	bob.Send("x")
+	bob.Expect("bob")
 }
 
-// mend connects the hub again, and tells it of the interruption.
-func (l *cutOffLayer) mend() {
-	l.cut.Store(false)
-	l.receiver.Lost(nil)
+func TestLogoutReachesAHubThatWasCutOff(t *testing.T) {
+	onRedis(t, func(t *testing.T, url string) {
+		proxy := startProxy(t, url)
+		authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+			return grouphub.User{ID: r.URL.Query().Get("user")}, nil
+		})
+		cutOff := newHub(t, &grouphub.Options{Layer: proxy.layer(), Logger: quiet()})
+		other := newHub(t, &grouphub.Options{Layer: redisLayer(t, url, nil), Logger: quiet()})
+		ann, bob := hubtest.Dial(t, authenticate(cutOff), "/?user=ann"), hubtest.Dial(t, authenticate(cutOff), "/?user=bob")
+		proxy.cut()
+		eventually(t, func() bool { return !cutOff.Stats().LayerUp }, "the hub notices nothing")
+		if err := other.GroupClose(background, grouphub.UserGroup("ann"), 4401, "logged out"); err != nil {
+			t.Fatal(err)
+		}
+		proxy.mend()
+		ann.Expect(`{"type":"resync","group":"!user/ann"}`) // a group without history
+		ann.ExpectClose(4401)
+		eventually(t, func() bool { return cutOff.Stats().LayerUp }, "the hub is not back")
+		bob.Expect(`{"type":"resync","group":"!user/bob"}`)
+		if err := other.GroupClose(background, grouphub.UserGroup("bob"), 4402, ""); err != nil {
+			t.Fatal(err)
+		}
+		bob.ExpectClose(4402)
+	})
+}
+
+func TestLogoutReachesEveryHubThroughRedis(t *testing.T) {
+	t.Parallel()
+	conns := make(chan *grouphub.Conn, 1)
+	a, b := redisHubs(t, startRedis(t), grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
+		Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },
+	})
+	authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+		return grouphub.User{ID: r.URL.Query().Get("user")}, nil
+	})
+	dial := func(hub *grouphub.Hub, user string) (*hubtest.Client, *grouphub.Conn) {
+		return hubtest.Dial(t, authenticate(hub), "/?user="+user), <-conns
+	}
+	here, _ := dial(a, "ann")
+	there, _ := dial(b, "ann")
+	kept, keptConn := dial(b, "ann")
+	bob, _ := dial(b, "bob")
+	err := a.GroupClose(background, grouphub.UserGroup("ann"), 4401, "logged out", grouphub.Except(keptConn.Channel()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	here.ExpectClose(4401)
+	there.ExpectClose(4401)
+	for _, c := range []*hubtest.Client{kept, bob} {
+		c.Send("still here")
+		c.Expect("still here")
+	}
 }
 
 func TestCommandsThatAreGoneCloseWhoMayHaveBeenLoggedOut(t *testing.T) {
@@ -81,4 +142,103 @@ func TestCommandsThatAreGoneCloseWhoMayHaveBeenLoggedOut(t *testing.T) {
 	bob.ExpectClose(1012)
 	anonymous.Send("still here")
 	anonymous.Expect("still here")
+}
+
+func TestAMissedGroupCloseIsNoticedWithoutHistoryOrPresence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		layer := grouphub.NewMemoryLayer()
+		hub := grouphub.New(&grouphub.Options{Layer: deafLayer{layer}, Consumer: noteConsumer})
+		c := hubtest.Dial(t, hub, "/")
+		if err := hub.GroupClose(background, "all", 4000, "bye"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Second)
+		c.ExpectClose(4000)
+		c.Close()
+		hub.Shutdown(background)
+		layer.Close()
+	})
+}
+
+func TestGroupCloseComesAfterTheEventsThatWaitForTheHistory(t *testing.T) {
+	gate := make(chan struct{})
+	close(gate)
+	layer := newGatedLayer(func(topic string) {
+		if topic == "g:g" {
+			<-gate
+		}
+	})
+	hub := historyHub(t, layer)
+	c := hubtest.Dial(t, hub, "/g?resume=")
+	c.ExpectEvent("grouphub.position")
+	gate = make(chan struct{})
+	layer.setFault(func(grouphub.Publication) []grouphub.Publication { return nil })
+	sendNumbers(t, hub, "g", 1, 1)
+	layer.setFault(nil)
+	sendNumbers(t, hub, "g", 2, 2) // and 1 is missing
+	if err := hub.GroupClose(background, "g", 4000, "bye"); err != nil {
+		t.Fatal(err)
+	}
+	close(gate)
+	expectNumbers(t, c, 1, 2)
+	c.ExpectClose(4000)
+}
+
+func TestAHubDoesNotObeyWhatWasSaidBeforeItsTime(t *testing.T) {
+	layer := newGatedLayer(func(string) {})
+	one := newHub(t, &grouphub.Options{Layer: layer.MemoryLayer})
+	if err := one.GroupClose(background, "all", 4000, "old"); err != nil {
+		t.Fatal(err)
+	}
+	begun, gate := make(chan struct{}, 1), make(chan struct{})
+	layer.reading = func(topic string) {
+		if topic == "c:all" {
+			begun <- struct{}{}
+			<-gate
+		}
+	}
+	two := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer})
+	<-begun
+	old := hubtest.Dial(t, two, "/")
+	close(gate)
+	send(t, two, "all", "note", 1)
+	old.ExpectEvent("note")
+	// By the time that a new one is obeyed, an old one would have been.
+	if err := one.GroupClose(background, "all", 4001, "new"); err != nil {
+		t.Fatal(err)
+	}
+	old.ExpectClose(4001)
+}
+
+func TestAFullGroupNamedLikeATopicOfHubsHoldsNoCommandUp(t *testing.T) {
+	unblock := make(chan struct{})
+	hub := newHub(t, &grouphub.Options{MaxPending: 4 << 20, Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join("c:all") },
+		Events: grouphub.Events{"note": grouphub.Render(func(grouphub.Event) ([]byte, error) {
+			<-unblock
+			return nil, nil
+		})},
+	}})
+	defer close(unblock)
+	hubtest.Dial(t, hub, "/")
+	for range 8 { // more than may wait for a group
+		send(t, hub, "c:all", "note", make([]byte, 100_000))
+	}
+	if err := hub.GroupClose(background, "unrelated", 4000, ""); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAPolicyThatPanicsForAnotherHubClosesThatConnection(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	conns := make(chan *grouphub.Conn, 1)
+	options := handOver(layer, conns)
+	options.Logger = slog.New(slog.DiscardHandler)
+	options.Policy = func(string) grouphub.GroupPolicy { panic("not a name that this policy knows") }
+	c := hubtest.Dial(t, newHub(t, options), "/")
+	remote := newHub(t, &grouphub.Options{Layer: layer})
+	if err := remote.GroupAdd(background, "g", (<-conns).Channel()); err != nil {
+		t.Fatal(err)
+	}
+	c.ExpectClose(1011)
 }

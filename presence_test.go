@@ -1,78 +1,125 @@
 package grouphub_test
 
 import (
-	"context"
 	"errors"
-	"fmt"
+	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/alicebob/miniredis/v2"
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
-// A leaseLayer has a server that does not answer for the leases of some groups: each try
-// takes five seconds, or as long as its context allows.
-type leaseLayer struct {
-	*grouphub.MemoryLayer
-	frozen atomic.Value // the prefix of the groups
-}
-
-func newLeaseLayer() *leaseLayer {
-	l := &leaseLayer{MemoryLayer: grouphub.NewMemoryLayer()}
-	l.frozen.Store("no group")
-	return l
-}
-
-func (l *leaseLayer) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
-	if strings.HasPrefix(topic, "g:"+l.frozen.Load().(string)) {
-		select {
-		case <-time.After(5 * time.Second):
-		case <-ctx.Done():
-		}
-		return false, grouphub.ErrUnavailable
-	}
-	return l.MemoryLayer.Lease(ctx, topic, holder, value, life)
-}
-
-// presenceHub returns a hub with presence, and a member in each of so many groups.
-func presenceHub(t *testing.T, layer grouphub.Layer, groups int, name string) (*grouphub.Hub, *hubtest.Client) {
-	hub := grouphub.New(&grouphub.Options{
-		Layer:  layer,
-		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} },
-		Consumer: grouphub.Consumer{Connect: func(c *grouphub.Conn) error {
-			var err error
-			for i := range groups {
-				err = errors.Join(err, c.Join(fmt.Sprint(name, i)))
-			}
-			return err
-		}},
+func TestMembersAcrossHubs(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	policy := func(group string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: group == "all"} }
+	options := &grouphub.Options{Layer: layer, Policy: policy, Consumer: noteConsumer}
+	one, two := newHub(t, options), newHub(t, options)
+	authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+		return grouphub.User{ID: r.URL.Query().Get("user")}, nil
 	})
-	return hub, hubtest.Dial(t, hub, "/")
+	names := func(hub *grouphub.Hub) string {
+		members, err := hub.Members(background, "all")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for _, m := range members {
+			ids = append(ids, m.UserID)
+			if m.Channel == "" || time.Since(m.Since) > time.Minute {
+				t.Errorf("%+v", m)
+			}
+		}
+		return strings.Join(ids, " ")
+	}
+	ann := hubtest.Dial(t, authenticate(one), "/?user=ann")
+	if got := names(one); got != "ann" { // at once
+		t.Errorf("members %q", got)
+	}
+	hubtest.Dial(t, authenticate(two), "/?user=bob")
+	for _, hub := range []*grouphub.Hub{one, two} {
+		eventually(t, func() bool { return names(hub) == "ann bob" }, "members are not complete")
+	}
+	ann.Close()
+	eventually(t, func() bool { return names(two) == "bob" }, "ann is still there")
+	if _, err := one.Members(background, "other"); !errors.Is(err, grouphub.ErrNoPresence) {
+		t.Errorf("got %v", err)
+	}
 }
 
-func TestShutdownEndsWithItsContextWhateverBecomesOfLeases(t *testing.T) {
-	for allowed, most := range map[time.Duration]time.Duration{time.Second: time.Second, time.Hour: 5 * time.Second} {
-		synctest.Test(t, func(t *testing.T) {
-			layer := newLeaseLayer()
-			hub, c := presenceHub(t, layer, 2000, "g")
-			time.Sleep(time.Second)
-			layer.frozen.Store("g")
-			ctx, cancel := context.WithTimeout(background, allowed)
-			defer cancel()
-			begun := time.Now()
-			// The connection answers at once, and so there is time for a last word.
-			err := hub.Shutdown(ctx)
-			if took := time.Since(begun); took > most || err != nil {
-				t.Errorf("%v after %v", err, took)
-			}
-			c.Close()
-			layer.Close()
-		})
+func TestMembersAcrossHubsOnRedis(t *testing.T) {
+	m := miniredis.RunT(t)
+	now := time.Now()
+	m.SetTime(now)
+	options := func(layer grouphub.Layer) *grouphub.Options {
+		return &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: quiet(),
+			Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} }}
 	}
+	proxy := startProxy(t, "redis://"+m.Addr())
+	one, two := newHub(t, options(redisLayer(t, "redis://"+m.Addr(), nil))), newHub(t, options(proxy.layer()))
+	count := func(hub *grouphub.Hub) int {
+		members, err := hub.Members(background, "all")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(members)
+	}
+	here, there := hubtest.Dial(t, one, "/"), hubtest.Dial(t, two, "/")
+	hubtest.Dial(t, two, "/")
+	for _, hub := range []*grouphub.Hub{one, two} {
+		eventually(t, func() bool { return count(hub) == 3 }, "%d members, want 3", count(hub))
+	}
+	there.Close()
+	eventually(t, func() bool { return count(one) == 2 }, "%d members, want 2", count(one))
+	proxy.cut() // as if the process were gone
+	m.SetTime(now.Add(61 * time.Second))
+	m.FastForward(61 * time.Second)
+	if n := count(one); n != 1 {
+		t.Errorf("%d members, want the own one", n)
+	}
+	here.Close()
+	eventually(t, func() bool { return count(one) == 0 }, "the own one is still there")
+}
+
+func TestMembersOfAHubThatCrashedVanish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		layer := grouphub.NewMemoryLayer()
+		policy := func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} }
+		hub := grouphub.New(&grouphub.Options{Layer: layer, Policy: policy, Consumer: noteConsumer})
+		hubtest.Dial(t, hub, "/")
+		// What a hub leaves behind that is no more.
+		value := []byte(`[{"Channel":"gone!1","UserID":"ghost","Since":"2026-01-01T00:00:00Z"}]`)
+		if _, err := layer.Lease(background, "g:all", "gone", value, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		count := func() int {
+			members, err := hub.Members(background, "all")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(members)
+		}
+		if n := count(); n != 2 {
+			t.Errorf("%d members", n)
+		}
+		time.Sleep(90 * time.Second)
+		if n := count(); n != 1 { // its own lease is renewed
+			t.Errorf("%d members", n)
+		}
+		leases, err := layer.Leases(background, "g:all")
+		if err != nil || len(leases) != 1 {
+			t.Errorf("leases %q, %v", leases, err)
+		}
+		hub.Shutdown(background)
+		if leases, _ := layer.Leases(background, "g:all"); len(leases) != 0 {
+			t.Errorf("leases %q are left after Shutdown", leases)
+		}
+		layer.Close()
+	})
 }
 
 func TestMembersAreListedThoughTheServerOfOthersIsFrozen(t *testing.T) {
@@ -98,74 +145,6 @@ func TestMembersAreListedThoughTheServerOfOthersIsFrozen(t *testing.T) {
 		for _, hub := range []*grouphub.Hub{one, two, three} {
 			hub.Shutdown(background)
 		}
-		layer.Close()
-	})
-}
-
-func TestALeaseThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		layer := &flakyLeases{MemoryLayer: grouphub.NewMemoryLayer()}
-		layer.down.Store(true)
-		hub, c := presenceHub(t, layer, 1, "g")
-		time.Sleep(19 * time.Second)
-		if n := layer.tries.Load(); n < 5 || n > 12 {
-			t.Errorf("%d tries in 19 seconds", n)
-		}
-		layer.down.Store(false)
-		time.Sleep(5 * time.Second)
-		if leases, err := layer.Leases(background, "g:g0"); len(leases) != 1 || err != nil {
-			t.Errorf("leases %q, %v", leases, err)
-		}
-		c.Close()
-		hub.Shutdown(background)
-		if leases, _ := layer.Leases(background, "g:g0"); len(leases) != 0 {
-			t.Errorf("leases %q are left", leases)
-		}
-		layer.Close()
-	})
-}
-
-// flakyLeases refuses leases at once while it is down.
-type flakyLeases struct {
-	*grouphub.MemoryLayer
-	down  atomic.Bool
-	tries atomic.Int32
-}
-
-func (l *flakyLeases) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
-	if l.tries.Add(1); l.down.Load() {
-		return false, grouphub.ErrUnavailable
-	}
-	return l.MemoryLayer.Lease(ctx, topic, holder, value, life)
-}
-
-// deafLayer does not deliver what is told to all hubs, and does not say so.
-type deafLayer struct{ *grouphub.MemoryLayer }
-
-type deafReceiver struct{ grouphub.Receiver }
-
-func (l deafLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
-	return l.MemoryLayer.Attach(hub, deafReceiver{r})
-}
-
-func (r deafReceiver) Deliver(p grouphub.Publication) {
-	if p.Topic != "c:all" {
-		r.Receiver.Deliver(p)
-	}
-}
-
-func TestAMissedGroupCloseIsNoticedWithoutHistoryOrPresence(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		layer := grouphub.NewMemoryLayer()
-		hub := grouphub.New(&grouphub.Options{Layer: deafLayer{layer}, Consumer: noteConsumer})
-		c := hubtest.Dial(t, hub, "/")
-		if err := hub.GroupClose(background, "all", 4000, "bye"); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Second)
-		c.ExpectClose(4000)
-		c.Close()
-		hub.Shutdown(background)
 		layer.Close()
 	})
 }

@@ -1,6 +1,7 @@
 package grouphub
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -172,4 +173,22 @@ func FuzzCheckOrigin(f *testing.F) {
 			}
 		}
 	})
+}
+func TestAllowOriginsPanicsNamingThePattern(t *testing.T) {
+	for _, pattern := range []string{
+		"", "example.com", "*.example.com", "https://", "https://*", "https://*.", "https://a.*.com", "https://*.*.com",
+		"https://example.com/", "https://example.com/path", "https://user@example.com", "https://example.com?a",
+		"https://example.com#", "https://example.com:", "https://example.com:*", "https://example.com:0443",
+		"https://example.com:99999", "https://exämple.com", "https://a b", "https://[::1", "https://[1.2.3.4]",
+		"https://*.[::1]", "https://*.127.0.0.1", "wss://example.com", "null", "**", "https://example.com\n",
+	} {
+		func() {
+			defer func() {
+				if message := fmt.Sprint(recover()); !strings.Contains(message, fmt.Sprintf("%q", pattern)) {
+					t.Errorf("AllowOrigins(%q) panicked with %q", pattern, message)
+				}
+			}()
+			AllowOrigins("https://example.com", pattern)
+		}()
+	}
 }

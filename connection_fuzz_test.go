@@ -21,79 +21,6 @@ import (
 	"github.com/seed-29c60982/grouphub"
 )
 
-// upgradeRaw asks for an upgrade on a connection of which the caller then owns the bytes.
-func upgradeRaw(conn net.Conn, path string, header ...string) error {
-	request := "GET " + path + " HTTP/1.1\r\nHost: example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-	for _, h := range header {
-		request += h + "\r\n"
-	}
-	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
-		return err
-	}
-	// Byte by byte, so that nothing behind the answer is taken.
-	answer, b := "", make([]byte, 1)
-	for !strings.HasSuffix(answer, "\r\n\r\n") {
-		if _, err := conn.Read(b); err != nil {
-			return fmt.Errorf("after %q: %w", answer, err)
-		}
-		answer += string(b)
-	}
-	if !strings.HasPrefix(answer, "HTTP/1.1 101 ") {
-		return fmt.Errorf("answer is %q", answer)
-	}
-	return nil
-}
-
-// masked returns a frame as a client sends it. Its first byte is as it is.
-func masked(first byte, payload string) []byte {
-	b := []byte{first}
-	switch n := len(payload); {
-	case n <= 125:
-		b = append(b, 0x80|byte(n))
-	default:
-		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
-	}
-	key := [4]byte{1, 2, 3, 4}
-	b = append(b, key[:]...)
-	for i := range len(payload) {
-		b = append(b, payload[i]^key[i%4])
-	}
-	return b
-}
-
-// wholeFrames returns an error unless b is frames of a server, of which nothing follows
-// the first close frame.
-func wholeFrames(b []byte) error {
-	for closed := false; len(b) > 0; {
-		if closed {
-			return fmt.Errorf("%d bytes follow a close frame", len(b))
-		}
-		if len(b) < 2 || b[0]&0x80 == 0 || b[0]&0x30 != 0 || b[1]&0x80 != 0 {
-			return fmt.Errorf("%.10x… is no frame of a server", b)
-		}
-		n := 2 + int(b[1])
-		switch b[1] {
-		case 126:
-			n = 4 + int(binary.BigEndian.Uint16(b[2:]))
-		case 127:
-			n = 10 + int(binary.BigEndian.Uint64(b[2:]))
-		}
-		if n > len(b) {
-			return fmt.Errorf("frame of %d bytes ends after %d", n, len(b))
-		}
-		closed = b[0]&0x0f == 8
-		b = b[n:]
-	}
-	return nil
-}
-
-// A victim is a connection that raw bytes are thrown at.
-type victim struct {
-	disconnects  atomic.Int32
-	disconnected chan struct{}
-}
-
 // FuzzRawBytesOnAnUpgradedConnection throws bytes at a connection. Whatever they are, the
 // connection ends when they do, Disconnect is called once, what came back is whole frames, and
 // another connection goes on.
@@ -167,6 +94,38 @@ func FuzzRawBytesOnAnUpgradedConnection(f *testing.F) {
 	})
 }
 
+// A victim is a connection that raw bytes are thrown at.
+type victim struct {
+	disconnects  atomic.Int32
+	disconnected chan struct{}
+}
+
+// wholeFrames returns an error unless b is frames of a server, of which nothing follows
+// the first close frame.
+func wholeFrames(b []byte) error {
+	for closed := false; len(b) > 0; {
+		if closed {
+			return fmt.Errorf("%d bytes follow a close frame", len(b))
+		}
+		if len(b) < 2 || b[0]&0x80 == 0 || b[0]&0x30 != 0 || b[1]&0x80 != 0 {
+			return fmt.Errorf("%.10x… is no frame of a server", b)
+		}
+		n := 2 + int(b[1])
+		switch b[1] {
+		case 126:
+			n = 4 + int(binary.BigEndian.Uint16(b[2:]))
+		case 127:
+			n = 10 + int(binary.BigEndian.Uint64(b[2:]))
+		}
+		if n > len(b) {
+			return fmt.Errorf("frame of %d bytes ends after %d", n, len(b))
+		}
+		closed = b[0]&0x0f == 8
+		b = b[n:]
+	}
+	return nil
+}
+
 // A panicLog is a log that keeps only panics, of which a connection of the hub recovers.
 type panicLog struct{ atomic.Pointer[string] }
 
@@ -187,6 +146,45 @@ type rawHub struct {
 
 	victims sync.Map // by their query
 	last    atomic.Int64
+}
+
+func (h *rawHub) newVictim() (v *victim, path string) {
+	query := fmt.Sprint(h.last.Add(1))
+	v = &victim{disconnected: make(chan struct{})}
+	h.victims.Clear() // the one before has been looked at
+	h.victims.Store(query, v)
+	return v, "/?" + query
+}
+
+func (h *rawHub) dialRaw(t *testing.T, path string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("unix", h.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var header []string
+	if h.compressed {
+		header = append(header, "Sec-WebSocket-Extensions: permessage-deflate")
+	}
+	if err := upgradeRaw(conn, path, header...); err != nil {
+		conn.Close()
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// wantWitness fails the test unless an event still reaches the witness.
+func (h *rawHub) wantWitness(t *testing.T) {
+	t.Helper()
+	n := h.last.Load()
+	if err := h.GroupSend(background, "all", "note", n); err != nil {
+		t.Fatal(err)
+	}
+	h.witness.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_, data, err := h.witness.ReadMessage()
+	if want := fmt.Sprintf(`{"type":"note","group":"all","data":%d}`, n); err != nil || string(data) != want {
+		t.Fatalf("the witness got %s, %v, want %s", data, err, want)
+	}
 }
 
 func newRawHub(f *testing.F, compressed bool) *rawHub {
@@ -239,43 +237,4 @@ func newRawHub(f *testing.F, compressed bool) *rawHub {
 	f.Cleanup(func() { h.witness.Close() })
 	<-connected
 	return h
-}
-
-func (h *rawHub) newVictim() (v *victim, path string) {
-	query := fmt.Sprint(h.last.Add(1))
-	v = &victim{disconnected: make(chan struct{})}
-	h.victims.Clear() // the one before has been looked at
-	h.victims.Store(query, v)
-	return v, "/?" + query
-}
-
-func (h *rawHub) dialRaw(t *testing.T, path string) net.Conn {
-	t.Helper()
-	conn, err := net.Dial("unix", h.address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var header []string
-	if h.compressed {
-		header = append(header, "Sec-WebSocket-Extensions: permessage-deflate")
-	}
-	if err := upgradeRaw(conn, path, header...); err != nil {
-		conn.Close()
-		t.Fatal(err)
-	}
-	return conn
-}
-
-// wantWitness fails the test unless an event still reaches the witness.
-func (h *rawHub) wantWitness(t *testing.T) {
-	t.Helper()
-	n := h.last.Load()
-	if err := h.GroupSend(background, "all", "note", n); err != nil {
-		t.Fatal(err)
-	}
-	h.witness.SetReadDeadline(time.Now().Add(20 * time.Second))
-	_, data, err := h.witness.ReadMessage()
-	if want := fmt.Sprintf(`{"type":"note","group":"all","data":%d}`, n); err != nil || string(data) != want {
-		t.Fatalf("the witness got %s, %v, want %s", data, err, want)
-	}
 }

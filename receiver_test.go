@@ -1,39 +1,14 @@
 package grouphub_test
 
 import (
-	"context"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
-
-// lossyLayer lets a test speak to its one hub as a layer does.
-type lossyLayer struct {
-	grouphub.Layer
-	hub grouphub.Receiver
-}
-
-func (l *lossyLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
-	l.hub = r
-	return l.Layer.Attach(hub, r)
-}
-
-// Publish delivers to the hub without asking whether there is room, as Redis does.
-func (l *lossyLayer) Publish(_ context.Context, p grouphub.Publication) error {
-	l.hub.Deliver(p)
-	return nil
-}
-
-func newLossyLayer() *lossyLayer { return &lossyLayer{Layer: grouphub.NewMemoryLayer()} }
-
-// resyncs returns a Resync that hands over what it is told.
-func resyncs() (<-chan []string, func(*grouphub.Conn, []string)) {
-	told := make(chan []string, 100)
-	return told, func(_ *grouphub.Conn, groups []string) { told <- groups }
-}
 
 func TestResyncTellsExactlyTheConnectionsConcerned(t *testing.T) {
 	layer := newLossyLayer()
@@ -107,4 +82,41 @@ func TestEventsForWhichThereIsNoRoomAreToldOnce(t *testing.T) {
 		t.Errorf("%d events and %d Resyncs, want 8 and 1", notes, resyncs)
 	}
 	c.ExpectClose(4000)
+}
+
+func TestGarbageFromTheLayerIsCountedAndLoggedOnce(t *testing.T) {
+	var logged safeBuffer
+	layer := grouphub.NewMemoryLayer()
+	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+	c := hubtest.Dial(t, hub, "/")
+	const event = "\x01\x01\x04note\x00\x00\x0f\x1a" + `{"type":"note","data":"x"}`
+	for range 3 {
+		for _, payload := range []string{"", "\x01", "\x02\x01newer", "\x01\x63unknown kind", "\x01\x01\xff\xff\xff\xff\x7f",
+			event[:len(event)-1], event + "}", strings.Replace(event, "x", "\xff", 1)} {
+			if err := layer.Publish(background, grouphub.Publication{Topic: "g:all", Payload: []byte(payload)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := layer.Publish(background, grouphub.Publication{Topic: "g:all", Payload: []byte(event)}); err != nil {
+		t.Fatal(err)
+	}
+	c.Expect(`{"type":"note","data":"x"}`)
+	if n := hub.Stats().Dropped; n != 24 {
+		t.Errorf("%d dropped", n)
+	}
+	for _, fault := range []string{"truncated", "version 2", "unknown kind", "not UTF-8"} {
+		eventually(t, func() bool { return strings.Count(logged.String(), fault) == 1 }, "%q is not logged once", fault)
+	}
+}
+
+func TestBadCloseFromTheLayerIsRefused(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	defer layer.Close()
+	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: slog.New(slog.DiscardHandler)})
+	c := serve(t, hub).dial("/")
+	// version 1, kind close, no name, no channel, no exceptions, code 1005.
+	layer.Publish(background, grouphub.Publication{Topic: "g:all", Payload: []byte{1, 2, 0, 0, 0, 0xed, 0x07}})
+	send(t, hub, "all", "note", 1)
+	wantNext(t, c, `{"type":"note","group":"all","data":1}`)
 }

@@ -3,7 +3,6 @@ package grouphub_test
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/http"
 	"regexp"
 	"slices"
@@ -15,24 +14,6 @@ import (
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
-
-// redisHubOn returns a hub on a Redis layer of its own, as in a process of its own, once
-// its subscription is in force.
-func redisHubOn(t *testing.T, s *redisServer, options grouphub.Options) *grouphub.Hub {
-	t.Helper()
-	layer := redisLayer(t, s.url(), nil)
-	options.Layer = layer
-	hub := newHub(t, &options)
-	await(t, "the layer", func() bool { return hub.Stats().LayerUp })
-	return hub
-}
-
-// redisHubs returns two hubs that share nothing but the server, and serve one consumer.
-func redisHubs(t *testing.T, s *redisServer, c grouphub.Consumer) (a, b *grouphub.Hub) {
-	t.Helper()
-	options := grouphub.Options{Consumer: c, Logger: slog.New(slog.DiscardHandler)}
-	return redisHubOn(t, s, options), redisHubOn(t, s, options)
-}
 
 func TestPingRightAfterNewWaitsForTheSubscription(t *testing.T) {
 	t.Parallel()
@@ -146,35 +127,6 @@ func TestCommandsCrossThroughRedis(t *testing.T) {
 	}
 }
 
-func TestLogoutReachesEveryHubThroughRedis(t *testing.T) {
-	t.Parallel()
-	conns := make(chan *grouphub.Conn, 1)
-	a, b := redisHubs(t, startRedis(t), grouphub.Consumer{
-		Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
-		Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },
-	})
-	authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
-		return grouphub.User{ID: r.URL.Query().Get("user")}, nil
-	})
-	dial := func(hub *grouphub.Hub, user string) (*hubtest.Client, *grouphub.Conn) {
-		return hubtest.Dial(t, authenticate(hub), "/?user="+user), <-conns
-	}
-	here, _ := dial(a, "ann")
-	there, _ := dial(b, "ann")
-	kept, keptConn := dial(b, "ann")
-	bob, _ := dial(b, "bob")
-	err := a.GroupClose(background, grouphub.UserGroup("ann"), 4401, "logged out", grouphub.Except(keptConn.Channel()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	here.ExpectClose(4401)
-	there.ExpectClose(4401)
-	for _, c := range []*hubtest.Client{kept, bob} {
-		c.Send("still here")
-		c.Expect("still here")
-	}
-}
-
 func TestRedisThatIsKilledAndComesBackClosesNoSocket(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
@@ -265,6 +217,42 @@ func TestRedisThatIsKilledAndComesBackClosesNoSocket(t *testing.T) {
 	s.kill() // the hubs end well without it
 }
 
+func TestPermissionsThatTheReadmeGivesAreEnough(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	line := regexp.MustCompile(`(?m)^redis-cli (ACL SETUSER .*)$`).FindStringSubmatch(read(t, "README.md"))
+	if line == nil {
+		t.Fatal("the README has no ACL SETUSER")
+	}
+	s.cli(strings.Fields(strings.ReplaceAll(line[1], "'", ""))...)
+	for _, sharded := range []bool{false, true} {
+		layer := redisLayer(t, "redis://shop:password@127.0.0.1:"+s.port, &grouphub.RedisOptions{Prefix: "shop", Sharded: sharded})
+		hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer})
+		c := hubtest.Dial(t, hub, "/")
+		if err := hub.Ping(background); err != nil {
+			t.Error(err)
+		}
+		send(t, hub, "all", "note", 1)
+		c.ExpectEvent("note")
+		c.Close()
+		// A message that is taken for somebody who no longer waits is put back.
+		ctx, cancel := context.WithCancel(t.Context())
+		given := make(chan error)
+		go func() { given <- second(hub.Receive(ctx, "jobs")) }()
+		cancel()
+		<-given
+		if err := hub.Send(background, "jobs", "job", 1); err != nil {
+			t.Error(err)
+		}
+		if _, err := hub.Receive(background, "jobs"); err != nil {
+			t.Error(err)
+		}
+	}
+	if log := s.cli("ACL", "LOG"); log != "" {
+		t.Errorf("refused:\n%s", log)
+	}
+}
+
 func TestSubscribersThatAreKilledAgainAndAgainLoseNothingInSilence(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
@@ -337,124 +325,5 @@ func TestSubscribersThatAreKilledAgainAndAgainLoseNothingInSilence(t *testing.T)
 			}
 		}
 		t.Logf("client %d missed %d of %d", i, missed, last+1)
-	}
-}
-
-func TestGarbageThroughRedisIsCountedAndLoggedOnce(t *testing.T) {
-	t.Parallel()
-	s := startRedis(t)
-	var logged safeBuffer
-	layer := redisLayer(t, s.url(), nil)
-	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
-	c := hubtest.Dial(t, hub, "/")
-	const channel = "grouphub:topic:{g:all}"
-	tap := redisTap(t, s, channel)
-	send(t, hub, "all", "note", "as it should be")
-	c.ExpectEvent("note")
-	whole := <-tap
-	for _, c := range []struct {
-		name    string
-		payload []string
-		hub     bool // whose business it is; otherwise the layer's
-	}{
-		{"nothing", []string{""}, false},
-		{"garbage", []string{"garbage", "{}", strings.Repeat("\xff", 10_000)}, false},
-		{"sealed under an unknown key", []string{"\x02" + strings.Repeat("x", 100)}, false},
-		{"a newer layer's", []string{"\x09" + whole[1:]}, false},
-		{"a newer hub's", []string{whole[:1] + "\x09" + whole[2:], whole[:1] + "\x09"}, true},
-		{"of an unknown kind", []string{whole[:2] + "\x63" + whole[3:]}, true},
-		{"cut short", []string{whole[:1], whole[:2], whole[:3], whole[:len(whole)/2], whole[:len(whole)-1]}, true},
-	} {
-		dropped, discarded := hub.Stats().Dropped, grouphub.RedisDiscarded(layer)
-		for _, payload := range c.payload {
-			s.publish(channel, payload)
-			<-tap // which must not get full
-		}
-		n := uint64(len(c.payload))
-		if dropped += n; !c.hub {
-			discarded += n
-		}
-		await(t, c.name+" to be counted", func() bool {
-			return hub.Stats().Dropped == dropped && grouphub.RedisDiscarded(layer) == discarded
-		})
-	}
-	s.publish(channel, whole)
-	c.Expect(`{"type":"note","group":"all","data":"as it should be"}`)
-	if n := hub.Stats(); n.Resyncs > 0 || !n.LayerUp || n.Conns != 1 {
-		t.Errorf("%+v after garbage, want nothing but drops", n)
-	}
-	for _, fault := range []string{"truncated", "version 9", "kind 99"} {
-		await(t, fault+" to be logged once", func() bool { return strings.Count(logged.String(), fault) == 1 })
-	}
-}
-
-func TestGarbageThatRedisKeepsHidesNothing(t *testing.T) {
-	onRedis(t, func(t *testing.T, url string) {
-		stranger := redisLayer(t, url, nil) // speaks as a layer does, and makes no sense
-		hub := newHub(t, &grouphub.Options{Layer: redisLayer(t, url, nil), Consumer: noteConsumer, Logger: quiet(),
-			Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{History: 10, Presence: true} }})
-		c := hubtest.Dial(t, hub, "/")
-		garbage := []string{"", "garbage", "\x09newer", "{}"}
-		for _, payload := range garbage {
-			p := publication("g:all", payload)
-			p.Keep = grouphub.Keep{Count: 10, Life: time.Minute}
-			if err := errors.Join(
-				stranger.Publish(background, p),
-				stranger.Append(background, "jobs", []byte(payload)),
-				second(stranger.Lease(background, "g:all", "stranger "+payload, []byte("<"+payload), time.Minute)),
-			); err != nil {
-				t.Fatal(err)
-			}
-		}
-		send(t, hub, "all", "note", 1)
-		c.ExpectEvent("note")
-		if err := hub.Send(background, "jobs", "job", 1); err != nil {
-			t.Error(err)
-		}
-		if job, err := hub.Receive(background, "jobs"); err != nil || job.Type != "job" {
-			t.Errorf("Receive: %+v, %v", job, err)
-		}
-		if members, err := hub.Members(background, "all"); err != nil || len(members) != 1 {
-			t.Errorf("Members: %+v, %v", members, err)
-		}
-		if n, want := hub.Stats(), uint64(3*len(garbage)); n.Dropped != want || n.Resyncs != 0 {
-			t.Errorf("%+v, want %d dropped and nothing else", n, want)
-		}
-	})
-}
-
-func TestPermissionsThatTheReadmeGivesAreEnough(t *testing.T) {
-	t.Parallel()
-	s := startRedis(t)
-	line := regexp.MustCompile(`(?m)^redis-cli (ACL SETUSER .*)$`).FindStringSubmatch(read(t, "README.md"))
-	if line == nil {
-		t.Fatal("the README has no ACL SETUSER")
-	}
-	s.cli(strings.Fields(strings.ReplaceAll(line[1], "'", ""))...)
-	for _, sharded := range []bool{false, true} {
-		layer := redisLayer(t, "redis://shop:password@127.0.0.1:"+s.port, &grouphub.RedisOptions{Prefix: "shop", Sharded: sharded})
-		hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer})
-		c := hubtest.Dial(t, hub, "/")
-		if err := hub.Ping(background); err != nil {
-			t.Error(err)
-		}
-		send(t, hub, "all", "note", 1)
-		c.ExpectEvent("note")
-		c.Close()
-		// A message that is taken for somebody who no longer waits is put back.
-		ctx, cancel := context.WithCancel(t.Context())
-		given := make(chan error)
-		go func() { given <- second(hub.Receive(ctx, "jobs")) }()
-		cancel()
-		<-given
-		if err := hub.Send(background, "jobs", "job", 1); err != nil {
-			t.Error(err)
-		}
-		if _, err := hub.Receive(background, "jobs"); err != nil {
-			t.Error(err)
-		}
-	}
-	if log := s.cli("ACL", "LOG"); log != "" {
-		t.Errorf("refused:\n%s", log)
 	}
 }

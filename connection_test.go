@@ -1,0 +1,212 @@
+package grouphub_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
+)
+
+func TestConnectIsPartOfTheRequest(t *testing.T) {
+	type key struct{}
+	var during atomic.Bool // the request is being served
+	received := make(chan string, 1)
+	hub := hubOf(t, grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			if !during.Load() {
+				t.Error("Connect runs after the handler has returned")
+			}
+			c.Set("seen", "in Connect")
+			return nil
+		},
+		Receive: func(c *grouphub.Conn, m grouphub.Message) error {
+			seen, _ := c.Get("seen")
+			received <- fmt.Sprint(c.PathValue("room"), c.Request().URL.RawQuery, c.Request().Header.Get("X-Test"),
+				c.Context().Value(key{}), c.Request().Context().Value(key{}), seen)
+			return nil
+		},
+	})
+	mux := http.NewServeMux()
+	mux.Handle("GET /ws/{room}", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		during.Store(true)
+		defer during.Store(false)
+		hub.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "value")))
+	}))
+	c := hubtest.Dial(t, mux, "/ws/x?a=b", hubtest.WithHeader(http.Header{"X-Test": {"header"}}))
+	eventually(t, func() bool { return !during.Load() }, "the handler does not return")
+	c.Send("after")
+	if got, want := <-received, "xa=bheadervaluevaluein Connect"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestConnectIsNotCalledOnceTheConnectionIsClosed(t *testing.T) {
+	unwanted := grouphub.Consumer{
+		Connect:    func(*grouphub.Conn) error { t.Error("Connect was called"); return nil },
+		Disconnect: func(context.Context, *grouphub.Conn, int) { t.Error("Disconnect was called") },
+	}
+	t.Run("by the end of the session", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			hub := grouphub.New(&grouphub.Options{Consumer: unwanted})
+			c := hubtest.Dial(t, grouphub.Authenticate(func(*http.Request) (grouphub.User, error) {
+				return grouphub.User{ID: "ann", Expires: time.Now().Add(time.Second)}, nil
+			})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(time.Second) // another middleware
+				hub.ServeHTTP(w, r)
+			})), "/")
+			c.ExpectClose(4401)
+			hub.Shutdown(background)
+		})
+	})
+	t.Run("by Shutdown", func(t *testing.T) {
+		entered, proceed, down := make(chan struct{}), make(chan struct{}), make(chan error)
+		unwanted.Accept = func(r *http.Request) error {
+			if r.URL.Path != "/first" {
+				return errors.New("not the first")
+			}
+			close(entered)
+			<-proceed
+			return nil
+		}
+		hub := grouphub.New(&grouphub.Options{Consumer: unwanted})
+		go func() {
+			<-entered
+			go func() { down <- hub.Shutdown(background) }()
+			eventually(t, func() bool {
+				status, _, _ := get(t, hub, upgradeHeader())
+				return status == http.StatusServiceUnavailable
+			}, "Shutdown does not refuse")
+			close(proceed)
+		}()
+		hubtest.Dial(t, hub, "/first").ExpectClose(1001)
+		if err := <-down; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAConnectionWithoutItsUsersGroupIsClosed(t *testing.T) {
+	for name, policy := range map[string]func() grouphub.GroupPolicy{
+		"panic":  func() grouphub.GroupPolicy { panic("not a name that this policy knows") },
+		"Goexit": func() grouphub.GroupPolicy { runtime.Goexit(); return grouphub.GroupPolicy{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			hub := newHub(t, &grouphub.Options{
+				Logger: slog.New(slog.DiscardHandler),
+				Policy: func(string) grouphub.GroupPolicy { return policy() },
+				Consumer: grouphub.Consumer{
+					Connect:    func(*grouphub.Conn) error { t.Error("Connect was called"); return nil },
+					Receive:    func(*grouphub.Conn, grouphub.Message) error { t.Error("Receive was called"); return nil },
+					Disconnect: func(context.Context, *grouphub.Conn, int) { t.Error("Disconnect was called") },
+				},
+			})
+			c := serve(t, grouphub.Authenticate(func(*http.Request) (grouphub.User, error) {
+				return grouphub.User{ID: "ann"}, nil
+			})(hub)).dial("/")
+			c.WriteMessage(websocket.TextMessage, []byte("x"))
+			wantClose(t, c, 1011)
+			c.Close()
+			eventually(t, func() bool { return hub.Stats().Conns == 0 }, "the connection lives on")
+		})
+	}
+}
+
+func TestUserExpiresClosesWith4401(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := grouphub.New(nil)
+		start := time.Now()
+		h := grouphub.Authenticate(func(*http.Request) (grouphub.User, error) {
+			return grouphub.User{ID: "ann", Expires: start.Add(time.Hour)}, nil
+		})(hub)
+		c := hubtest.Dial(t, h, "/")
+		c.ExpectNone(time.Hour - time.Second)
+		c.ExpectClose(4401)
+		if took := time.Since(start); took < time.Hour || took > time.Hour+time.Second {
+			t.Errorf("after %v", took)
+		}
+		hub.Shutdown(background)
+	})
+}
+
+func TestPingsKeepAConnectionAndSilenceEndsIt(t *testing.T) {
+	for _, compression := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			codes := make(chan int, 1)
+			hub := grouphub.New(&grouphub.Options{Compression: compression, Consumer: grouphub.Consumer{
+				Disconnect: func(_ context.Context, _ *grouphub.Conn, code int) { codes <- code },
+			}})
+			alive := hubtest.Dial(t, hub, "/")
+			alive.ExpectNone(10 * time.Minute) // hubtest's client answers pings
+			hub.Shutdown(background)
+			if code := <-codes; code != 1001 {
+				t.Errorf("closed with %d", code)
+			}
+		})
+	}
+	silent := make(chan int, 1)
+	hub := newHub(t, &grouphub.Options{PongTimeout: 50 * time.Millisecond, Consumer: grouphub.Consumer{
+		Disconnect: func(_ context.Context, _ *grouphub.Conn, code int) { silent <- code },
+	}})
+	serve(t, hub).dial("/") // gorilla's client answers only while it is read
+	if code := <-silent; code != 1006 {
+		t.Errorf("disconnected with %d", code)
+	}
+}
+
+// What TLS sends is taken by the kernel, which is no sign of life of the peer.
+func TestSilenceEndsAConnectionOverTLS(t *testing.T) {
+	codes := make(chan int, 1)
+	s := newServer(t, newHub(t, &grouphub.Options{PongTimeout: 50 * time.Millisecond, Consumer: grouphub.Consumer{
+		Disconnect: func(_ context.Context, _ *grouphub.Conn, code int) { codes <- code },
+	}}))
+	s.StartTLS()
+	// gorilla's client answers only while it is read
+	s.dialWith(&websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, "/")
+	select {
+	case code := <-codes:
+		if code != 1006 {
+			t.Errorf("disconnected with %d", code)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a client that says nothing is still there")
+	}
+}
+
+// While a callback blocks, a third message keeps the reader from reading. A proxy on the way
+// that hears nothing would give the connection up.
+func TestPingsGoOnWhileACallbackBlocks(t *testing.T) {
+	blocked, release := make(chan struct{}, 3), make(chan struct{})
+	conn := dialRaw(t, newHub(t, &grouphub.Options{PingInterval: 10 * time.Millisecond, PongTimeout: time.Hour, Consumer: grouphub.Consumer{
+		Receive: func(*grouphub.Conn, grouphub.Message) error {
+			blocked <- struct{}{}
+			<-release
+			return nil
+		},
+	}}))
+	defer close(release)
+	for range 3 {
+		if _, err := conn.Write(masked(0x81, "message")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-blocked
+	ping := make([]byte, 2)
+	for range 10 {
+		if _, err := io.ReadFull(conn, ping); err != nil || ping[0] != 0x89 || ping[1] != 0 {
+			t.Fatalf("got %x, %v, want a ping", ping, err)
+		}
+	}
+}

@@ -1,0 +1,206 @@
+package grouphub_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
+)
+
+func TestResumeReplaysWhatWasMissed(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	hubs := []*grouphub.Hub{historyHub(t, layer), historyHub(t, layer)}
+	c := hubtest.Dial(t, hubs[0], "/g?resume=")
+	var position grouphub.Event
+	json.Unmarshal(c.Next().Data, &position)
+	if position.Type != "grouphub.position" || position.Group != "g" || position.ID == "" {
+		t.Fatalf("got %+v", position)
+	}
+	c.Close() // before the first event
+	sendNumbers(t, hubs[1], "g", 1, 10)
+	c = hubtest.Dial(t, hubs[1], "/g"+resumeQuery("g", position.ID))
+	id := expectNumbers(t, c, 1, 10).ID
+	if got := c.ExpectEvent("grouphub.position"); got.ID != id {
+		t.Errorf("position %q, want %q", got.ID, id)
+	}
+	c.Close()
+	sendNumbers(t, hubs[0], "g", 11, 20)
+	c = hubtest.Dial(t, hubs[0], "/g?last=3&resume="+url.QueryEscape("g@"+id)) // what the client says wins
+	expectNumbers(t, c, 11, 20)
+}
+
+func TestUsersGroupResumesLikeAnyGroup(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Policy: keeping(10), Consumer: grouphub.Consumer{
+		Events: grouphub.Events{"n": grouphub.Forward()}}})
+	h := grouphub.Authenticate(func(*http.Request) (grouphub.User, error) { return grouphub.User{ID: "ann"}, nil })(hub)
+	group := grouphub.UserGroup("ann")
+	c := hubtest.Dial(t, h, "/")
+	sendNumbers(t, hub, group, 1, 1)
+	id := expectNumbers(t, c, 1, 1).ID
+	c.Close()
+	sendNumbers(t, hub, group, 2, 3)
+	expectNumbers(t, hubtest.Dial(t, h, "/"+resumeQuery(group, id)), 2, 3)
+}
+
+func TestSlowClientComesBackAndGetsWhatItMissed(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Policy: keeping(5_000), MaxPending: 64 << 10, CloseTimeout: 20 * time.Second,
+		Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error { return c.Join("g") },
+			Events:  grouphub.Events{"n": grouphub.Forward()},
+		}})
+	s := serve(t, hub)
+	c := s.dial("/?resume=")
+	text := strings.Repeat("x", 30<<10)
+	sent := 0
+	for ; hub.Stats().SlowClosed == 0; sent++ {
+		send(t, hub, "g", "n", fmt.Sprint(sent, text))
+	}
+	position, got, closes := "", 0, 0
+	for got < sent {
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		var e grouphub.Event
+		if err := c.ReadJSON(&e); websocket.IsCloseError(err, 1013) {
+			closes++
+			c = s.dial("/" + resumeQuery("g", position))
+			continue
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if position = e.ID; e.Type == "grouphub.position" {
+			continue
+		}
+		if want := fmt.Sprintf(`"%dx`, got); e.Type != "n" || !strings.HasPrefix(string(e.Data), want) {
+			t.Fatalf("got %s %.60s, want %s", e.Type, e.Data, want)
+		}
+		got++
+	}
+	if closes == 0 || hub.Stats().Resyncs != 0 {
+		t.Errorf("closed %d times with 1013, %+v", closes, hub.Stats())
+	}
+}
+
+func TestAJoinThatFailedLeavesTheResumeToTheNext(t *testing.T) {
+	t.Parallel()
+	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	other := historyHub(t, layer.MemoryLayer)
+	c := hubtest.Dial(t, other, "/g")
+	sendNumbers(t, other, "g", 1, 1)
+	id := expectNumbers(t, c, 1, 1).ID
+	sendNumbers(t, other, "g", 2, 3)
+	var failed atomic.Int32
+	hub := newHub(t, &grouphub.Options{Layer: layer, Policy: keeping(100), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			// The layer is down for longer than a Join lasts.
+			err := c.Join("g")
+			if errors.Is(err, grouphub.ErrUnavailable) {
+				failed.Add(1)
+				layer.down.Store(false)
+				err = c.Join("g")
+			}
+			return err
+		},
+		Events: grouphub.Events{"n": grouphub.Forward()},
+	}})
+	layer.down.Store(true)
+	s := newServer(t, hub)
+	s.Start()
+	client, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http")+"/"+resumeQuery("g", id), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for i := 2; i <= 3; i++ {
+		if got := next(t, client); !strings.Contains(got, fmt.Sprintf(`"data":%d}`, i)) {
+			t.Errorf("got %s, want %d", got, i)
+		}
+	}
+	if failed.Load() != 1 {
+		t.Error("no Join failed")
+	}
+}
+
+func TestResumeOfWhatIsGoneIsResync(t *testing.T) {
+	hub := historyHub(t, nil)
+	c := hubtest.Dial(t, hub, "/g")
+	sendNumbers(t, hub, "g", 1, 1)
+	id := expectNumbers(t, c, 1, 1).ID
+	sendNumbers(t, hub, "g", 2, 102) // of which 100 are kept
+	for _, bad := range []string{id, "", "x", "a.b.c", "..", strings.Repeat("x", 1000), "zzz.1.", id + "9"} {
+		c := hubtest.Dial(t, hub, "/g"+resumeQuery("g", bad))
+		c.Expect(`{"type":"resync","group":"g"}`)
+		c.ExpectEvent("grouphub.position")
+		sendNumbers(t, hub, "g", 103, 103)
+		expectNumbers(t, c, 103, 103)
+	}
+	// One event less, and all is there.
+	c = hubtest.Dial(t, hub, "/h")
+	sendNumbers(t, hub, "h", 1, 1)
+	id = expectNumbers(t, c, 1, 1).ID
+	sendNumbers(t, hub, "h", 2, 101)
+	expectNumbers(t, hubtest.Dial(t, hub, "/h"+resumeQuery("h", id)), 2, 101)
+}
+
+func TestResumeOfAGroupWithoutHistoryIsResync(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Consumer: noteConsumer})
+	c := hubtest.Dial(t, hub, "/"+resumeQuery("all", "A.5."))
+	c.Expect(`{"type":"resync","group":"all"}`)
+	send(t, hub, "all", "note", 1)
+	c.ExpectEvent("note")
+	hubtest.Dial(t, hub, "/"+resumeQuery("another", "A.5."))
+	if n := hub.Stats().Resyncs; n != 1 {
+		t.Errorf("%d Resyncs", n)
+	}
+}
+
+func TestAPositionFromBeforeTheFirstEventIsNotGoodForever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := grouphub.New(&grouphub.Options{
+			Consumer: grouphub.Consumer{
+				Connect: func(c *grouphub.Conn) error { return c.Join("g") },
+				Events:  grouphub.Events{"n": grouphub.Forward()},
+			},
+			Policy: func(string) grouphub.GroupPolicy {
+				return grouphub.GroupPolicy{History: 10, HistoryTTL: time.Minute}
+			},
+		})
+		c := hubtest.Dial(t, hub, "/?resume=")
+		id := c.ExpectEvent("grouphub.position").ID
+		c.Close()
+		sendNumbers(t, hub, "g", 1, 1)
+		time.Sleep(59 * time.Second)
+		c = hubtest.Dial(t, hub, "/"+resumeQuery("g", id))
+		expectNumbers(t, c, 1, 1)
+		c.Close()
+		time.Sleep(48 * time.Hour) // nobody remembers that there was an event
+		c = hubtest.Dial(t, hub, "/"+resumeQuery("g", id))
+		c.Expect(`{"type":"resync","group":"g"}`)
+		c.Close()
+		hub.Shutdown(background)
+	})
+}
+
+func TestResyncCallbackTellsTheGroups(t *testing.T) {
+	got := make(chan []string, 1)
+	hub := newHub(t, &grouphub.Options{Policy: keeping(10), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join("g") },
+		Resync:  func(c *grouphub.Conn, groups []string) { got <- groups },
+	}})
+	hubtest.Dial(t, hub, "/?resume=g@stranger")
+	if groups := <-got; len(groups) != 1 || groups[0] != "g" {
+		t.Errorf("got %q", groups)
+	}
+	if n := hub.Stats().Resyncs; n != 1 {
+		t.Errorf("%d resyncs", n)
+	}
+}

@@ -3,38 +3,43 @@ package grouphub
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
-	"github.com/seed-29c60982/grouphub/internal/track"
 )
 
-// controlTopic is what all hubs are subscribed to. Each hub listens to its own name,
-// too. What is said there is numbered and kept, so that a hub that was cut off
-// does it as soon as it is back.
+// Hubs send each other commands: to close a group's connections, to change a connection's
+// membership, to deliver an event to one connection. They are published to controlTopic,
+// to which all hubs are subscribed, or to the topic of one hub. Commands are numbered and
+// kept, so that a hub that was cut off carries them out as soon as it is back.
 const controlTopic = "c:all"
 
 var controlKeep = Keep{Count: 10_000, Bytes: 16 << 20, Life: 5 * time.Minute}
 
-// listen subscribes to the control topic, if need be when the layer is up.
-func (h *Hub) listen() {
-	listening := func(ctx context.Context) bool {
+// controlRetry is how long to wait before subscribing to controlTopic again.
+const controlRetry = 100 * time.Millisecond
+
+// subscribeToCommands subscribes to controlTopic, at once if the layer can, or else when
+// it is up.
+func (h *Hub) subscribeToCommands() {
+	subscribe := func(ctx context.Context) bool {
 		if h.subscription.Add(ctx, controlTopic) != nil {
 			return false
 		}
-		h.own.Start()
-		h.everyone.Start()
+		h.hubCommands.Start()
+		h.sharedCommands.Start()
 		return true
 	}
-	if listening(track.Over) { // with a layer in memory nobody has to wait
+	if subscribe(alreadyCancelled) { // with a layer in memory nobody has to wait
 		return
 	}
 	h.goroutines.Go(func() {
-		for !listening(h.life) {
+		for !subscribe(h.life) {
 			select {
-			case <-time.After(100 * time.Millisecond):
+			case <-time.After(controlRetry):
 			case <-h.life.Done():
 				return
 			}
@@ -42,14 +47,15 @@ func (h *Hub) listen() {
 	})
 }
 
-// lostOwn says that what other hubs wanted of this one is gone.
-func (h *Hub) lostOwn() {
+// hubCommandsLost is told that commands to this hub are gone for good.
+func (h *Hub) hubCommandsLost() {
 	h.count.dropped.Add(1)
 	h.logLater("grouphub: direct sends and changes of membership from other hubs may be lost")
 }
 
-// lostEveryone closes all who may have been logged out without this hub hearing of it.
-func (h *Hub) lostEveryone() {
+// sharedCommandsLost closes the connections of all users: one of them may have been logged
+// out without this hub hearing of it.
+func (h *Hub) sharedCommandsLost() {
 	for _, c := range h.connections() {
 		if c.user.ID != "" {
 			c.outbox.CloseWith(closeServiceRestart, "please reconnect")
@@ -57,31 +63,24 @@ func (h *Hub) lostEveryone() {
 	}
 }
 
-// obey does what an envelope for hubs says. It never blocks.
-func (h *Hub) obey(p Publication) {
+// execute carries out a command. It never blocks.
+func (h *Hub) execute(p Publication) {
 	env, err := envelope.Decode(p.Payload)
 	if err == nil {
-		switch {
-		case env.Kind == envelope.Ping:
+		switch env.Kind {
+		case envelope.Ping:
 			if back, ok := h.pings.LoadAndDelete(env.Name); ok {
 				close(back.(chan struct{}))
 			}
-		case env.Kind == envelope.Event:
+		case envelope.Event:
 			if h.deliverDirect(env) == outbox.ErrClosed { // any other error is counted
 				h.count.dropped.Add(1)
 			}
-		case env.Kind == envelope.Close:
-			if g := h.group(env.Name); g != nil {
-				d := &delivery{hub: h, group: g, env: env}
-				if g.sequence == nil {
-					g.Send(d)
-				} else { // after the events that have come
-					g.sequence.Do(func() { g.Send(d) })
-				}
-			}
+		case envelope.Close:
+			h.closeMembers(env)
 		default:
 			if err = checkGroupName("change of membership", env.Name); err == nil {
-				h.changes.Add(env.Channel, env)
+				h.membershipCommands.add(env)
 			}
 		}
 	}
@@ -90,8 +89,24 @@ func (h *Hub) obey(p Publication) {
 	}
 }
 
-// change carries out another hub's GroupAdd or GroupDiscard. It may wait for the layer.
-func (h *Hub) change(env *envelope.Envelope) {
+// closeMembers closes the connections of this hub's members of a group, after the events
+// that have come.
+func (h *Hub) closeMembers(env *envelope.Envelope) {
+	g := h.group(env.Name)
+	if g == nil {
+		return
+	}
+	d := &delivery{hub: h, group: g, env: env}
+	if g.sequence == nil {
+		g.send(d)
+	} else {
+		g.sequence.Do(func() { g.send(d) })
+	}
+}
+
+// changeMembership carries out another hub's GroupAdd or GroupDiscard. It may wait for the
+// layer.
+func (h *Hub) changeMembership(env *envelope.Envelope) {
 	c := h.conn(env.Channel)
 	defer func() {
 		if p := recover(); p != nil { // a Policy has
@@ -110,4 +125,47 @@ func (h *Hub) change(env *envelope.Envelope) {
 				"group", env.Name, "error", err)
 		}
 	}
+}
+
+// membershipCommands are the changes of membership that other hubs have asked for. Those
+// of one connection are carried out in order, one at a time, and those of different ones
+// at the same time. A connection has a goroutine of the hub while there are some for it.
+type membershipCommands struct {
+	hub *Hub // static
+
+	mu      sync.Mutex
+	waiting map[string][]*envelope.Envelope // by the channel of connections that have a goroutine
+}
+
+// add queues a command. It never blocks.
+func (m *membershipCommands) add(env *envelope.Envelope) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.waiting == nil {
+		m.waiting = make(map[string][]*envelope.Envelope)
+	}
+	channel := env.Channel
+	waiting, running := m.waiting[channel]
+	m.waiting[channel] = append(waiting, env)
+	if !running {
+		m.hub.goroutines.Go(func() {
+			for commands := m.next(channel); len(commands) > 0; commands = m.next(channel) {
+				for _, env := range commands {
+					m.hub.changeMembership(env)
+				}
+			}
+		})
+	}
+}
+
+// next returns all commands that wait for a connection. If there are none, its goroutine
+// ends.
+func (m *membershipCommands) next(channel string) []*envelope.Envelope {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	commands := m.waiting[channel]
+	if m.waiting[channel] = nil; len(commands) == 0 {
+		delete(m.waiting, channel)
+	}
+	return commands
 }

@@ -1,13 +1,11 @@
 package grouphub
 
 import (
-	"cmp"
 	"context"
 	"errors"
 
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
-	"github.com/seed-29c60982/grouphub/internal/track"
 )
 
 const (
@@ -18,8 +16,8 @@ const (
 	maxReads = 64
 )
 
-// source begins the sequence of a topic: what is the same for all.
-func source[T any](h *Hub, topic string, keep Keep) sequence.Source[T] {
+// newSource begins the source of a topic's sequence: what is the same for all.
+func newSource[T any](h *Hub, topic string, keep Keep) sequence.Source[T] {
 	return sequence.Source[T]{
 		Keep:      keep,
 		Spawn:     h.goroutines.Go,
@@ -32,25 +30,25 @@ func source[T any](h *Hub, topic string, keep Keep) sequence.Source[T] {
 
 // groupSequence returns the sequence of a group with history.
 func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*delivery] {
-	source := source[*delivery](h, groupTopic(g.name), h.keep(g.policy))
+	source := newSource[*delivery](h, groupTopic(g.name), g.policy.keep(h.options.MaxEventSize))
 	source.Decode = func(p Publication) (*delivery, bool) {
 		d := h.newDelivery(g, p)
 		return d, d != nil
 	}
-	source.Deliver = g.Send
+	source.Deliver = g.send
 	source.Resync = func() { h.resync(g) }
-	source.Full = g.Full
-	source.WaitForRoom = g.Wait
+	source.Full = g.full
+	source.WaitForRoom = g.waitForRoom
 	source.Recovered = func() { h.count.recovered.Add(1) }
 	return sequence.New(ctx, source)
 }
 
-// controlSequence returns the sequence of a topic on which hubs tell each other things.
-func (h *Hub) controlSequence(topic string, lost func()) *sequence.Sequence[Publication] {
-	source := source[Publication](h, topic, Keep{}) // nobody asks for a replay
+// commandSequence returns the sequence of a topic on which hubs send each other commands.
+func (h *Hub) commandSequence(topic string, lost func()) *sequence.Sequence[Publication] {
+	source := newSource[Publication](h, topic, Keep{}) // nobody asks for a replay
 	source.Commands = true
 	source.Decode = func(p Publication) (Publication, bool) { return p, true }
-	source.Deliver = h.obey
+	source.Deliver = h.execute
 	source.Resync = lost
 	return sequence.New(h.life, source)
 }
@@ -67,83 +65,81 @@ func Last(n int) JoinOption { return JoinOption{sequence.Replay{Last: n}} }
 // Resync instead.
 func After(id string) JoinOption { return JoinOption{sequence.Replay{After: id, From: true}} }
 
-// joinReplaying makes a connection a member of a group with history: what it asks for is
-// replayed, and then it is live, with no gap and no repeat.
-func (c *Conn) joinReplaying(ctx context.Context, m *membership, r sequence.Replay) (err error) {
-	history := m.group.sequence
-	for live := false; !live && err == nil; {
-		var todo []func()
-		wait := false
-		history.Piece(&r, replayPiece, func(d *delivery) int { return len(d.env.Body) }, func(p sequence.Piece[*delivery]) bool {
-			// A Render may block, so it runs before the piece is looked at again.
-			todo = unrendered(p.Values, []variant{c.variant()})
-			wait = len(p.Values) > 0 && c.outbox.Drained(track.Over) != nil
-			if wait || len(todo) > 0 {
-				return false
-			}
-			live, err = p.Live, c.takePiece(m, p)
-			return true
-		})
-		for _, render := range todo {
+// joinReplaying makes a connection with a pending membership a member of a group with
+// history: what it asks for is replayed, and then it is live, with no gap and no repeat.
+func (c *Conn) joinReplaying(ctx context.Context, m *membership, r sequence.Replay) error {
+	for {
+		step, err := c.replayStep(m, &r)
+		if err != nil || step.live {
+			return err
+		}
+		for _, render := range step.renders {
 			render()
 		}
-		if wait {
-			err = c.outbox.Drained(ctx)
+		if step.drain {
+			if err := c.outbox.Drained(ctx); errors.Is(err, outbox.ErrClosed) {
+				return errEnded
+			} else if err != nil {
+				return err
+			}
 		}
 	}
-	if errors.Is(err, outbox.ErrClosed) {
-		return errEnded
-	}
-	return err
 }
 
-// takePiece pushes a piece of a replay, the last one to a member. A Leave waits for it, and
-// nothing is pushed after it.
-func (c *Conn) takePiece(m *membership, p sequence.Piece[*delivery]) error {
+// A replayStep says what became of the next piece of a replay. If it was pushed, renders is
+// empty and drain is false.
+type replayStep struct {
+	live    bool     // the connection has become a member: the replay is over
+	renders []func() // have to run before the piece can be pushed; they may block
+	drain   bool     // the outbox has to drain before the piece is pushed
+}
+
+// replayStep pushes the next piece of a replay, or says what has to come before that.
+func (c *Conn) replayStep(m *membership, r *sequence.Replay) (step replayStep, err error) {
+	size := func(d *delivery) int { return d.size() }
+	m.group.sequence.Piece(r, replayPiece, size, func(p sequence.Piece[*delivery]) (used bool) {
+		step.renders = missingRenders(p.Values, []variant{c.variant()})
+		step.drain = len(p.Values) > 0 && c.outbox.Drained(alreadyCancelled) != nil
+		if len(step.renders) > 0 || step.drain {
+			return false
+		}
+		step.live, err = p.Live, c.pushPiece(m, p)
+		return true
+	})
+	return step, err
+}
+
+// pushPiece pushes a piece of a replay. With the last one the connection becomes a member.
+// A Leave waits for it, and nothing is pushed after the Leave.
+func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.awaitsLocked(m); err != nil {
+	if err := c.pendingLocked(m); err != nil {
 		return err
 	}
+	group := m.group.name
 	if p.Resync {
-		c.resync([]string{m.group.name})
+		c.resync([]string{group})
 	}
-	_ = c.deliver(p.Values)                        // an error: it is ending
-	if _, asked := c.resume[m.group.name]; asked { // another Join goes on from here
-		c.resume[m.group.name] = sequence.ID(p.At)
+	_ = c.deliver(p.Values)                     // an error: it is ending
+	if _, resumes := c.resume[group]; resumes { // another Join would go on from here
+		c.resume[group] = sequence.ID(p.At)
 	}
 	if p.Live {
 		c.enterLocked(m)
 		if c.resume != nil {
 			// What fails here is a connection that is ending.
-			_ = c.SendJSON(Event{Type: "grouphub.position", Group: m.group.name, ID: sequence.ID(p.At)})
+			_ = c.SendJSON(Event{Type: "grouphub.position", Group: group, ID: sequence.ID(p.At)})
 		}
 	}
 	return nil
 }
 
-// deliver pushes events to one connection. Its errors are those of the outbox's Push.
-func (c *Conn) deliver(piece []*delivery) (err error) {
-	if piece = c.concerning(piece); len(piece) == 0 {
-		return nil
-	}
-	all := c.hub.compose(c.variant(), piece)
-	if all.frames > 0 {
-		if err = c.outbox.Push(all.bytes); err == nil {
-			c.hub.count.delivered.Add(uint64(all.frames))
-		}
-	}
-	c.hub.count.dropped.Add(uint64(all.lost))
-	c.hub.count.unhandled.Add(uint64(all.ignore))
-	if all.handle {
-		err = cmp.Or(err, c.handleAll(piece))
-	}
-	return err
-}
-
-func (c *Conn) resumesAt(group string) (id string, asked bool) {
+// resumesAt returns the position from which the client wants to resume a group, and
+// whether it does.
+func (c *Conn) resumesAt(group string) (id string, resumes bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	id, asked = c.resume[group]
-	return id, asked
+	id, resumes = c.resume[group]
+	return id, resumes
 }

@@ -6,16 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 )
 
 // ErrNoPresence means that the policy of a group does not ask for presence.
 var ErrNoPresence = errors.New("grouphub: group without presence")
-
-// upkeepInterval is how often positions are compared and leases renewed.
-const upkeepInterval = 20 * time.Second
 
 // A Member is a connection in a group, of any hub.
 type Member struct {
@@ -67,9 +63,9 @@ func (h *Hub) localMembers(group string) []Member {
 		return nil
 	}
 	var all []Member
-	for _, c := range g.Members() {
+	for _, c := range g.conns() {
 		c.mu.Lock()
-		if m := c.groups.Get(group); m.entered() && !c.ended { // else it has just left
+		if m := c.groups.get(group); m.entered() && !c.ended { // else it has just left
 			all = append(all, Member{c.channel, c.user.ID, time.Unix(0, m.since)})
 		}
 		c.mu.Unlock()
@@ -80,7 +76,7 @@ func (h *Hub) localMembers(group string) []Member {
 // presenceChanged notes that the hub's members of a group are others now.
 func (h *Hub) presenceChanged(g *group) {
 	if g.policy.Presence {
-		h.leases.Changed(g.name)
+		h.leases.changed(g.name)
 	}
 }
 
@@ -93,30 +89,4 @@ func (h *Hub) presenceValue(group string) []byte {
 	}
 	value, _ := json.Marshal(members) // a Member always marshals
 	return value
-}
-
-// keepUp renews leases and compares positions now and then.
-func (h *Hub) keepUp() {
-	ticker := time.NewTicker(upkeepInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-h.life.Done():
-			return
-		}
-		h.own.Reconcile(false)
-		h.everyone.Reconcile(false)
-		h.groupsMu.RLock()
-		groups := slices.Collect(maps.Values(h.groups))
-		h.groupsMu.RUnlock()
-		for _, g := range groups {
-			if g.sequence != nil {
-				g.sequence.Reconcile(false)
-			}
-			if g.policy.Presence {
-				h.leases.Renew(g.name)
-			}
-		}
-	}
 }

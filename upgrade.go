@@ -47,7 +47,7 @@ func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 		h.register(c)
 		c.connected = c.outbox.Code() == 0 // or Shutdown has closed it
 		c.session = s
-		c.settled.Done()
+		c.upgraded.Done()
 		c.read(s.WebsocketConnection())
 	})
 	m.HandleDisconnect(func(s *melody.Session) { connOf(s).end() })
@@ -93,9 +93,9 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c, r := e.newConn(r)
-	h.goroutines.GoDeep(func() { c.serve(w, r) })
+	h.goroutines.goDeep(func() { c.serve(w, r) })
 	// Upgrade may answer with an error of its own, so the handler waits for it.
-	c.settled.Wait()
+	c.upgraded.Wait()
 	if c.session == nil {
 		h.count.rejected.Add(1)
 		return
@@ -134,18 +134,18 @@ func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
 		endpoint: e,
 		channel:  string(strconv.AppendUint([]byte(h.name+"!"), h.lastConn.Add(1), 36)),
 	}
-	c.settled.Add(1)
+	c.upgraded.Add(1)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	c.ctx, c.cancel = &connContext{ctx, c}, cancel
 	r = r.WithContext(c.ctx)
 	r.Body = http.NoBody
-	c.request.Keep(r)
+	c.request.keep(r)
 	c.user, _ = UserFrom(ctx) // now: what is behind the context may be over when the request is
 	c.resume = parseResume(r.URL)
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)
 	}
-	c.strand.Init((*owner)(c))
+	c.strand.Init((*connOwner)(c))
 	return c, r
 }
 
@@ -153,7 +153,7 @@ func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
 func (c *Conn) serve(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if c.session == nil {
-			c.settled.Done()
+			c.upgraded.Done()
 		}
 	}()
 	defer c.hub.release(c)
@@ -191,7 +191,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("grouphub: upgrade: the server, or a middleware, cannot hijack: %w", err)
 	}
-	c.outbox.Init(conn, &c.hub.limits, (*owner)(c))
+	c.outbox.Init(conn, &c.hub.limits, (*connOwner)(c))
 	c.hijacked = true
 	// What the server set for the request is not for the connection.
 	conn.SetDeadline(time.Time{})

@@ -1,4 +1,4 @@
-package request
+package grouphub
 
 import (
 	"bufio"
@@ -19,7 +19,7 @@ func TestHeaderIsTheSameAfterItWasPacked(t *testing.T) {
 		"large":      {"Cookie": {strings.Repeat("x", 300), strings.Repeat("y", 70_000)}, "User-Agent": {strings.Repeat("z", 600)}},
 	} {
 		r := &http.Request{Header: h, URL: new(url.URL)}
-		p := pack(r)
+		p := packRequest(r)
 		if r.Header != nil {
 			t.Errorf("%s: the request still has %v", name, r.Header)
 		}
@@ -44,7 +44,7 @@ func TestURLIsTheSameAfterItWasPacked(t *testing.T) {
 			continue // no server would have to keep it
 		}
 		want := *r.URL
-		p := pack(r)
+		p := packRequest(r)
 		gone := r.URL == nil
 		p.restore(r)
 		if !reflect.DeepEqual(*r.URL, want) {
@@ -67,7 +67,7 @@ func TestURLIsTheSameAfterItWasPacked(t *testing.T) {
 			change(&changed)
 			r.URL = new(url.URL)
 			*r.URL = changed
-			p := pack(r)
+			p := packRequest(r)
 			p.restore(r)
 			if !reflect.DeepEqual(*r.URL, changed) {
 				t.Errorf("%s: changed to %#v, it has become %#v", uri, changed, *r.URL)
@@ -77,8 +77,8 @@ func TestURLIsTheSameAfterItWasPacked(t *testing.T) {
 }
 
 func TestWhatBrowsersSendAlikeIsKeptOnce(t *testing.T) {
-	browser := func(cookie string) packed {
-		return pack(&http.Request{URL: new(url.URL), Header: http.Header{
+	browser := func(cookie string) packedRequest {
+		return packRequest(&http.Request{URL: new(url.URL), Header: http.Header{
 			"Cookie": {cookie}, "User-Agent": {"Mozilla/5.0"}, "Accept-Language": {"en-US,en;q=0.9"}, "Upgrade": {"websocket"}}})
 	}
 	one, other := browser("one"), browser("other")
@@ -91,6 +91,6 @@ func BenchmarkPack(b *testing.B) {
 	h := http.Header{"Cookie": {"session=1"}, "User-Agent": {"Mozilla/5.0"}, "Accept-Language": {"en-US,en;q=0.9"}}
 	b.ReportAllocs()
 	for b.Loop() {
-		pack(&http.Request{Header: h, URL: new(url.URL)})
+		packRequest(&http.Request{Header: h, URL: new(url.URL)})
 	}
 }

@@ -1,5 +1,4 @@
-// Package request keeps what is large in an HTTP request in little memory.
-package request
+package grouphub
 
 import (
 	"encoding/binary"
@@ -10,41 +9,41 @@ import (
 	"unique"
 )
 
-// alike are the headers that browsers of one version send alike, in the order in which they
+// commonHeaders are the headers that browsers of one version send alike, in the order in which they
 // are packed.
-var alike = [...]string{
+var commonHeaders = [...]string{
 	"Accept", "Accept-Encoding", "Accept-Language", "Cache-Control", "Connection", "Dnt", "Origin", "Pragma",
 	"Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Sec-Gpc", "Sec-Websocket-Extensions",
 	"Sec-Websocket-Version", "Upgrade", "User-Agent", "X-Forwarded-Host", "X-Forwarded-Proto",
 }
 
-// places says where in alike a header is.
-var places = func() map[string]int {
+// commonHeaderIndex says where in commonHeaders a header is.
+var commonHeaderIndex = func() map[string]int {
 	m := make(map[string]int)
-	for i, key := range alike {
+	for i, key := range commonHeaders {
 		m[key] = i
 	}
 	return m
 }()
 
-// A Kept is a request that is packed while nobody has asked for it. Its methods may be called
+// A keptRequest is a request that is packed while nobody has asked for it. Its methods may be called
 // concurrently.
-type Kept struct {
+type keptRequest struct {
 	request *http.Request // static
 
 	mu     sync.Mutex
 	asked  bool
-	packed packed
+	packed packedRequest
 }
 
-// Keep is called once, before all else.
-func (k *Kept) Keep(r *http.Request) { k.request = r }
+// keep is called once, before all else.
+func (k *keptRequest) keep(r *http.Request) { k.request = r }
 
-// PathValue is the request's.
-func (k *Kept) PathValue(name string) string { return k.request.PathValue(name) }
+// pathValue is the request's.
+func (k *keptRequest) pathValue(name string) string { return k.request.PathValue(name) }
 
-// Get returns the request as it was.
-func (k *Kept) Get() *http.Request {
+// get returns the request as it was.
+func (k *keptRequest) get() *http.Request {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.asked = true
@@ -52,50 +51,50 @@ func (k *Kept) Get() *http.Request {
 	return k.request
 }
 
-// Pack saves a kilobyte, unless somebody has asked for the request, who may look at any time.
-func (k *Kept) Pack() {
+// pack saves a kilobyte, unless somebody has asked for the request, who may look at any time.
+func (k *keptRequest) pack() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.asked {
-		k.packed = pack(k.request)
+		k.packed = packRequest(k.request)
 	}
 }
 
-// packed is what was taken out of a request: its header and, where the request line says the
+// A packedRequest is what was taken out of a request: its header and, where the request line says the
 // same, its URL. Of a header each part is one string: of each key its bytes, how many values
 // it has, and theirs, all with their lengths before them. What many requests have alike is
 // kept once for all of them, so that little is left of a browser's kilobyte. The zero
 // value has taken nothing.
-type packed struct {
+type packedRequest struct {
 	alike unique.Handle[string]
 	own   string
 }
 
-// A scratch is what pack needs meanwhile. On the stack, it would make that grow.
-type scratch struct {
-	alike [len(alike)][]string
+// A packBuffer is what packRequest needs meanwhile. On the stack, it would make that grow.
+type packBuffer struct {
+	alike [len(commonHeaders)][]string
 	bytes [1024]byte
 }
 
-var scratches = sync.Pool{New: func() any { return new(scratch) }}
+var packBuffers = sync.Pool{New: func() any { return new(packBuffer) }}
 
-// pack takes out of a request what restore puts back.
-func pack(r *http.Request) packed {
-	s := scratches.Get().(*scratch)
-	defer scratches.Put(s)
+// packRequest takes out of a request what restore puts back.
+func packRequest(r *http.Request) packedRequest {
+	s := packBuffers.Get().(*packBuffer)
+	defer packBuffers.Put(s)
 	own := s.bytes[:0]
 	for key, values := range r.Header {
-		if i, ok := places[key]; ok && values != nil {
+		if i, ok := commonHeaderIndex[key]; ok && values != nil {
 			s.alike[i] = values
 		} else {
 			own = appendHeader(own, key, values)
 		}
 	}
-	p := packed{own: string(own)}
+	p := packedRequest{own: string(own)}
 	common := s.bytes[:0]
 	for i, values := range s.alike {
 		if values != nil {
-			common = appendHeader(common, alike[i], values)
+			common = appendHeader(common, commonHeaders[i], values)
 		}
 	}
 	clear(s.alike[:])
@@ -108,17 +107,17 @@ func pack(r *http.Request) packed {
 }
 
 // restore puts back what was taken. The header's strings share memory with others'.
-func (p *packed) restore(r *http.Request) {
+func (p *packedRequest) restore(r *http.Request) {
 	if p.alike == (unique.Handle[string]{}) {
 		return
 	}
 	r.Header = make(http.Header)
-	unpack(p.alike.Value(), r.Header)
-	unpack(p.own, r.Header)
+	unpackHeader(p.alike.Value(), r.Header)
+	unpackHeader(p.own, r.Header)
 	if r.URL == nil {
 		r.URL, _ = url.ParseRequestURI(r.RequestURI) // as net/http has done
 	}
-	*p = packed{}
+	*p = packedRequest{}
 }
 
 // saysURL reports whether parsing a request line's URI makes this URL.
@@ -131,20 +130,20 @@ func saysURL(uri string, u *url.URL) bool {
 }
 
 func appendHeader(b []byte, key string, values []string) []byte {
-	b = appendString(b, key)
+	b = appendLengthAndString(b, key)
 	b = binary.AppendUvarint(b, uint64(len(values)))
 	for _, v := range values {
-		b = appendString(b, v)
+		b = appendLengthAndString(b, v)
 	}
 	return b
 }
 
-func appendString(b []byte, s string) []byte {
+func appendLengthAndString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// unpack adds to a header what was packed.
-func unpack(rest string, h http.Header) {
+// unpackHeader adds to a header what was packed.
+func unpackHeader(rest string, h http.Header) {
 	number := func() int {
 		n, shift := uint64(0), 0
 		for i := 0; ; i++ {

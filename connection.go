@@ -1,0 +1,208 @@
+package grouphub
+
+import (
+	"cmp"
+	"context"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/seed-29c60982/grouphub/internal/outbox"
+	"github.com/seed-29c60982/grouphub/internal/sequence"
+)
+
+// This file is a connection's life after its upgrade, in order: connect, read, receive,
+// handle, end, finish.
+//
+// Its callbacks run one at a time on the connection's strand. What ends it is the end of
+// its read loop, which follows from the client's close frame, from a dead socket, and from
+// a close of this side once the client has answered or has had its time.
+
+const (
+	// disconnectTimeout is how long a Disconnect's context lives.
+	disconnectTimeout = 5 * time.Second
+	// drainTimeout is how long the messages that a client sent before it closed may
+	// keep the connection's context alive.
+	drainTimeout = time.Second
+)
+
+// connect runs Connect on the handler's goroutine. When it returns, the strand runs
+// what has come meanwhile.
+func (c *Conn) connect() {
+	defer c.strand.Release()
+	if expires := c.user.Expires; !expires.IsZero() {
+		c.expireAt(expires)
+	}
+	if c.user.ID != "" && c.connected {
+		c.connected = false
+		c.call("join the user's group", func() (err error) {
+			if err = c.hub.sharedCommands.CatchUp(c.ctx, sequence.Replay{}); err == nil { // or a logout is missed
+				err = c.hub.join(c.ctx, c, UserGroup(c.user.ID), sequence.Replay{})
+			}
+			c.connected = err == nil
+			return err
+		})
+	}
+	if fn := c.endpoint.consumer.Connect; fn != nil && c.connected {
+		c.call("connect", func() error { return fn(c) })
+	}
+	c.request.pack()
+}
+
+// expireAt closes the connection when its user's session ends. If it has ended already,
+// Connect is not called.
+func (c *Conn) expireAt(expires time.Time) {
+	expire := func() { c.outbox.CloseWith(closeUnauthorized, "session expired") }
+	c.expiry = time.AfterFunc(time.Until(expires), expire) // stopped when the connection is finished
+	if !time.Now().Before(expires) {
+		expire()
+		c.connected = false
+	}
+}
+
+// read reads messages until that fails. It does so for melody, which would read a
+// message whole before it looks at its size, and keep a goroutine for each connection
+// that only sends pings.
+func (c *Conn) read(conn *websocket.Conn) {
+	code := readMessages(conn, c.hub.options.MaxMessageSize, c.receive, c.outbox.CloseWith)
+	c.peerCode.Store(int32(code))
+}
+
+// receive takes a message from the reader, and waits while another one waits.
+func (c *Conn) receive(data []byte, binary bool) {
+	if !binary && !utf8.Valid(data) { // gorilla does not look
+		c.outbox.CloseWith(closeInvalidData, "text is not valid UTF-8")
+		return
+	}
+	if c.limiter != nil && !c.limiter.Allow() {
+		c.outbox.CloseWith(closePolicy, "too many messages")
+		return
+	}
+	c.hub.count.received.Add(1)
+	if receive := c.endpoint.consumer.Receive; receive != nil {
+		c.strand.Message(func() {
+			c.call("receive", func() error { return receive(c, Message{Data: data, Binary: binary}) })
+		})
+	}
+}
+
+// variant says what bytes of an event the connection has in common with others.
+func (c *Conn) variant() variant { return variant{c.endpoint, c.outbox.Deflated()} }
+
+// queueHandlers queues the Handle calls for a batch, and returns the last one's error.
+func (c *Conn) queueHandlers(batch []*delivery) (err error) {
+	for _, d := range batch {
+		if h := c.variant().handlerOf(d); h.kind == handlerHandle && !d.closes() {
+			e := d.event()
+			err = c.queueCallback(len(e.Data)+len(e.Type)+len(e.Group), func() {
+				c.call("handle "+quoted(e.Type), func() error { return h.handle(c, e) })
+			})
+		}
+	}
+	return err
+}
+
+// resync tells the consumer, or else the client, that events of these groups may be lost.
+func (c *Conn) resync(groups []string) {
+	c.hub.count.resyncs.Add(1)
+	if fn := c.endpoint.consumer.Resync; fn != nil {
+		c.queueCallback(16*len(groups), func() { // the names are the groups' own
+			c.call("resync", func() error { fn(c, groups); return nil })
+		})
+		return
+	}
+	for _, group := range groups {
+		// What fails here is a connection that is ending anyway.
+		_ = c.SendJSON(Event{Type: "resync", Group: group})
+	}
+}
+
+// queueCallback queues a callback of so many bytes without waiting. Its errors are those
+// of the outbox's Push.
+func (c *Conn) queueCallback(size int, run func()) error {
+	ok, full := c.strand.Event(size, run)
+	switch {
+	case ok:
+		return nil
+	case !full:
+		return outbox.ErrClosed
+	case c.outbox.CloseWith(closeTryAgainLater, "too slow") == nil:
+		c.hub.count.slowClosed.Add(1)
+	}
+	c.hub.count.dropped.Add(1)
+	return outbox.ErrSlow
+}
+
+// A connOwner is the Conn as its outbox and its strand see it.
+type connOwner Conn
+
+func (o *connOwner) Lost(frames int)            { o.hub.count.dropped.Add(uint64(frames)) }
+func (o *connOwner) Spawn(f func())             { o.hub.callbacks.Go(f) }
+func (o *connOwner) Wait(taken <-chan struct{}) { o.outbox.PingUntil(taken) }
+func (o *connOwner) Idle()                      { (*Conn)(o).finish() }
+func (o *connOwner) Limit() int                 { return o.hub.limits.Pending }
+
+func (o *connOwner) Ending(how outbox.Ending) {
+	c := (*Conn)(o)
+	if how != outbox.Closed && c.peerCode.Load() != 0 {
+		return // the client has closed already: see end
+	}
+	c.hub.count.dropped.Add(uint64(c.strand.Close()))
+	switch how {
+	case outbox.Slow:
+		c.hub.count.slowClosed.Add(1)
+	case outbox.Dead:
+		c.cancel()
+	}
+}
+
+// end is called when the read loop has ended. The messages that a client sent before it
+// closed are still handled, until this side closes or drainTimeout is over.
+func (c *Conn) end() {
+	if c.peerCode.Load() == 0 {
+		c.finish()
+		return
+	}
+	dropped, waiting := c.strand.Drain()
+	if !waiting {
+		c.finish()
+		return
+	}
+	c.hub.count.dropped.Add(uint64(dropped))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended {
+		c.drainTimer = time.AfterFunc(drainTimeout, c.finish)
+	}
+}
+
+// finish cancels the context, leaves the groups, and queues Disconnect behind the
+// callback that runs.
+func (c *Conn) finish() {
+	if c.finished.Swap(true) {
+		return
+	}
+	c.cancel()
+	c.hub.leaveAll(c)
+	if c.drainTimer != nil { // ended is set, so it will not be set any more
+		c.drainTimer.Stop() // or it would keep the connection
+	}
+	dropped := c.strand.Last(c.disconnect)
+	c.hub.count.dropped.Add(uint64(dropped))
+}
+
+// disconnect calls Disconnect, as the last callback.
+func (c *Conn) disconnect() {
+	defer c.hub.callbacks.done()
+	if c.expiry != nil {
+		c.expiry.Stop()
+	}
+	fn := c.endpoint.consumer.Disconnect
+	if fn == nil || !c.connected {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), disconnectTimeout)
+	defer cancel()
+	c.call("disconnect", func() error { fn(ctx, c, cmp.Or(c.outbox.Code(), closeAbnormal)); return nil })
+}

@@ -1,0 +1,270 @@
+package grouphub
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/outbox"
+)
+
+// A delivery is one event, or one close, on its way to the members on one hub. What is
+// built for it is shared by them, and what is kept of that is built once.
+type delivery struct {
+	// Static after construction.
+	hub   *Hub
+	group *group // nil: sent to one connection
+	env   *envelope.Envelope
+	id    string // position in the group's history, "" without
+
+	forward outbox.Message
+	renders sync.Map // of *outbox.Rendering, by *endpoint
+}
+
+// size is what the delivery counts for while it is queued, in bytes.
+func (d *delivery) size() int { return len(d.env.Body) }
+
+// closes reports whether it is a close, after which nothing may follow in a batch.
+func (d *delivery) closes() bool { return d.env.Kind == envelope.Close }
+
+// event returns what callbacks get.
+func (d *delivery) event() Event {
+	group := ""
+	if d.group != nil {
+		group = d.group.name
+	}
+	return Event{Type: d.env.Name, Group: group, ID: d.id, Data: d.env.Data()}
+}
+
+// excepts reports whether a connection does not get the event.
+func (d *delivery) excepts(c *Conn) bool { return slices.Contains(d.env.Except, c.channel) }
+
+// A variant is what connections have in common whose bytes of an event are the same.
+type variant struct {
+	endpoint *endpoint
+	deflated bool
+}
+
+// handlerOf returns what the variant's consumer does with an event.
+func (v variant) handlerOf(d *delivery) EventHandler {
+	return v.endpoint.consumer.Events.handler(d.env.Name)
+}
+
+// frame returns the event as a frame for connections whose handler is Forward or Render,
+// nil if its Render failed.
+func (d *delivery) frame(v variant, kind handlerKind) []byte {
+	if kind == handlerForward { // renders is not touched: that would allocate
+		return d.forward.Frame(v.deflated, func() []byte { return d.env.Text(d.id) })
+	}
+	value, _ := d.renders.Load(v.endpoint)
+	r, _ := value.(*outbox.Rendering)
+	return r.Frame(v.deflated)
+}
+
+// rendered reports whether render has returned for an endpoint.
+func (d *delivery) rendered(e *endpoint) bool {
+	value, ok := d.renders.Load(e)
+	return ok && value.(*outbox.Rendering).Done()
+}
+
+// render calls a consumer's Render, once; others wait for it.
+func (d *delivery) render(e *endpoint) {
+	value, _ := d.renders.LoadOrStore(e, new(outbox.Rendering))
+	value.(*outbox.Rendering).Do(func() []byte {
+		defer func() {
+			if p := recover(); p != nil {
+				d.hub.logPanic(p, "render "+quoted(d.env.Name), "")
+			}
+		}()
+		text, err := e.consumer.Events.handler(d.env.Name).render(d.event())
+		if err == nil && !utf8.Valid(text) {
+			err = errors.New("not UTF-8")
+		}
+		if err != nil {
+			d.hub.logger().Error("grouphub: event dropped: render failed", "type", d.env.Name, "error", err)
+			return nil
+		}
+		return append([]byte{}, text...) // not nil, and nobody else's
+	})
+}
+
+// missingRenders returns the Renders that have to run before a batch can be composed for
+// variants. They may block.
+func missingRenders(batch []*delivery, variants []variant) (renders []func()) {
+	for _, d := range batch {
+		if d.closes() {
+			continue
+		}
+		for _, v := range variants {
+			switch v.handlerOf(d).kind {
+			case handlerNone:
+				d.hub.logUnhandled(d.env.Name)
+			case handlerRender:
+				if d, e := d, v.endpoint; !d.rendered(e) { // captured as they are, which allocates only here
+					renders = append(renders, func() { d.render(e) })
+				}
+			}
+		}
+	}
+	return renders
+}
+
+// A composition is what connections of one variant get of a batch.
+type composition struct {
+	bytes     []byte // the frames, joined
+	frames    int
+	failed    int  // events whose Render failed
+	unhandled int  // events without a handler
+	handle    bool // there are events for Handle
+}
+
+// A part of a composition is a frame, or the event to make one of.
+type part struct {
+	frame []byte
+	event *delivery
+}
+
+// compose joins the frames of a batch for a variant.
+func (h *Hub) compose(v variant, batch []*delivery) composition {
+	var composed composition
+	parts, size := make([]part, 0, len(batch)), 0
+	for _, d := range batch {
+		if d.closes() {
+			continue
+		}
+		switch kind := v.handlerOf(d).kind; {
+		case kind == handlerNone:
+			composed.unhandled++
+		case kind == handlerHandle:
+			composed.handle = true
+		case kind == handlerForward && !v.deflated && len(batch) > 1:
+			// Nobody else would need the frame, so it is written in its place at once.
+			parts = append(parts, part{event: d})
+			size += d.env.FrameSize(d.id)
+		default:
+			frame := d.frame(v, kind)
+			if frame == nil {
+				composed.failed++
+				continue
+			}
+			parts = append(parts, part{frame: frame})
+			size += len(frame)
+		}
+	}
+	composed.frames = len(parts)
+	composed.bytes = join(parts, size)
+	return composed
+}
+
+// join writes parts behind one another. A single frame is shared as it is. The result has
+// no capacity to spare, since it may wait for long, and counts by its length.
+func join(parts []part, size int) []byte {
+	if len(parts) == 1 && parts[0].frame != nil {
+		return slices.Clip(parts[0].frame)
+	}
+	joined := make([]byte, 0, size)
+	for _, p := range parts {
+		if p.event != nil {
+			joined = p.event.env.AppendFrame(joined, p.event.id)
+		} else {
+			joined = append(joined, p.frame...)
+		}
+	}
+	return joined
+}
+
+// pushLocked gives every member of a shard its part of a batch. Nearly all get the same
+// buffer; those that joined within the batch, or are excepted somewhere in it, get one of
+// their own. It never blocks.
+func (s *shard) pushLocked(batch []*delivery) {
+	h := s.members.hub
+	whole := make([]composition, len(s.variants))
+	for i, v := range s.variants {
+		whole[i] = h.compose(v, batch)
+	}
+	excepted := exceptedChannels(batch)
+	w := outbox.BorrowWriter()
+	defer w.Return()
+	var delivered, dropped, unhandled int
+	for _, p := range s.places {
+		c, due := p.conn, s.since(p, batch)
+		if excepted[c.channel] {
+			due = c.without(due)
+		}
+		composed := &whole[slices.Index(s.variants, c.variant())]
+		if len(due) < len(batch) {
+			own := h.compose(c.variant(), due)
+			composed = &own
+		}
+		// A connection that refuses frames is closing: it is none that should have
+		// had them.
+		if composed.frames > 0 && c.outbox.PushWith(w, composed.bytes) == nil {
+			delivered += composed.frames
+		}
+		dropped += composed.failed
+		unhandled += composed.unhandled
+		if composed.handle {
+			c.queueHandlers(due)
+		}
+		if len(due) > 0 && due[len(due)-1].closes() {
+			env := due[len(due)-1].env
+			c.outbox.CloseWith(env.Number, string(env.Body))
+		}
+	}
+	h.count.delivered.Add(uint64(delivered))
+	h.count.dropped.Add(uint64(dropped))
+	h.count.unhandled.Add(uint64(unhandled))
+}
+
+// since returns the events of the shard's batch that came after a member had joined.
+func (s *shard) since(p place, batch []*delivery) []*delivery {
+	if p.since < s.begin {
+		return batch
+	}
+	return batch[min(int(p.since-s.begin)+1, len(batch)):]
+}
+
+// exceptedChannels returns the channels that are excepted from some event of a batch.
+func exceptedChannels(batch []*delivery) (excepted map[string]bool) {
+	for _, d := range batch {
+		for _, channel := range d.env.Except {
+			if excepted == nil {
+				excepted = make(map[string]bool)
+			}
+			excepted[channel] = true
+		}
+	}
+	return excepted
+}
+
+// without returns a batch without the events that the connection is excepted from.
+func (c *Conn) without(batch []*delivery) []*delivery {
+	excepted := func(d *delivery) bool { return d.excepts(c) }
+	if slices.ContainsFunc(batch, excepted) {
+		batch = slices.DeleteFunc(slices.Clone(batch), excepted)
+	}
+	return batch
+}
+
+// deliver pushes events to one connection. Its errors are those of the outbox's Push.
+func (c *Conn) deliver(batch []*delivery) (err error) {
+	if batch = c.without(batch); len(batch) == 0 {
+		return nil
+	}
+	composed := c.hub.compose(c.variant(), batch)
+	if composed.frames > 0 {
+		if err = c.outbox.Push(composed.bytes); err == nil {
+			c.hub.count.delivered.Add(uint64(composed.frames))
+		}
+	}
+	c.hub.count.dropped.Add(uint64(composed.failed))
+	c.hub.count.unhandled.Add(uint64(composed.unhandled))
+	if composed.handle {
+		if handlerErr := c.queueHandlers(batch); err == nil {
+			err = handlerErr
+		}
+	}
+	return err
+}

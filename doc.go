@@ -1,0 +1,66 @@
+// Package grouphub pushes to browsers from an existing net/http application. It
+// gives the application what Django Channels gives Django: WebSocket consumers, a
+// channel name for each connection, groups, and a channel layer that carries events
+// between processes.
+//
+// A [Hub] is mounted on any mux. Each connection is served by a [Consumer], joins
+// groups, and is sent events by backend code, wherever it runs:
+//
+//	hub := grouphub.New(nil)
+//	mux.Handle("GET /ws/chat/{room}", hub.Handler(grouphub.Consumer{
+//		Connect: func(c *grouphub.Conn) error {
+//			return c.Join("room:" + c.PathValue("room"))
+//		},
+//		Events: grouphub.Events{"chat.message": grouphub.Forward()},
+//	}))
+//	...
+//	err := hub.GroupSend(ctx, "room:lobby", "chat.message", message)
+//
+// # What the package promises
+//
+//   - Mounting. Any router works, and any middleware that supports
+//     http.ResponseController. A plain HTTP request gets 426, a refused origin 403, a
+//     full hub and one that shuts down 503, each with one line of text.
+//   - Same origin by default. A browser's request from a page of another origin is
+//     refused unless [AllowOrigins] names it, and one with two Origins always. Requests
+//     without an Origin pass.
+//   - Connect is part of the request: it runs before the mounted handler returns.
+//   - One at a time, and Disconnect can still act: see [Consumer].
+//   - Left means left, joined means joined: see [Conn.Leave] and [Conn.Join].
+//   - Order. Events that one goroutine sends to one group, each after the last
+//     returned nil, arrive in that order, and all members of a group on one hub see
+//     one order; in a group with history all members everywhere do. Forward and Render
+//     frames keep it among themselves, Handle calls among themselves; neither waits for
+//     the other. There is no order across groups, nor between group events and
+//     [Conn.Send].
+//   - Senders never wait for receivers. A connection that cannot keep up gets a backlog
+//     of MaxPending bytes; past that it is sent 1013 and is cut off CloseTimeout later.
+//     No other connection notices. Bytes given to the kernel count as delivered.
+//   - Nothing is lost in silence. In a group with history, an event that GroupSend has
+//     accepted and the layer kept reaches every member exactly once and in order, across a
+//     lost subscription and a client's reconnect, as long as history covers the gap. Where
+//     it does not, and in groups without history, Resync tells exactly the connections
+//     concerned. Every drop is counted in [Stats]. A failover of Redis may lose an event
+//     that no hub has seen: whenever one is noticed, that is a Resync. A subscription that
+//     is silently dead is noticed within 15 seconds.
+//   - One policy: every process that sends to or joins a group uses the same Policy. Where
+//     a hub sees that one does not, it logs an error and counts PolicyMismatch.
+//   - Errors are the sender's. Every call that goes through the layer, except Receive,
+//     ends with its context or after five seconds, whichever is first, with
+//     [ErrUnavailable] or [ErrUncertain] when the layer is down. Sockets stay open; a
+//     callback that returns either of them closes its own with 1013.
+//   - Text is text: a text message that is not UTF-8 closes its sender with 1007.
+//   - A layer belongs to whoever made it: Shutdown closes only one that New made.
+//   - Event types without a handler are counted, logged at debug level, and go no further.
+//   - A panic in a callback closes that connection with 1011 and is logged with its
+//     stack. Every other connection goes on.
+//   - Logout works: end the session, then GroupClose(ctx, UserGroup(id), 4401, "logged
+//     out"), which reaches a hub that is cut off as soon as it is back. An upgrade that was
+//     already authenticated can miss it: [User].Expires is the backstop.
+//   - A user's group is nobody else's: only [Authenticate] makes members of it.
+//   - Names of groups, channels and events are 1 to 255 bytes of UTF-8 without control
+//     characters; anything else is [ErrInvalidName] and nothing happens. What the names
+//     of channels mean says [Hub.Send].
+//   - Shutdown returns nil when every connection is closed and every callback has
+//     returned; no goroutine is left.
+package grouphub

@@ -1,0 +1,324 @@
+package grouphub
+
+import (
+	"context"
+	"iter"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	// maxBatch is how many bytes of events are pushed at once, and so how long a
+	// connection's share of a burst is.
+	maxBatch = 64 << 10
+	// maxQueued is how many bytes of events may wait for a group's members.
+	maxQueued = 1 << 20
+	// queuedOverhead is what an event counts for besides its size while it waits.
+	queuedOverhead = 200
+	// fullShard is how many members a shard gets before its group is given another one,
+	// up to one for each processor. Two processors that write at the same time need
+	// more time for each write than one does, so few members are better off with one
+	// goroutine: this many writes take it some milliseconds.
+	fullShard = 1024
+)
+
+// members are the connections of one group on this hub, and the events that they are
+// still to get. They are dealt out to shards. Each shard pushes the events to its members
+// on a goroutine of its own, which lives while there are events, and all shards see the
+// events in the same order.
+type members struct {
+	hub    *Hub          // static
+	group  *group        // static
+	first  shard         // and behind it, by next, those that a large group has besides
+	queued atomic.Int64  // bytes of the events that a shard still has to push
+	room   chan struct{} // holds a token when queued has fallen
+}
+
+func newMembers(h *Hub, g *group) *members {
+	m := &members{hub: h, group: g, room: make(chan struct{}, 1)}
+	m.first.members = m
+	return m
+}
+
+// full reports whether no more events may be queued.
+func (m *members) full() bool { return m.queued.Load() > maxQueued }
+
+// roomy reports whether half of what may wait is free.
+func (m *members) roomy() bool { return m.queued.Load() <= maxQueued/2 }
+
+// waitForRoom returns when more events may be queued, or with ctx's error.
+func (m *members) waitForRoom(ctx context.Context) error {
+	for m.full() {
+		select {
+		case <-m.room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	m.signalRoom() // for whoever else waits
+	return nil
+}
+
+func (m *members) signalRoom() {
+	select {
+	case m.room <- struct{}{}:
+	default:
+	}
+}
+
+// send queues an event for those who are members now. It never blocks. For one order
+// among all members it is not called concurrently.
+func (m *members) send(d *delivery) {
+	q := &queuedDelivery{delivery: d, size: int64(d.size()) + queuedOverhead}
+	m.queued.Add(q.size)
+	q.holders.Store(1) // this call
+	for s := range m.shards() {
+		if s.size.Load() > 0 {
+			q.holders.Add(1)
+			s.queueDelivery(q)
+		}
+	}
+	m.release(q)
+}
+
+// A queuedDelivery counts as waiting until every shard that holds it has pushed it.
+type queuedDelivery struct {
+	*delivery
+	size    int64
+	holders atomic.Int32
+}
+
+// release ends one holder's use of an event. The last one makes room for others.
+func (m *members) release(q *queuedDelivery) {
+	if q.holders.Add(-1) > 0 {
+		return
+	}
+	m.queued.Add(-q.size)
+	m.signalRoom()
+	m.hub.tellGap(m.group)
+}
+
+// size returns the number of members.
+func (m *members) size() (n int) {
+	for s := range m.shards() {
+		n += int(s.size.Load())
+	}
+	return n
+}
+
+// conns returns the connections that are members at this moment.
+func (m *members) conns() (conns []*Conn) {
+	for s := range m.shards() {
+		s.mu.Lock()
+		for _, p := range s.places {
+			conns = append(conns, p.conn)
+		}
+		s.mu.Unlock()
+	}
+	return conns
+}
+
+// add makes a connection a member from the next event on. The membership stays where it
+// is until its end.
+func (m *members) add(c *Conn, of *membership) { m.shardForNew().add(c, of) }
+
+// shards yields the group's shards, of which there is at least one.
+func (m *members) shards() iter.Seq[*shard] {
+	return func(yield func(*shard) bool) {
+		for s := &m.first; s != nil && yield(s); s = s.next.Load() {
+		}
+	}
+}
+
+// shardForNew returns the shard for a new member: the first that is not full, or else the
+// smallest.
+func (m *members) shardForNew() *shard {
+	smallest, last, n := &m.first, &m.first, 0
+	for s := range m.shards() {
+		if s.size.Load() < fullShard {
+			return s
+		}
+		if s.size.Load() < smallest.size.Load() {
+			smallest = s
+		}
+		last = s
+		n++
+	}
+	if n >= runtime.GOMAXPROCS(0) { // which may have fallen
+		return smallest
+	}
+	last.next.CompareAndSwap(nil, &shard{members: m})
+	return last.next.Load()
+}
+
+// A shard is some of a group's members, and the events that they are still to get. While
+// there are any, it has a goroutine, so that Go's scheduler shares the processors out
+// among the groups. Members are pushed to under mu, so that one that has left is pushed
+// nothing more.
+type shard struct {
+	members *members              // static
+	next    atomic.Pointer[shard] // of the same group
+	size    atomic.Int32          // of places, for those who only want to know how many there are
+
+	mu       sync.Mutex
+	places   []place
+	variants []variant // the distinct ones among the members
+	counts   []int     // how many members each variant has
+
+	queueMu sync.Mutex // may be taken while mu is held
+	queue   []*queuedDelivery
+	last    uint64 // number of the event that was queued last
+	running bool   // it has a goroutine, or waits for a Render
+
+	// Owned by the goroutine.
+	batch []*queuedDelivery // taken from the queue
+	begin uint64            // number of the first event in batch
+}
+
+// A place is where a shard has a member: all that it needs for a push is in one row.
+type place struct {
+	conn       *Conn
+	since      uint64 // only events with a higher number are for it
+	membership *membership
+}
+
+func (s *shard) add(c *Conn, m *membership) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.shard, m.index = s, len(s.places)
+	s.countVariantLocked(c, 1)
+	s.queueMu.Lock()
+	s.places = append(s.places, place{c, s.last, m})
+	s.size.Store(int32(len(s.places)))
+	s.queueMu.Unlock()
+}
+
+// remove ends a membership. When it returns, nothing more is pushed for it.
+func (s *shard) remove(m *membership) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := len(s.places) - 1
+	s.countVariantLocked(s.places[m.index].conn, -1)
+	s.places[m.index] = s.places[last]
+	s.places[m.index].membership.index = m.index
+	s.places[last] = place{}
+	s.places = s.places[:last]
+	s.size.Store(int32(last))
+}
+
+// countVariantLocked keeps the variants up to date when a member comes or goes.
+func (s *shard) countVariantLocked(c *Conn, change int) {
+	v := c.variant()
+	i := slices.Index(s.variants, v)
+	if i < 0 {
+		i = len(s.variants)
+		s.variants, s.counts = append(s.variants, v), append(s.counts, 0)
+	}
+	if s.counts[i] += change; s.counts[i] == 0 {
+		s.variants, s.counts = slices.Delete(s.variants, i, i+1), slices.Delete(s.counts, i, i+1)
+	}
+}
+
+// queueDelivery queues an event, of which the shard is a holder.
+func (s *shard) queueDelivery(q *queuedDelivery) {
+	s.queueMu.Lock()
+	defer s.queueMu.Unlock()
+	s.queue = append(s.queue, q)
+	s.last++
+	if !s.running {
+		s.running = true
+		s.members.hub.goroutines.Go(s.run)
+	}
+}
+
+// run pushes what is queued, batch by batch, until nothing is. A batch that needs a Render
+// ends it, since that may block: another run goes on with the batch when the Render has
+// returned.
+func (s *shard) run() {
+	for s.batch != nil || s.nextBatch() {
+		batch := make([]*delivery, len(s.batch))
+		for i, q := range s.batch {
+			batch[i] = q.delivery
+		}
+		s.mu.Lock()
+		variants := slices.Clone(s.variants)
+		s.mu.Unlock()
+		// Whoever joins from here on is no longer concerned by the batch, so these are
+		// all variants that it needs.
+		if renders := missingRenders(batch, variants); len(renders) > 0 {
+			s.renderAndRun(renders)
+			return
+		}
+		s.mu.Lock()
+		s.pushLocked(batch)
+		s.mu.Unlock()
+		for _, q := range s.batch {
+			s.members.release(q)
+		}
+		s.batch = nil
+	}
+}
+
+// renderAndRun calls Renders as callbacks, for which Shutdown waits, and has the shard run
+// again afterwards, also if a Render ends its goroutine.
+func (s *shard) renderAndRun(renders []func()) {
+	h := s.members.hub
+	h.callbacks.Go(func() {
+		defer h.goroutines.Go(s.run)
+		for _, render := range renders {
+			render()
+		}
+	})
+}
+
+// nextBatch moves events from the queue to the batch, and reports whether there were any.
+// If not, the shard's goroutine ends.
+func (s *shard) nextBatch() bool {
+	s.gather()
+	s.queueMu.Lock()
+	defer s.queueMu.Unlock()
+	if s.running = len(s.queue) > 0; !s.running {
+		s.queue = nil
+		return false
+	}
+	n := batchLength(s.queue)
+	s.begin = s.last - uint64(len(s.queue)) + 1
+	s.batch = s.queue[:n:n]
+	if s.queue = s.queue[n:]; len(s.queue) == 0 {
+		s.queue = nil
+	}
+	return true
+}
+
+// batchLength returns how many of the events that wait make a batch: one at least, no more
+// than maxBatch bytes besides, and nothing after a close.
+func batchLength(queue []*queuedDelivery) (n int) {
+	bytes := 0
+	for n < len(queue) && (n == 0 || bytes+queue[n].delivery.size() <= maxBatch) {
+		bytes += queue[n].delivery.size()
+		n++
+		if queue[n-1].closes() {
+			break
+		}
+	}
+	return n
+}
+
+// gather lets whoever is publishing go on for as long as that adds events: in one batch
+// they cost each member one write. Its patience, in proportion to these writes, takes
+// about a hundredth of their time.
+func (s *shard) gather() {
+	patience, most := int(s.size.Load())/64, int64(0)
+	for yields := 0; yields < patience; yields++ {
+		queued := s.members.queued.Load()
+		if queued == 0 || queued > maxBatch {
+			return
+		}
+		if queued > most {
+			most, yields = queued, 0
+		}
+		yield()
+	}
+}

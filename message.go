@@ -1,0 +1,77 @@
+package grouphub
+
+import (
+	"compress/flate"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/gorilla/websocket"
+)
+
+// A Message is what a client has sent. The callback owns Data.
+type Message struct {
+	Data   []byte // UTF-8 unless Binary
+	Binary bool
+}
+
+// Decode parses the message's JSON into v.
+func (m Message) Decode(v any) error {
+	if err := json.Unmarshal(m.Data, v); err != nil {
+		return fmt.Errorf("grouphub: decode message: %w", err)
+	}
+	return nil
+}
+
+// ReceiveAs makes a Receive of a function that takes decoded JSON. A message that
+// does not decode into a T closes its connection with 1007.
+func ReceiveAs[T any](fn func(c *Conn, v T) error) func(*Conn, Message) error {
+	return func(c *Conn, m Message) error {
+		var v T
+		if err := m.Decode(&v); err != nil {
+			return &CloseError{Code: closeInvalidData, Reason: "message does not decode"}
+		}
+		return fn(c, v)
+	}
+}
+
+// readMessages hands a connection's messages to receive until reading fails. It returns the
+// code of the peer's close frame, 0 if there was none. A message of more bytes than the
+// limit, inflated if it was compressed, or one that does not inflate, is told to end, with
+// a close code; reading goes on, for the peer's answer.
+func readMessages(conn *websocket.Conn, limit int64, receive func(data []byte, binary bool), end func(code int, reason string) error) int {
+	conn.SetReadLimit(limit) // on the wire, where 60 KiB can be 60 MiB of zeros
+	for {
+		kind, r, err := conn.NextReader()
+		if err != nil {
+			var closed *websocket.CloseError
+			if errors.As(err, &closed) && closed.Code != closeAbnormal {
+				return closed.Code
+			}
+			return 0
+		}
+		data, err := readAtMost(r, limit)
+		switch {
+		case errors.Is(err, errTooBig):
+			_ = end(closeTooBig, "message too big") // an error: it is ending already
+		case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(flate.CorruptInputError)):
+			_ = end(closeInvalidData, "message does not inflate")
+		case err != nil: // the next read says what it is
+		default:
+			receive(data, kind == websocket.BinaryMessage)
+		}
+	}
+}
+
+var errTooBig = errors.New("message too big")
+
+// readAtMost reads r to its end, or fails with errTooBig past the limit.
+func readAtMost(r io.Reader, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, min(limit, math.MaxInt64-1)+1))
+	if err == nil && int64(len(data)) > limit {
+		err = errTooBig
+	}
+	return data, err
+}

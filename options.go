@@ -1,0 +1,109 @@
+package grouphub
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+)
+
+// Options configure a Hub. The zero value of each field is its default, and the
+// defaults are safe. New copies them.
+type Options struct {
+	// Layer connects this hub with others. Nil is a memory layer of the hub's own.
+	// A layer given here is not closed by Shutdown and may serve several hubs.
+	Layer Layer
+
+	// Consumer is what ServeHTTP serves.
+	Consumer Consumer
+
+	// Policy says which groups keep history and presence. Every process that sends to
+	// or joins a group must say the same of it, workers included. It is asked often and
+	// concurrently. Nil: no group does.
+	Policy func(group string) GroupPolicy
+
+	// MaxMessageSize is how many bytes a client may send in one message, inflated
+	// if it was compressed; more closes it with 1009. 0: 64 KiB.
+	MaxMessageSize int64
+
+	// MaxEventSize is how many bytes an event's JSON may have, type and group
+	// included; more is ErrTooLarge for its sender. 0: 1 MiB.
+	MaxEventSize int
+
+	// MaxPending is how many bytes may wait for one connection: of frames that its
+	// socket does not take, and of events for its callbacks, with 200 more for each.
+	// Past it the connection is closed with 1013. 0: 1 MiB.
+	MaxPending int
+
+	// MaxConns is how many connections the hub has at the most; one more gets 503
+	// with Retry-After. 0: no limit, which leaves it to the file descriptors.
+	MaxConns int
+
+	// ReceiveRate is how many messages per second a client may send, averaged over
+	// bursts of ReceiveBurst messages; more closes it with 1008. 0: no limit, and a
+	// burst of twice the rate.
+	ReceiveRate  float64
+	ReceiveBurst int
+
+	// A client is sent a ping every PingInterval, 0: 54 s, and is given up if it sends
+	// nothing for PongTimeout, 0: 60 s; where one of the two is given, the other is in
+	// proportion. One that takes no byte of what waits for it for WriteTimeout, 0: 10 s,
+	// is given up too, after twice that at the latest. It has CloseTimeout, 0: 5 s, to
+	// answer a close frame, and WriteTimeout more to take what waits before that. All but the
+	// pings need a net.Conn that knows deadlines, which a channel of SSH does not.
+	PingInterval, PongTimeout, WriteTimeout, CloseTimeout time.Duration
+
+	// Compression offers permessage-deflate. It saves bandwidth for CPU: an event is
+	// compressed once per hub, but each client's messages are inflated one by one.
+	Compression bool
+
+	// Logger gets what an operator should know. Nil: slog.Default() at the time of
+	// each record.
+	Logger *slog.Logger
+}
+
+// A GroupPolicy says what is kept of a group.
+type GroupPolicy struct {
+	History    int           // events kept, for those who join later or resume, in at most 16 × MaxEventSize bytes; 0: none
+	HistoryTTL time.Duration // how long they are kept after the last one, give or take 20 s; 0: 5 min
+	Presence   bool          // Members works
+}
+
+// keep returns what a layer is to keep of a group with this policy.
+func (p GroupPolicy) keep(maxEventSize int) Keep {
+	bytes := 16 * min(maxEventSize, math.MaxInt/16)
+	return Keep{Count: max(p.History, 0), Bytes: bytes, Life: cmp.Or(max(p.HistoryTTL, 0), 5*time.Minute)}
+}
+
+// withDefaults returns a copy, or an error for what contradicts itself.
+func (o *Options) withDefaults() (Options, error) {
+	var d Options
+	if o != nil {
+		d = *o
+	}
+	for name, value := range map[string]float64{
+		"MaxMessageSize": float64(d.MaxMessageSize), "MaxEventSize": float64(d.MaxEventSize),
+		"MaxPending": float64(d.MaxPending), "MaxConns": float64(d.MaxConns),
+		"ReceiveRate": d.ReceiveRate, "ReceiveBurst": float64(d.ReceiveBurst),
+		"PingInterval": float64(d.PingInterval), "PongTimeout": float64(d.PongTimeout),
+		"WriteTimeout": float64(d.WriteTimeout), "CloseTimeout": float64(d.CloseTimeout),
+	} {
+		if !(value >= 0) { // NaN included
+			return d, fmt.Errorf("%s is %v", name, value)
+		}
+	}
+	d.MaxMessageSize = cmp.Or(d.MaxMessageSize, 64<<10)
+	d.MaxEventSize = cmp.Or(d.MaxEventSize, 1<<20)
+	d.MaxPending = cmp.Or(d.MaxPending, 1<<20)
+	d.ReceiveBurst = cmp.Or(d.ReceiveBurst, max(1, int(2*d.ReceiveRate)))
+	// One of the two alone moves the other along.
+	d.PongTimeout = cmp.Or(d.PongTimeout, max(60*time.Second, d.PingInterval/9*10))
+	d.PingInterval = cmp.Or(d.PingInterval, d.PongTimeout/10*9)
+	d.WriteTimeout = cmp.Or(d.WriteTimeout, 10*time.Second)
+	d.CloseTimeout = cmp.Or(d.CloseTimeout, 5*time.Second)
+	if d.PingInterval >= d.PongTimeout {
+		return d, fmt.Errorf("PingInterval %v is not shorter than PongTimeout %v", d.PingInterval, d.PongTimeout)
+	}
+	return d, nil
+}

@@ -1,0 +1,131 @@
+package grouphub
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/sequence"
+)
+
+// A receiver is the hub as the layer sees it.
+type receiver Hub
+
+// Ready implements [Receiver].
+func (r *receiver) Ready(ctx context.Context, topic string) error {
+	if name, ok := strings.CutPrefix(topic, groupPrefix); ok {
+		if g := (*Hub)(r).group(name); g != nil {
+			return g.waitForRoom(ctx)
+		}
+	}
+	return nil
+}
+
+// Deliver implements [Receiver].
+func (r *receiver) Deliver(p Publication) {
+	h := (*Hub)(r)
+	name, isGroup := strings.CutPrefix(p.Topic, groupPrefix)
+	numbered := p.At.Number > 0
+	switch {
+	case isGroup:
+		if g := h.group(name); g != nil { // else the last member has just left
+			h.deliverToGroup(g, p, numbered)
+		}
+	case !numbered:
+		h.execute(p)
+	case p.Topic == controlTopic:
+		h.sharedCommands.Receive(p)
+	default:
+		h.hubCommands.Receive(p)
+	}
+}
+
+func (h *Hub) deliverToGroup(g *group, p Publication, numbered bool) {
+	if g.sequence != nil && numbered {
+		g.sequence.Receive(p)
+		return
+	}
+	if g.sequence != nil {
+		h.count.mismatched.Add(1)
+		if !g.mismatch.Swap(true) {
+			h.logLater("grouphub: event without a number in a group with history: "+
+				"not all processes have the same Policy", "group", quoted(g.name))
+		}
+	}
+	// A layer whose publisher can wait has asked Ready.
+	if g.full() {
+		h.count.dropped.Add(uint64(g.size()))
+		g.gap.Store(true)
+		h.tellGap(g) // the queue may have emptied meanwhile
+		return
+	}
+	if d := h.newDelivery(g, p); d != nil {
+		g.send(d)
+	}
+}
+
+// Lost implements [Receiver]. What was numbered is looked for in the history.
+func (r *receiver) Lost(topics []string) {
+	h := (*Hub)(r)
+	h.hubCommands.Reconcile(true)
+	h.sharedCommands.Reconcile(true)
+	var groups []*group
+	for _, topic := range topics {
+		name, ok := strings.CutPrefix(topic, groupPrefix)
+		g := h.group(name)
+		if !ok || g == nil {
+			continue
+		}
+		if g.policy.Presence { // it may have been away for longer than a lease
+			h.leases.renew(name)
+		}
+		if g.sequence != nil {
+			g.sequence.Reconcile(true)
+		} else {
+			groups = append(groups, g)
+		}
+	}
+	h.resync(groups...)
+}
+
+// tellGap says Resync for the events that were dropped, once for all of them and not
+// before there is room for what follows.
+func (h *Hub) tellGap(g *group) {
+	if g.roomy() && g.gap.CompareAndSwap(true, false) {
+		h.resync(g)
+	}
+}
+
+// resync tells the members of groups that events may be lost: each connection once.
+func (h *Hub) resync(groups ...*group) {
+	concerned := make(map[*Conn][]string)
+	for _, g := range groups {
+		for _, c := range g.conns() {
+			concerned[c] = append(concerned[c], g.name)
+		}
+	}
+	for c, names := range concerned {
+		slices.Sort(names)
+		c.resync(names)
+	}
+}
+
+// newDelivery makes what a group's members get of a publication, nil if it makes no
+// sense.
+func (h *Hub) newDelivery(g *group, p Publication) *delivery {
+	env, err := envelope.Decode(p.Payload)
+	if err == nil && env.Kind != envelope.Event {
+		err = fmt.Errorf("payload of kind %d for a group", env.Kind)
+	}
+	if err != nil {
+		h.refusePayload(p.Topic, err)
+		return nil
+	}
+	d := &delivery{hub: h, group: g, env: env}
+	if p.At.Number > 0 {
+		d.id = sequence.ID(p.At)
+	}
+	return d
+}

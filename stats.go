@@ -1,0 +1,46 @@
+package grouphub
+
+import "sync/atomic"
+
+// Stats are what a hub has counted since New, and what it has now.
+type Stats struct {
+	Conns, Groups                  int    // connections; groups with members here
+	Accepted, Rejected             uint64 // upgrades
+	Received, Published, Delivered uint64 // client messages in; events accepted by the layer; frames queued to connections
+	Dropped                        uint64 // frames and events that did not reach a connection that should have had them, and payloads that made no sense
+	Unhandled                      uint64 // events that a connection's consumer has no handler for
+	SlowClosed, Resyncs            uint64 // connections closed for slowness, and told to resync
+	Recovered                      uint64 // events of groups with history that were missed, and found in it
+	PolicyMismatch                 uint64 // unnumbered events received in groups that this hub keeps history of
+	LayerUp                        bool
+}
+
+// counters are Stats' numbers while they grow.
+type counters struct {
+	accepted, rejected, received, published, delivered, dropped, unhandled,
+	slowClosed, resyncs, recovered, mismatched atomic.Uint64
+}
+
+// Stats returns the numbers of this moment, each for itself.
+func (h *Hub) Stats() Stats {
+	h.mu.Lock()
+	conns := len(h.conns)
+	h.mu.Unlock()
+	h.groupsMu.RLock()
+	groups := len(h.groups)
+	h.groupsMu.RUnlock()
+	n := &h.count
+	dropped := n.dropped.Load()
+	if l, ok := h.layer.(*RedisLayer); ok {
+		dropped += l.redis.Discarded()
+	}
+	return Stats{
+		Conns: conns, Groups: groups,
+		Accepted: n.accepted.Load(), Rejected: n.rejected.Load(),
+		Received: n.received.Load(), Published: n.published.Load(), Delivered: n.delivered.Load(),
+		Dropped: dropped, Unhandled: n.unhandled.Load(),
+		SlowClosed: n.slowClosed.Load(), Resyncs: n.resyncs.Load(),
+		Recovered: n.recovered.Load(), PolicyMismatch: n.mismatched.Load(),
+		LayerUp: h.subscription.Up(),
+	}
+}

@@ -258,22 +258,6 @@ func BenchmarkJoinLeave(b *testing.B) {
 	}
 }
 
-// dialRaw connects to a hub over TCP, and has joined whatever Connect joins.
-func dialRaw(t testing.TB, hub *grouphub.Hub) net.Conn {
-	t.Helper()
-	server := httptest.NewServer(hub)
-	t.Cleanup(server.Close)
-	conn, err := net.Dial("tcp", server.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	if err := upgradeRaw(conn, "/"); err != nil {
-		t.Fatal(err)
-	}
-	return conn
-}
-
 // BenchmarkEcho is one message from a client and its answer.
 func BenchmarkEcho(b *testing.B) {
 	conn := dialRaw(b, hubOf(b, grouphub.Consumer{

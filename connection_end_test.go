@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,30 +17,9 @@ import (
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
-func TestContextIsCancelledWhileACallbackBlocks(t *testing.T) {
-	entered, cancelled := make(chan struct{}), make(chan struct{})
-	hub := hubOf(t, grouphub.Consumer{
-		Receive: func(c *grouphub.Conn, m grouphub.Message) error {
-			close(entered)
-			<-c.Context().Done()
-			close(cancelled)
-			return nil
-		},
-	})
-	s := serve(t, hub)
-	c := s.dial("/")
-	c.WriteMessage(websocket.TextMessage, []byte("x"))
-	<-entered
-	start := time.Now()
-	c.Close() // the socket, without a close frame
-	<-cancelled
-	if took := time.Since(start); took > time.Second { // which is for those who close properly
-		t.Errorf("after %v", took)
-	}
-}
-
-// EOF is no close frame.
-func TestContextEndsAtOnceWhenTheSocketEnds(t *testing.T) {
+// The end of the socket is no close frame: nothing that came before it has to be handled
+// first, for which there would be a second. So a callback that blocks learns of it at once.
+func TestContextIsCancelledAtOnceWhileACallbackBlocks(t *testing.T) {
 	entered, took := make(chan struct{}), make(chan time.Duration, 1)
 	var closed time.Time
 	hub := hubOf(t, grouphub.Consumer{Receive: func(c *grouphub.Conn, m grouphub.Message) error {
@@ -71,35 +48,32 @@ func TestAClientThatLeavesDuringACallbackIsDisconnected(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			hub := grouphub.New(nil)
-			called := make(chan struct{})
-			left := make(chan int, 1)
-			server := httptest.NewServer(hub.Handler(grouphub.Consumer{
-				Receive: func(c *grouphub.Conn, _ grouphub.Message) error {
-					close(called)
-					<-c.Context().Done()
-					return nil
-				},
-				Disconnect: func(_ context.Context, _ *grouphub.Conn, code int) { left <- code },
-			}))
-			defer server.Close()
-			conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http"), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			conn.WriteMessage(websocket.TextMessage, []byte("go"))
-			<-called
-			leave(conn)
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			defer cancel()
-			select {
-			case <-left:
-			case <-ctx.Done():
-				t.Error("Disconnect was not called")
-			}
-			if err := hub.Shutdown(ctx); err != nil {
-				t.Error(err)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				called := make(chan struct{})
+				left := make(chan int, 1)
+				hub := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
+					Receive: func(c *grouphub.Conn, _ grouphub.Message) error {
+						close(called)
+						<-c.Context().Done()
+						return nil
+					},
+					Disconnect: func(_ context.Context, _ *grouphub.Conn, code int) { left <- code },
+				}})
+				conn := dialPipe(t, hub, "/")
+				conn.WriteMessage(websocket.TextMessage, []byte("go"))
+				<-called
+				leave(conn)
+				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+				defer cancel()
+				select {
+				case <-left:
+				case <-ctx.Done():
+					t.Error("Disconnect was not called")
+				}
+				if err := hub.Shutdown(ctx); err != nil {
+					t.Error(err)
+				}
+			})
 		})
 	}
 }

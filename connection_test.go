@@ -85,10 +85,7 @@ func TestConnectIsNotCalledOnceTheConnectionIsClosed(t *testing.T) {
 		go func() {
 			<-entered
 			go func() { down <- hub.Shutdown(background) }()
-			eventually(t, func() bool {
-				status, _, _ := get(t, hub, upgradeHeader())
-				return status == http.StatusServiceUnavailable
-			}, "Shutdown does not refuse")
+			untilRefusing(t, hub)
 			close(proceed)
 		}()
 		hubtest.Dial(t, hub, "/first").ExpectClose(1001)
@@ -113,9 +110,7 @@ func TestAConnectionWithoutItsUsersGroupIsClosed(t *testing.T) {
 					Disconnect: func(context.Context, *grouphub.Conn, int) { t.Error("Disconnect was called") },
 				},
 			})
-			c := serve(t, grouphub.Authenticate(func(*http.Request) (grouphub.User, error) {
-				return grouphub.User{ID: "ann"}, nil
-			})(hub)).dial("/")
+			c := serve(t, authenticate(hub)).dial("/?user=ann")
 			c.WriteMessage(websocket.TextMessage, []byte("x"))
 			wantClose(t, c, 1011)
 			c.Close()

@@ -35,7 +35,7 @@ func TestCallbacksRunOneAtATime(t *testing.T) {
 		running.Add(-1)
 	}
 	entered, disconnected := make(chan struct{}), make(chan struct{})
-	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	layer := newFaultyLayer()
 	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error { callback(); return c.Join("all") },
 		Receive: func(c *grouphub.Conn, m grouphub.Message) error {
@@ -106,7 +106,7 @@ func TestAcceptRunsConcurrently(t *testing.T) {
 	var dials sync.WaitGroup
 	for range 2 {
 		dials.Go(func() {
-			conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http"), nil)
+			conn, _, err := websocket.DefaultDialer.Dial(s.webSocket(), nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -197,7 +197,7 @@ func testCallbackMayCallAnything(t *testing.T, where string) {
 		check(map[string]error{"GroupClose": hub.GroupClose(ctx, "all", 4000, "enough")}, nil)
 		go func() { down <- hub.Shutdown(background) }()
 	}
-	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	layer := newFaultyLayer()
 	hub = newHub(t, &grouphub.Options{
 		Layer:  layer,
 		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} },
@@ -286,7 +286,7 @@ func TestPanicInACallbackClosesThatConnectionWith1011(t *testing.T) {
 			Disconnect: func(context.Context, *grouphub.Conn, int) { boom("disconnect") },
 		}
 	}
-	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	layer := newFaultyLayer()
 	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 	witness := hubtest.Dial(t, hub, "/")
 	for _, where := range []string{"connect", "receive", "handle"} {

@@ -2,7 +2,6 @@ package grouphub_test
 
 import (
 	"log/slog"
-	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,12 +12,9 @@ import (
 
 func TestLogoutWorks(t *testing.T) {
 	layer := grouphub.NewMemoryLayer()
-	authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
-		return grouphub.User{ID: r.Header.Get("X-User")}, nil
-	})
 	channels := make(chan string, 1)
 	dial := func(hub *grouphub.Hub, user string) *hubtest.Client {
-		return hubtest.Dial(t, authenticate(hub), "/", hubtest.WithHeader(http.Header{"X-User": {user}}))
+		return hubtest.Dial(t, authenticate(hub), "/?user="+user)
 	}
 	options := &grouphub.Options{Layer: layer, Consumer: grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error {
@@ -56,9 +52,6 @@ func TestLogoutWorks(t *testing.T) {
 func TestLogoutReachesAHubThatWasCutOff(t *testing.T) {
 	onRedis(t, func(t *testing.T, url string) {
 		proxy := startProxy(t, url)
-		authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
-			return grouphub.User{ID: r.URL.Query().Get("user")}, nil
-		})
 		cutOff := newHub(t, &grouphub.Options{Layer: proxy.layer(), Logger: quiet()})
 		other := newHub(t, &grouphub.Options{Layer: redisLayer(t, url, nil), Logger: quiet()})
 		ann, bob := hubtest.Dial(t, authenticate(cutOff), "/?user=ann"), hubtest.Dial(t, authenticate(cutOff), "/?user=bob")
@@ -86,9 +79,6 @@ func TestLogoutReachesEveryHubThroughRedis(t *testing.T) {
 		Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
 		Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },
 	})
-	authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
-		return grouphub.User{ID: r.URL.Query().Get("user")}, nil
-	})
 	dial := func(hub *grouphub.Hub, user string) (*hubtest.Client, *grouphub.Conn) {
 		return hubtest.Dial(t, authenticate(hub), "/?user="+user), <-conns
 	}
@@ -109,13 +99,11 @@ func TestLogoutReachesEveryHubThroughRedis(t *testing.T) {
 }
 
 func TestCommandsThatAreGoneCloseWhoMayHaveBeenLoggedOut(t *testing.T) {
-	layer := &cutOffLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	layer := newFaultyLayer()
 	echo := grouphub.Consumer{Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) }}
 	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: echo})
 	other := newHub(t, &grouphub.Options{Layer: layer.MemoryLayer})
-	h := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
-		return grouphub.User{ID: r.URL.Query().Get("user")}, nil
-	})(hub)
+	h := authenticate(hub)
 	ann, bob, anonymous := hubtest.Dial(t, h, "/?user=ann"), hubtest.Dial(t, h, "/?user=bob"), hubtest.Dial(t, h, "/")
 	logout := func(user string) {
 		t.Helper()
@@ -125,7 +113,7 @@ func TestCommandsThatAreGoneCloseWhoMayHaveBeenLoggedOut(t *testing.T) {
 	}
 
 	// What is kept is done afterwards, and nobody else is closed.
-	layer.cut.Store(true)
+	layer.cut()
 	logout("ann")
 	layer.mend()
 	ann.ExpectClose(4401)
@@ -133,7 +121,7 @@ func TestCommandsThatAreGoneCloseWhoMayHaveBeenLoggedOut(t *testing.T) {
 	bob.Expect("still here")
 
 	// More is said than is kept.
-	layer.cut.Store(true)
+	layer.cut()
 	logout("bob")
 	for range 10_000 {
 		logout("somebody")
@@ -146,8 +134,14 @@ func TestCommandsThatAreGoneCloseWhoMayHaveBeenLoggedOut(t *testing.T) {
 
 func TestAMissedGroupCloseIsNoticedWithoutHistoryOrPresence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		layer := grouphub.NewMemoryLayer()
-		hub := grouphub.New(&grouphub.Options{Layer: deafLayer{layer}, Consumer: noteConsumer})
+		layer := newFaultyLayer()
+		layer.setFault(func(p grouphub.Publication) []grouphub.Publication {
+			if p.Topic == "c:all" { // what is told to all hubs
+				return nil
+			}
+			return []grouphub.Publication{p}
+		})
+		hub := grouphub.New(&grouphub.Options{Layer: layer, Consumer: noteConsumer})
 		c := hubtest.Dial(t, hub, "/")
 		if err := hub.GroupClose(background, "all", 4000, "bye"); err != nil {
 			t.Fatal(err)
@@ -163,16 +157,17 @@ func TestAMissedGroupCloseIsNoticedWithoutHistoryOrPresence(t *testing.T) {
 func TestGroupCloseComesAfterTheEventsThatWaitForTheHistory(t *testing.T) {
 	gate := make(chan struct{})
 	close(gate)
-	layer := newGatedLayer(func(topic string) {
+	layer := newFaultyLayer()
+	layer.reading = func(topic string) {
 		if topic == "g:g" {
 			<-gate
 		}
-	})
+	}
 	hub := historyHub(t, layer)
 	c := hubtest.Dial(t, hub, "/g?resume=")
 	c.ExpectEvent("grouphub.position")
 	gate = make(chan struct{})
-	layer.setFault(func(grouphub.Publication) []grouphub.Publication { return nil })
+	layer.setFault(loseAll)
 	sendNumbers(t, hub, "g", 1, 1)
 	layer.setFault(nil)
 	sendNumbers(t, hub, "g", 2, 2) // and 1 is missing
@@ -185,7 +180,7 @@ func TestGroupCloseComesAfterTheEventsThatWaitForTheHistory(t *testing.T) {
 }
 
 func TestAHubDoesNotObeyWhatWasSaidBeforeItsTime(t *testing.T) {
-	layer := newGatedLayer(func(string) {})
+	layer := newFaultyLayer()
 	one := newHub(t, &grouphub.Options{Layer: layer.MemoryLayer})
 	if err := one.GroupClose(background, "all", 4000, "old"); err != nil {
 		t.Fatal(err)

@@ -155,7 +155,7 @@ func TestEventLargerThanMaxEventSizeIsErrTooLarge(t *testing.T) {
 	wantNext(t, conn, `{"type":"note","group":"all","data":"`+text+`"}`)
 }
 
-// one client sends a binary frame that is JSON but not UTF-8.
+// A client sends a binary message that is JSON, but not UTF-8.
 func TestRawMessageThatIsNotUTF8ReachesNobodyAsText(t *testing.T) {
 	bad := json.RawMessage("\"\xff\"")
 	hub, conns := connections(t, grouphub.Consumer{

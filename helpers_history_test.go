@@ -119,17 +119,17 @@ func follow(t *testing.T, servers ...*server) *follower {
 	return f
 }
 
-// expectExactlyOnce has a publisher that never pauses, except when it is as far ahead as
-// the history surely covers, and sends by both hubs in turn, and a client that is cut a
-// hundred times and comes back to either. What the last number was, settle hears of.
-func expectExactlyOnce(t *testing.T, hubs []*grouphub.Hub, settle func()) {
+// expectExactlyOnce has a publisher that sends by both hubs in turn and pauses only when it
+// is so many events ahead, which the history surely covers, and a client that is cut a
+// hundred times and comes back to either hub. It calls settle when the last event was sent.
+func expectExactlyOnce(t *testing.T, hubs []*grouphub.Hub, most int, settle func()) {
 	t.Helper()
 	var servers []*server
 	for _, hub := range hubs {
 		servers = append(servers, serve(t, hub))
 	}
 	f := follow(t, servers...)
-	ahead := make(chan struct{}, 200)
+	ahead := make(chan struct{}, most)
 	stop := make(chan struct{})
 	sent := make(chan int, 1)
 	go func() {
@@ -144,7 +144,7 @@ func expectExactlyOnce(t *testing.T, hubs []*grouphub.Hub, settle func()) {
 		}
 	}()
 	for range 100 {
-		for range rand.IntN(20) {
+		for range rand.IntN(most / 10) {
 			before := f.last
 			if f.read(); f.last > before {
 				<-ahead
@@ -248,14 +248,8 @@ func startSlowReplay(t *testing.T) *slowReplay {
 	for i := range slowEvents {
 		send(t, s.hub, "g", "n", fmt.Sprintf("%d %s", i, strings.Repeat("x", 100<<10)))
 	}
-	server := newServer(t, s.hub)
-	server.Start()
-	client, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
-	s.client, s.conn = client, <-conns
+	s.client = serve(t, s.hub).dialEarly(websocket.DefaultDialer, "/")
+	s.conn = <-conns
 	eventually(t, func() bool { return s.hub.Stats().Delivered > 0 }, "the replay has not begun")
 	return s
 }

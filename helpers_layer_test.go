@@ -2,42 +2,108 @@ package grouphub_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
-// A faultyLayer loses, repeats and delays what it delivers, and numbers begin anew
-// when it is told so. What it keeps is right.
+// A faultyLayer is a hub's way to a layer in memory. On it a test can lose, repeat and
+// delay what is delivered, refuse and hold up calls, and speak to the hub as a layer does.
+// What the layer keeps is right.
 type faultyLayer struct {
 	*grouphub.MemoryLayer
-	mu       sync.Mutex
-	receiver grouphub.Receiver
-	fault    func(p grouphub.Publication) []grouphub.Publication
-	down     atomic.Bool // History fails
+	receiver grouphub.Receiver // the hub that was attached last
+	down     atomic.Bool       // histories cannot be read
+
+	// Each is nil, or is called before the layer does what it is asked for, and in place
+	// of that if it returns an error. They are set before the hub is made.
+	adding func(topics []string) error
+	lease  func(ctx context.Context, topic string) error
+	// In place of the layer's Publish.
+	publish func(p grouphub.Publication) error
+	// Called when a history was read, and before it is returned.
+	reading func(topic string)
+
+	mu    sync.Mutex
+	fault func(p grouphub.Publication) []grouphub.Publication // what arrives of a publication; nil: all
+}
+
+func newFaultyLayer() *faultyLayer {
+	return &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
 }
 
 func (l *faultyLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
 	l.receiver = r
-	return l.MemoryLayer.Attach(hub, faultyReceiver{r, l})
+	s, err := l.MemoryLayer.Attach(hub, faultyReceiver{r, l})
+	return faultySubscription{s, l}, err
+}
+
+func (l *faultyLayer) Publish(ctx context.Context, p grouphub.Publication) error {
+	if l.publish != nil {
+		return l.publish(p)
+	}
+	return l.MemoryLayer.Publish(ctx, p)
 }
 
 func (l *faultyLayer) History(ctx context.Context, topic string, after uint64) (grouphub.History, error) {
 	if l.down.Load() {
 		return grouphub.History{}, grouphub.ErrUnavailable
 	}
-	return l.MemoryLayer.History(ctx, topic, after)
+	history, err := l.MemoryLayer.History(ctx, topic, after)
+	if l.reading != nil {
+		l.reading(topic)
+	}
+	return history, err
+}
+
+func (l *faultyLayer) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
+	if l.lease != nil {
+		if err := l.lease(ctx, topic); err != nil {
+			return false, err
+		}
+	}
+	return l.MemoryLayer.Lease(ctx, topic, holder, value, life)
 }
 
 func (l *faultyLayer) setFault(f func(p grouphub.Publication) []grouphub.Publication) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.fault = f
+}
+
+// cut has the hub hear nothing, and read no history, until mend.
+func (l *faultyLayer) cut() {
+	l.down.Store(true)
+	l.setFault(loseAll)
+}
+
+// mend connects the hub again, and tells it of the interruption.
+func (l *faultyLayer) mend() {
+	l.setFault(nil)
+	l.down.Store(false)
+	l.receiver.Lost(nil)
+}
+
+type faultySubscription struct {
+	grouphub.Subscription
+	layer *faultyLayer
+}
+
+func (s faultySubscription) Add(ctx context.Context, topics ...string) error {
+	if s.layer.adding != nil {
+		if err := s.layer.adding(topics); err != nil {
+			return err
+		}
+	}
+	return s.Subscription.Add(ctx, topics...)
 }
 
 type faultyReceiver struct {
@@ -49,13 +115,16 @@ func (r faultyReceiver) Deliver(p grouphub.Publication) {
 	r.layer.mu.Lock()
 	defer r.layer.mu.Unlock()
 	out := []grouphub.Publication{p}
-	if r.layer.fault != nil && strings.HasPrefix(p.Topic, "g:") {
+	if r.layer.fault != nil {
 		out = r.layer.fault(p)
 	}
 	for _, p := range out {
 		r.Receiver.Deliver(p)
 	}
 }
+
+// loseAll is a fault.
+func loseAll(grouphub.Publication) []grouphub.Publication { return nil }
 
 // dropAndRepeat returns a fault that drops some publications, repeats others, and delays
 // yet others until a later one has been delivered.
@@ -79,77 +148,13 @@ func dropAndRepeat() func(grouphub.Publication) []grouphub.Publication {
 	}
 }
 
-// A gatedLayer is a faulty one whose histories are read when the test says so.
-type gatedLayer struct {
-	faultyLayer
-	reading func(topic string) // called before a history is returned
+// newBluntLayer returns a layer that delivers without asking whether there is room, as
+// Redis does.
+func newBluntLayer() *faultyLayer {
+	l := newFaultyLayer()
+	l.publish = func(p grouphub.Publication) error { l.receiver.Deliver(p); return nil }
+	return l
 }
-
-func (l *gatedLayer) History(ctx context.Context, topic string, after uint64) (grouphub.History, error) {
-	history, err := l.faultyLayer.History(ctx, topic, after)
-	l.reading(topic)
-	return history, err
-}
-
-func newGatedLayer(reading func(topic string)) *gatedLayer {
-	return &gatedLayer{faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}, reading}
-}
-
-// A cutOffLayer is one hub's way to a layer that others use, too. While it is cut, what
-// they send does not arrive.
-type cutOffLayer struct {
-	*grouphub.MemoryLayer
-	cut      atomic.Bool
-	receiver grouphub.Receiver
-}
-
-func (l *cutOffLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
-	l.receiver = r
-	return l.MemoryLayer.Attach(hub, cutOffReceiver{r, l})
-}
-
-func (l *cutOffLayer) History(ctx context.Context, topic string, after uint64) (grouphub.History, error) {
-	if l.cut.Load() {
-		return grouphub.History{}, grouphub.ErrUnavailable
-	}
-	return l.MemoryLayer.History(ctx, topic, after)
-}
-
-// mend connects the hub again, and tells it of the interruption.
-func (l *cutOffLayer) mend() {
-	l.cut.Store(false)
-	l.receiver.Lost(nil)
-}
-
-type cutOffReceiver struct {
-	grouphub.Receiver
-	layer *cutOffLayer
-}
-
-func (r cutOffReceiver) Deliver(p grouphub.Publication) {
-	if !r.layer.cut.Load() {
-		r.Receiver.Deliver(p)
-	}
-}
-
-// lossyLayer lets a test speak to its one hub as a layer does.
-type lossyLayer struct {
-	grouphub.Layer
-	hub grouphub.Receiver
-}
-
-func (l *lossyLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
-	l.hub = r
-	return l.Layer.Attach(hub, r)
-}
-
-// Publish delivers to the hub without asking whether there is room, as Redis does.
-func (l *lossyLayer) Publish(_ context.Context, p grouphub.Publication) error {
-	l.hub.Deliver(p)
-	return nil
-}
-
-func newLossyLayer() *lossyLayer { return &lossyLayer{Layer: grouphub.NewMemoryLayer()} }
 
 // resyncs returns a Resync that hands over what it is told.
 func resyncs() (<-chan []string, func(*grouphub.Conn, []string)) {
@@ -157,89 +162,38 @@ func resyncs() (<-chan []string, func(*grouphub.Conn, []string)) {
 	return told, func(_ *grouphub.Conn, groups []string) { told <- groups }
 }
 
-// brokenLayer is a layer whose Publish fails.
-type brokenLayer struct {
-	grouphub.Layer
-	err error
-}
-
-func (l brokenLayer) Publish(context.Context, grouphub.Publication) error {
-	return fmt.Errorf("%w: pulled the plug", l.err)
-}
-
-// A lateLayer confirms a subscription and reads a history just in time.
-type lateLayer struct{ *grouphub.MemoryLayer }
-
-func (l lateLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
-	s, err := l.MemoryLayer.Attach(hub, r)
-	return lateSubscription{s}, err
-}
-
-func (l lateLayer) History(ctx context.Context, topic string, after uint64) (grouphub.History, error) {
-	time.Sleep(late)
-	return l.MemoryLayer.History(ctx, topic, after)
-}
-
-type lateSubscription struct{ grouphub.Subscription }
-
-func (s lateSubscription) Add(ctx context.Context, topics ...string) error {
-	if topics[0] == "g:g" {
-		time.Sleep(late)
-	}
-	return s.Subscription.Add(ctx, topics...)
-}
-
-const late = 4 * time.Second
-
-// A leaseLayer has a server that does not answer for the leases of some groups: each try
-// takes five seconds, or as long as its context allows.
-type leaseLayer struct {
-	*grouphub.MemoryLayer
-	frozen atomic.Value // the prefix of the groups
-}
-
-func (l *leaseLayer) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
-	if strings.HasPrefix(topic, "g:"+l.frozen.Load().(string)) {
+// newFreezingLayer returns a layer, and a function by which its server no longer answers for
+// the leases of the groups whose names begin so: each try takes five seconds, or as long as
+// its context allows.
+func newFreezingLayer() (l *faultyLayer, freeze func(groups string)) {
+	var frozen atomic.Pointer[string]
+	l = newFaultyLayer()
+	l.lease = func(ctx context.Context, topic string) error {
+		prefix := frozen.Load()
+		if prefix == nil || !strings.HasPrefix(topic, "g:"+*prefix) {
+			return nil
+		}
 		select {
 		case <-time.After(5 * time.Second):
 		case <-ctx.Done():
 		}
-		return false, grouphub.ErrUnavailable
+		return grouphub.ErrUnavailable
 	}
-	return l.MemoryLayer.Lease(ctx, topic, holder, value, life)
+	return l, func(groups string) { frozen.Store(&groups) }
 }
 
-func newLeaseLayer() *leaseLayer {
-	l := &leaseLayer{MemoryLayer: grouphub.NewMemoryLayer()}
-	l.frozen.Store("no group")
-	return l
-}
-
-// flakyLeases refuses leases at once while it is down.
-type flakyLeases struct {
-	*grouphub.MemoryLayer
-	down  atomic.Bool
-	tries atomic.Int32
-}
-
-func (l *flakyLeases) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
-	if l.tries.Add(1); l.down.Load() {
-		return false, grouphub.ErrUnavailable
-	}
-	return l.MemoryLayer.Lease(ctx, topic, holder, value, life)
-}
-
-// deafLayer does not deliver what is told to all hubs, and does not say so.
-type deafLayer struct{ *grouphub.MemoryLayer }
-
-func (l deafLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
-	return l.MemoryLayer.Attach(hub, deafReceiver{r})
-}
-
-type deafReceiver struct{ grouphub.Receiver }
-
-func (r deafReceiver) Deliver(p grouphub.Publication) {
-	if p.Topic != "c:all" {
-		r.Receiver.Deliver(p)
-	}
+// presenceHub returns a hub with presence, and a member in each of so many groups.
+func presenceHub(t *testing.T, layer grouphub.Layer, groups int, name string) (*grouphub.Hub, *hubtest.Client) {
+	hub := grouphub.New(&grouphub.Options{
+		Layer:  layer,
+		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} },
+		Consumer: grouphub.Consumer{Connect: func(c *grouphub.Conn) error {
+			var err error
+			for i := range groups {
+				err = errors.Join(err, c.Join(fmt.Sprint(name, i)))
+			}
+			return err
+		}},
+	})
+	return hub, hubtest.Dial(t, hub, "/")
 }

@@ -7,10 +7,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/seed-29c60982/grouphub"
 )
 
 // A pipeListener has one connection.
@@ -69,6 +72,22 @@ func upgradeRaw(conn net.Conn, path string, header ...string) error {
 		return fmt.Errorf("answer is %q", answer)
 	}
 	return nil
+}
+
+// dialRaw connects to a hub over TCP, and has joined whatever Connect joins.
+func dialRaw(t testing.TB, hub *grouphub.Hub) net.Conn {
+	t.Helper()
+	server := httptest.NewServer(hub)
+	t.Cleanup(server.Close)
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := upgradeRaw(conn, "/"); err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }
 
 // masked returns a frame as a client sends it. Its first byte is as it is.

@@ -215,7 +215,7 @@ func redisHubOn(t *testing.T, s *redisServer, options grouphub.Options) *grouphu
 	layer := redisLayer(t, s.url(), nil)
 	options.Layer = layer
 	hub := newHub(t, &options)
-	await(t, "the layer", func() bool { return hub.Stats().LayerUp })
+	eventually(t, func() bool { return hub.Stats().LayerUp }, "the layer is not up")
 	return hub
 }
 

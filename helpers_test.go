@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -50,7 +49,7 @@ func newHub(t testing.TB, opts *grouphub.Options) *grouphub.Hub {
 // hubOf returns a hub that serves a consumer.
 func hubOf(t testing.TB, c grouphub.Consumer) *grouphub.Hub {
 	t.Helper()
-	return newHub(t, &grouphub.Options{Consumer: c, Logger: slog.New(slog.DiscardHandler)})
+	return newHub(t, &grouphub.Options{Consumer: c, Logger: quiet()})
 }
 
 // connections returns a hub whose connections arrive on the channel.
@@ -72,6 +71,11 @@ func joinAll(c *grouphub.Conn) error { return c.Join("all") }
 
 // noteConsumer makes every connection a member of "all", which is sent "note" events.
 var noteConsumer = grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{"note": grouphub.Forward()}}
+
+// authenticate takes the user's ID from the URL's query.
+var authenticate = grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+	return grouphub.User{ID: r.URL.Query().Get("user")}, nil
+})
 
 func send(t testing.TB, hub *grouphub.Hub, group, event string, data any, opts ...grouphub.SendOption) {
 	t.Helper()
@@ -96,14 +100,24 @@ func (s *server) dial(path string) *websocket.Conn {
 
 func (s *server) dialWith(dialer *websocket.Dialer, path string) *websocket.Conn {
 	s.t.Helper()
-	conn, response, err := dialer.Dial("ws"+strings.TrimPrefix(s.URL, "http")+path, nil)
+	conn := s.dialEarly(dialer, path)
+	<-s.served
+	return conn
+}
+
+// dialEarly connects, and does not wait for Connect, which may need the client.
+func (s *server) dialEarly(dialer *websocket.Dialer, path string) *websocket.Conn {
+	s.t.Helper()
+	conn, response, err := dialer.Dial(s.webSocket()+path, nil)
 	if err != nil {
 		s.t.Fatalf("dial %s: %v (%v)", path, err, response)
 	}
 	s.t.Cleanup(func() { conn.Close() })
-	<-s.served
 	return conn
 }
+
+// webSocket returns the URL for a Dialer.
+func (s *server) webSocket() string { return "ws" + strings.TrimPrefix(s.URL, "http") }
 
 func serve(t *testing.T, h http.Handler) *server {
 	t.Helper()
@@ -112,6 +126,7 @@ func serve(t *testing.T, h http.Handler) *server {
 	return s
 }
 
+// newServer returns a server that is still to be started.
 func newServer(t *testing.T, h http.Handler) *server {
 	served := make(chan struct{}, 10_000)
 	s := &server{httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -155,10 +170,10 @@ func wantClose(t *testing.T, conn *websocket.Conn, code int) {
 	}
 }
 
-// eventually waits for what has no signal of its own.
+// eventually waits for what has no signal of its own, by looking again and again.
 func eventually(t *testing.T, ok func() bool, format string, args ...any) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); runtime.Gosched() {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf(format, args...)
 		}
@@ -175,6 +190,15 @@ func get(t *testing.T, h http.Handler, header http.Header) (int, string, http.He
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w.Code, w.Body.String(), w.Header()
+}
+
+// untilRefusing waits until a hub refuses upgrades because its Shutdown has begun.
+func untilRefusing(t *testing.T, hub *grouphub.Hub) {
+	t.Helper()
+	eventually(t, func() bool {
+		status, body, _ := get(t, hub, upgradeHeader())
+		return status == http.StatusServiceUnavailable && strings.Contains(body, "shutting down")
+	}, "Shutdown does not refuse")
 }
 
 func upgradeHeader(more ...string) http.Header {
@@ -222,7 +246,7 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-// a log handler is a callback.
+// A handlerFunc is a log handler, which is a callback like others.
 type handlerFunc func(slog.Record)
 
 func (handlerFunc) Enabled(context.Context, slog.Level) bool { return true }
@@ -235,8 +259,3 @@ func (f handlerFunc) Handle(_ context.Context, r slog.Record) error {
 func (f handlerFunc) WithAttrs([]slog.Attr) slog.Handler { return f }
 
 func (f handlerFunc) WithGroup(string) slog.Handler { return f }
-
-func get3(t *testing.T, h http.Handler) (int, string, bool) {
-	code, body, _ := get(t, h, upgradeHeader())
-	return code, body, code == 503 && strings.Contains(body, "shutting down")
-}

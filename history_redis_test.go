@@ -20,7 +20,7 @@ func TestEveryEventExactlyOnceThroughRedis(t *testing.T) {
 		for range 2 {
 			hubs = append(hubs, newHub(t, followed(redisLayer(t, url, nil))))
 		}
-		expectExactlyOnce(t, hubs, func() {})
+		expectExactlyOnce(t, hubs, 200, func() {})
 	})
 }
 

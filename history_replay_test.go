@@ -81,13 +81,7 @@ func TestReplayLargerThanMaxPendingWaitsForTheClient(t *testing.T) {
 	for i := range 100 {
 		send(t, hub, "g", "n", fmt.Sprint(i, text))
 	}
-	server := newServer(t, hub)
-	server.Start()
-	c, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := serve(t, hub).dialEarly(websocket.DefaultDialer, "/")
 	for i := range 100 {
 		if got := next(t, c); !strings.Contains(got[:80], fmt.Sprintf(`"data":"%dx`, i)) {
 			t.Fatalf("event %d: got %.80s", i, got)
@@ -124,12 +118,7 @@ func TestManyReplaysLargerThanMaxPendingTogetherWaitForTheClient(t *testing.T) {
 		for i := range events {
 			send(t, hub, fmt.Sprint(i%groups), "n", text)
 		}
-		server := newServer(t, hub)
-		server.Start()
-		client, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(server.URL, "http"), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		client := serve(t, hub).dialEarly(websocket.DefaultDialer, "/")
 		// Nothing is read until a socket is full.
 		eventually(t, func() bool { return hub.Stats().Delivered >= 20 }, "the replays have not begun")
 		for range events {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -43,14 +42,14 @@ func TestResumeReplaysWhatWasMissed(t *testing.T) {
 func TestUsersGroupResumesLikeAnyGroup(t *testing.T) {
 	hub := newHub(t, &grouphub.Options{Policy: keeping(10), Consumer: grouphub.Consumer{
 		Events: grouphub.Events{"n": grouphub.Forward()}}})
-	h := grouphub.Authenticate(func(*http.Request) (grouphub.User, error) { return grouphub.User{ID: "ann"}, nil })(hub)
+	h := authenticate(hub)
 	group := grouphub.UserGroup("ann")
-	c := hubtest.Dial(t, h, "/")
+	c := hubtest.Dial(t, h, "/?user=ann")
 	sendNumbers(t, hub, group, 1, 1)
 	id := expectNumbers(t, c, 1, 1).ID
 	c.Close()
 	sendNumbers(t, hub, group, 2, 3)
-	expectNumbers(t, hubtest.Dial(t, h, "/"+resumeQuery(group, id)), 2, 3)
+	expectNumbers(t, hubtest.Dial(t, h, "/"+resumeQuery(group, id)+"&user=ann"), 2, 3)
 }
 
 func TestSlowClientComesBackAndGetsWhatItMissed(t *testing.T) {
@@ -91,43 +90,39 @@ func TestSlowClientComesBackAndGetsWhatItMissed(t *testing.T) {
 }
 
 func TestAJoinThatFailedLeavesTheResumeToTheNext(t *testing.T) {
-	t.Parallel()
-	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
-	other := historyHub(t, layer.MemoryLayer)
-	c := hubtest.Dial(t, other, "/g")
-	sendNumbers(t, other, "g", 1, 1)
-	id := expectNumbers(t, c, 1, 1).ID
-	sendNumbers(t, other, "g", 2, 3)
-	var failed atomic.Int32
-	hub := newHub(t, &grouphub.Options{Layer: layer, Policy: keeping(100), Consumer: grouphub.Consumer{
-		Connect: func(c *grouphub.Conn) error {
-			// The layer is down for longer than a Join lasts.
-			err := c.Join("g")
-			if errors.Is(err, grouphub.ErrUnavailable) {
-				failed.Add(1)
-				layer.down.Store(false)
-				err = c.Join("g")
+	synctest.Test(t, func(t *testing.T) {
+		layer := newFaultyLayer()
+		other := historyHub(t, layer.MemoryLayer)
+		c := hubtest.Dial(t, other, "/g")
+		sendNumbers(t, other, "g", 1, 1)
+		id := expectNumbers(t, c, 1, 1).ID
+		sendNumbers(t, other, "g", 2, 3)
+		var failed atomic.Int32
+		hub := newHub(t, &grouphub.Options{Layer: layer, Policy: keeping(100), Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error {
+				// The layer is down for longer than a Join lasts.
+				err := c.Join("g")
+				if errors.Is(err, grouphub.ErrUnavailable) {
+					failed.Add(1)
+					layer.down.Store(false)
+					err = c.Join("g")
+				}
+				return err
+			},
+			Events: grouphub.Events{"n": grouphub.Forward()},
+		}})
+		layer.down.Store(true)
+		client := dialPipe(t, hub, "/"+resumeQuery("g", id))
+		defer client.Close()
+		for i := 2; i <= 3; i++ {
+			if got := next(t, client); !strings.Contains(got, fmt.Sprintf(`"data":%d}`, i)) {
+				t.Errorf("got %s, want %d", got, i)
 			}
-			return err
-		},
-		Events: grouphub.Events{"n": grouphub.Forward()},
-	}})
-	layer.down.Store(true)
-	s := newServer(t, hub)
-	s.Start()
-	client, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http")+"/"+resumeQuery("g", id), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	for i := 2; i <= 3; i++ {
-		if got := next(t, client); !strings.Contains(got, fmt.Sprintf(`"data":%d}`, i)) {
-			t.Errorf("got %s, want %d", got, i)
 		}
-	}
-	if failed.Load() != 1 {
-		t.Error("no Join failed")
-	}
+		if failed.Load() != 1 {
+			t.Error("no Join failed")
+		}
+	})
 }
 
 func TestResumeOfWhatIsGoneIsResync(t *testing.T) {

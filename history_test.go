@@ -3,12 +3,9 @@ package grouphub_test
 import (
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
-	"net/url"
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,7 +33,7 @@ func TestOnceDeliversOnce(t *testing.T) {
 }
 
 func TestNothingIsLostWhileTheLayerDropsAndRepeats(t *testing.T) {
-	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	layer := newFaultyLayer()
 	hub := historyHub(t, layer)
 	a, b := hubtest.Dial(t, hub, "/g"), hubtest.Dial(t, hub, "/g")
 	layer.setFault(dropAndRepeat())
@@ -63,7 +60,7 @@ func TestEveryEventExactlyOnceWhileTheLayerDropsAndAClientIsCut(t *testing.T) {
 		layers, hubs = append(layers, layer), append(hubs, newHub(t, followed(layer)))
 		layer.setFault(dropAndRepeat())
 	}
-	expectExactlyOnce(t, hubs, func() {
+	expectExactlyOnce(t, hubs, 200, func() {
 		for _, layer := range layers { // nothing follows that would show a gap at the end
 			layer.setFault(nil)
 			layer.receiver.Lost([]string{"g:g"})
@@ -78,85 +75,22 @@ func TestEveryEventExactlyOnceWhileTheLayerDropsAndAClientIsCut(t *testing.T) {
 
 func TestEveryEventExactlyOnceWhileAClientIsCutAgainAndAgain(t *testing.T) {
 	layer := grouphub.NewMemoryLayer()
-	var servers []*server
 	var hubs []*grouphub.Hub
 	for range 2 {
-		hub := newHub(t, &grouphub.Options{Layer: layer, Policy: keeping(5_000), Consumer: grouphub.Consumer{
-			Connect: func(c *grouphub.Conn) error { return c.Join("g") },
-			Events:  grouphub.Events{"n": grouphub.Forward()},
-		}})
-		hubs, servers = append(hubs, hub), append(servers, serve(t, hub))
+		options := followed(layer)
+		options.Policy = keeping(5_000)
+		hubs = append(hubs, newHub(t, options))
 	}
-	stop := make(chan struct{})
-	sent := make(chan int, 1)
-	var read atomic.Int64
-	first := servers[0].dial("/?resume=")
-	var begin grouphub.Event // a position before the first event
-	if err := json.Unmarshal([]byte(next(t, first)), &begin); err != nil || begin.Type != "grouphub.position" {
-		t.Fatalf("got %+v, %v", begin, err)
-	}
-	first.Close()
-	go func() {
-		for i := 1; ; i++ {
-			select {
-			case <-stop:
-				sent <- i - 1
-				return
-			default:
-				if i-int(read.Load()) < 3_000 { // further behind, the history would not cover it
-					send(t, hubs[i%2], "g", "n", i)
-				} else {
-					i--
-					runtime.Gosched()
-				}
-			}
-		}
-	}()
-	position, last := begin.ID, 0
-	for cut := 0; cut <= 100; cut++ {
-		c := servers[rand.IntN(2)].dial("/?resume=" + url.QueryEscape("g@"+position))
-		target := -1
-		for reads := rand.IntN(300); reads > 0 || cut == 100; reads-- {
-			var e grouphub.Event
-			if err := json.Unmarshal([]byte(next(t, c)), &e); err != nil {
-				t.Fatal(err)
-			}
-			var n int
-			switch e.Type {
-			case "grouphub.position":
-				continue
-			case "n":
-				json.Unmarshal(e.Data, &n)
-			default:
-				t.Fatalf("got %+v", e)
-			}
-			if n != last+1 {
-				t.Fatalf("after %d came %d", last, n)
-			}
-			last, position = n, e.ID
-			read.Store(int64(n))
-			if cut == 100 && target < 0 {
-				close(stop)
-				target = <-sent
-			}
-			if last == target { // one more, which is the next
-				send(t, hubs[0], "g", "n", target+1)
-			}
-			if target >= 0 && last > target {
-				break
-			}
-		}
-		c.NetConn().Close()
-	}
+	expectExactlyOnce(t, hubs, 3_000, func() {})
 }
 
 func TestGapThatHistoryDoesNotCoverIsResync(t *testing.T) {
-	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	layer := newFaultyLayer()
 	hub := historyHub(t, layer)
 	c := hubtest.Dial(t, hub, "/g")
 	sendNumbers(t, hub, "g", 1, 5)
 	expectNumbers(t, c, 1, 5)
-	layer.setFault(func(grouphub.Publication) []grouphub.Publication { return nil })
+	layer.setFault(loseAll)
 	sendNumbers(t, hub, "g", 6, 205)
 	layer.setFault(nil)
 	sendNumbers(t, hub, "g", 206, 206)
@@ -165,13 +99,13 @@ func TestGapThatHistoryDoesNotCoverIsResync(t *testing.T) {
 }
 
 func TestGapIsFilledWhenTheLayerIsBack(t *testing.T) {
-	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	layer := newFaultyLayer()
 	hub := historyHub(t, layer)
 	c := hubtest.Dial(t, hub, "/g")
 	sendNumbers(t, hub, "g", 1, 1)
 	expectNumbers(t, c, 1, 1)
 	layer.down.Store(true)
-	layer.setFault(func(grouphub.Publication) []grouphub.Publication { return nil })
+	layer.setFault(loseAll)
 	sendNumbers(t, hub, "g", 2, 5)
 	layer.setFault(nil)
 	sendNumbers(t, hub, "g", 6, 20)
@@ -180,7 +114,7 @@ func TestGapIsFilledWhenTheLayerIsBack(t *testing.T) {
 }
 
 func TestNewEpochIsResyncUnlessNothingIsMissing(t *testing.T) {
-	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	layer := newFaultyLayer()
 	hub := historyHub(t, layer)
 	c := hubtest.Dial(t, hub, "/g")
 	deliver := func(epoch string, number uint64, nonce string, data int) {
@@ -203,7 +137,7 @@ func TestNewEpochIsResyncUnlessNothingIsMissing(t *testing.T) {
 }
 
 func TestNewEpochBeforeTheLayerTellsOfALossIsResync(t *testing.T) {
-	layer := &faultyLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	layer := newFaultyLayer()
 	hub := historyHub(t, layer)
 	c := hubtest.Dial(t, hub, "/g")
 	layer.receiver.Deliver(grouphub.Publication{Topic: "g:g", Payload: grouphub.EncodeEvent("g", "n", 1),

@@ -3,7 +3,6 @@ package grouphub_test
 import (
 	"context"
 	"errors"
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -83,7 +82,7 @@ func TestCommandsCrossThroughRedis(t *testing.T) {
 	if err := errors.Join(b.GroupAdd(background, "g", annConn.Channel()), a.GroupAdd(background, "g", bobConn.Channel())); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "both to be added", func() bool { return len(annConn.Groups()) == 1 && len(bobConn.Groups()) == 1 })
+	eventually(t, func() bool { return len(annConn.Groups()) == 1 && len(bobConn.Groups()) == 1 }, "they are not both added")
 	send(t, a, "g", "note", "for all")
 	send(t, a, "g", "note", "not for Bob", grouphub.Except(bobConn.Channel()))
 	send(t, a, "g", "note", "not for Ann", grouphub.Except(annConn.Channel(), "nobody"))
@@ -100,7 +99,7 @@ func TestCommandsCrossThroughRedis(t *testing.T) {
 	if err := a.GroupDiscard(background, "g", bobConn.Channel()); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "Bob to be discarded", func() bool { return len(bobConn.Groups()) == 0 })
+	eventually(t, func() bool { return len(bobConn.Groups()) == 0 }, "Bob is not discarded")
 	send(t, b, "g", "note", "for Ann alone")
 	ann.Expect(`{"type":"note","group":"g","data":"for Ann alone"}`)
 
@@ -147,11 +146,10 @@ func TestRedisThatIsKilledAndComesBackClosesNoSocket(t *testing.T) {
 		}
 	}
 	a, b := redisHubs(t, s, grouphub.Consumer{})
-	user := grouphub.Authenticate(func(*http.Request) (grouphub.User, error) { return grouphub.User{ID: "ann"}, nil })
 	both := hubtest.Dial(t, a.Handler(consumer(resync, "two", "one")), "/")
 	plain := hubtest.Dial(t, a.Handler(consumer(nil, "one")), "/")
 	stranger := hubtest.Dial(t, a.Handler(consumer(resync)), "/")
-	ann := hubtest.Dial(t, user(a.Handler(consumer(nil))), "/")
+	ann := hubtest.Dial(t, authenticate(a.Handler(consumer(nil))), "/?user=ann")
 	elsewhere := hubtest.Dial(t, b.Handler(consumer(nil, "one")), "/")
 	clients := []*hubtest.Client{both, plain, stranger, ann, elsewhere}
 
@@ -161,7 +159,7 @@ func TestRedisThatIsKilledAndComesBackClosesNoSocket(t *testing.T) {
 			c.ExpectEvent("note")
 		}
 		s.kill()
-		await(t, "LayerUp to be false", func() bool { return !a.Stats().LayerUp && !b.Stats().LayerUp })
+		eventually(t, func() bool { return !a.Stats().LayerUp && !b.Stats().LayerUp }, "the hubs notice nothing")
 		for name, call := range map[string]func(context.Context) error{
 			"GroupSend":  func(ctx context.Context) error { return a.GroupSend(ctx, "one", "note", "meanwhile") },
 			"GroupClose": func(ctx context.Context) error { return a.GroupClose(ctx, "one", 4000, "meanwhile") },
@@ -192,7 +190,7 @@ func TestRedisThatIsKilledAndComesBackClosesNoSocket(t *testing.T) {
 		if groups := <-told; !slices.Equal(groups, []string{"one", "two"}) {
 			t.Errorf("Resync of %q, want one and two", groups)
 		}
-		await(t, "the hubs to send again", func() bool { return a.Ping(t.Context()) == nil && b.Ping(t.Context()) == nil })
+		eventually(t, func() bool { return a.Ping(t.Context()) == nil && b.Ping(t.Context()) == nil }, "the hubs do not send again")
 		send(t, b, "one", "note", "after")
 		for _, c := range []*hubtest.Client{both, plain, elsewhere} {
 			c.Expect(`{"type":"note","group":"one","data":"after"}`)
@@ -280,13 +278,13 @@ func TestSubscribersThatAreKilledAgainAndAgainLoseNothingInSilence(t *testing.T)
 		if i%4 == 0 {
 			continue // again while it comes back
 		}
-		await(t, "Resync", func() bool { return a.Stats().Resyncs > before })
+		eventually(t, func() bool { return a.Stats().Resyncs > before }, "no Resync")
 		if i%4 > 1 { // or else at once
 			arrived := a.Stats().Delivered + 30
-			await(t, "events", func() bool { return a.Stats().Delivered > arrived })
+			eventually(t, func() bool { return a.Stats().Delivered > arrived }, "no events arrive")
 		}
 	}
-	await(t, "the layer", func() bool { return a.Stats().LayerUp && b.Stats().LayerUp })
+	eventually(t, func() bool { return a.Stats().LayerUp && b.Stats().LayerUp }, "the layer is not up")
 	close(stop)
 	last := <-sent
 	send(t, b, "all", "note", last)

@@ -30,7 +30,9 @@ func TestPingGoesThroughTheLayer(t *testing.T) {
 	if err := hub.Ping(background); err != nil {
 		t.Fatal(err)
 	}
-	down := newHub(t, &grouphub.Options{Layer: brokenLayer{grouphub.NewMemoryLayer(), grouphub.ErrUnavailable}})
+	layer := newFaultyLayer()
+	layer.publish = func(grouphub.Publication) error { return grouphub.ErrUnavailable }
+	down := newHub(t, &grouphub.Options{Layer: layer})
 	if err := down.Ping(background); !errors.Is(err, grouphub.ErrUnavailable) {
 		t.Error(err)
 	}
@@ -38,8 +40,10 @@ func TestPingGoesThroughTheLayer(t *testing.T) {
 
 func TestErrorsAreTheSenders(t *testing.T) {
 	for _, want := range []error{grouphub.ErrUnavailable, grouphub.ErrUncertain} {
+		layer := newFaultyLayer()
+		layer.publish = func(grouphub.Publication) error { return fmt.Errorf("%w: pulled the plug", want) }
 		hub := newHub(t, &grouphub.Options{
-			Layer: brokenLayer{grouphub.NewMemoryLayer(), want},
+			Layer: layer,
 			Consumer: grouphub.Consumer{
 				Connect: joinAll,
 				Receive: func(c *grouphub.Conn, m grouphub.Message) error {

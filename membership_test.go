@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -125,8 +124,7 @@ func TestUsersGroupIsJoinedBeforeConnect(t *testing.T) {
 		},
 		Events: grouphub.Events{"note": grouphub.Forward()},
 	})
-	h := grouphub.Authenticate(func(*http.Request) (grouphub.User, error) { return grouphub.User{ID: "ann"}, nil })(hub)
-	hubtest.Dial(t, h, "/").Expect(`{"type":"note","group":"!user/ann","data":"welcome"}`)
+	hubtest.Dial(t, authenticate(hub), "/?user=ann").Expect(`{"type":"note","group":"!user/ann","data":"welcome"}`)
 }
 
 func TestUsersGroupIsNobodyElses(t *testing.T) {
@@ -150,10 +148,18 @@ func TestUsersGroupIsNobodyElses(t *testing.T) {
 
 func TestAJoinLastsFiveSecondsInAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		// The subscription is confirmed, and the history read, just in time.
+		const late = 4 * time.Second
+		layer := newFaultyLayer()
+		layer.reading = func(string) { time.Sleep(late) }
+		layer.adding = func(topics []string) error {
+			if topics[0] == "g:g" {
+				time.Sleep(late)
+			}
+			return nil
+		}
 		conns := make(chan *grouphub.Conn, 1)
-		hub := grouphub.New(&grouphub.Options{Layer: lateLayer{grouphub.NewMemoryLayer()}, Policy: keeping(10), Consumer: grouphub.Consumer{
-			Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
-		}})
+		hub := grouphub.New(handOver(layer, conns))
 		c := hubtest.Dial(t, hub, "/")
 		begun := time.Now()
 		err := (<-conns).Join("g")

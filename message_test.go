@@ -62,7 +62,6 @@ func TestMaxMessageSizeHoldsForTheInflatedSize(t *testing.T) {
 	}
 }
 
-// a compressed message that does not inflate.
 func TestMessageThatDoesNotInflateClosesItsSender(t *testing.T) {
 	for _, payload := range []string{"\xff\xff\xff\xff", "\x00\xff\x00\x00\xff"} {
 		hub := newHub(t, &grouphub.Options{Compression: true, Logger: slog.New(slog.DiscardHandler), Consumer: grouphub.Consumer{

@@ -128,14 +128,12 @@ func TestUserStaysWhenTheRequestsContextIsSomebodyElses(t *testing.T) {
 			return c.Join("all")
 		}},
 	})
-	handler := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
-		return grouphub.User{ID: r.Header.Get("X-User")}, nil
-	})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := authenticate(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		pooled.Context = r.Context()
 		hub.ServeHTTP(w, r.WithContext(pooled))
 	}))
 	dial := func(id string) *grouphub.Conn {
-		hubtest.Dial(t, handler, "/", hubtest.WithHeader(http.Header{"X-User": {id}}))
+		hubtest.Dial(t, handler, "/?user="+id)
 		return <-conns
 	}
 	ann := dial("ann")

@@ -32,7 +32,7 @@ func TestNewPanicsOnlyOnContradictoryOptions(t *testing.T) {
 	newHub(t, &grouphub.Options{PongTimeout: time.Second})
 }
 
-// limits that mean "none".
+// A limit may be so high that it means none.
 func TestHugeMaxPendingDoesNotKillAtTheFirstPing(t *testing.T) {
 	hub := newHub(t, &grouphub.Options{MaxPending: math.MaxInt, Consumer: grouphub.Consumer{
 		Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },

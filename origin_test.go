@@ -174,6 +174,7 @@ func FuzzCheckOrigin(f *testing.F) {
 		}
 	})
 }
+
 func TestAllowOriginsPanicsNamingThePattern(t *testing.T) {
 	for _, pattern := range []string{
 		"", "example.com", "*.example.com", "https://", "https://*", "https://*.", "https://a.*.com", "https://*.*.com",

@@ -2,7 +2,6 @@ package grouphub_test
 
 import (
 	"errors"
-	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -19,9 +18,6 @@ func TestMembersAcrossHubs(t *testing.T) {
 	policy := func(group string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: group == "all"} }
 	options := &grouphub.Options{Layer: layer, Policy: policy, Consumer: noteConsumer}
 	one, two := newHub(t, options), newHub(t, options)
-	authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
-		return grouphub.User{ID: r.URL.Query().Get("user")}, nil
-	})
 	names := func(hub *grouphub.Hub) string {
 		members, err := hub.Members(background, "all")
 		if err != nil {
@@ -124,7 +120,7 @@ func TestMembersOfAHubThatCrashedVanish(t *testing.T) {
 
 func TestMembersAreListedThoughTheServerOfOthersIsFrozen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		layer := newLeaseLayer()
+		layer, freeze := newFreezingLayer()
 		one, c := presenceHub(t, layer, 1000, "frozen")
 		two, d := presenceHub(t, layer, 1, "fine")
 		three := grouphub.New(&grouphub.Options{Layer: layer, Policy: func(string) grouphub.GroupPolicy {
@@ -132,7 +128,7 @@ func TestMembersAreListedThoughTheServerOfOthersIsFrozen(t *testing.T) {
 		}})
 		e := hubtest.Dial(t, one.Handler(grouphub.Consumer{Connect: func(c *grouphub.Conn) error { return c.Join("fine0") }}), "/")
 		time.Sleep(time.Second)
-		layer.frozen.Store("frozen")
+		freeze("frozen")
 		for range 20 {
 			time.Sleep(17 * time.Second)
 			if members, err := three.Members(background, "fine0"); len(members) != 2 || err != nil {

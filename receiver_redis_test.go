@@ -45,9 +45,9 @@ func TestGarbageThroughRedisIsCountedAndLoggedOnce(t *testing.T) {
 		if dropped += n; !c.hub {
 			discarded += n
 		}
-		await(t, c.name+" to be counted", func() bool {
+		eventually(t, func() bool {
 			return hub.Stats().Dropped == dropped && grouphub.RedisDiscarded(layer) == discarded
-		})
+		}, "what is %s is not counted", c.name)
 	}
 	s.publish(channel, whole)
 	c.Expect(`{"type":"note","group":"all","data":"as it should be"}`)
@@ -55,7 +55,7 @@ func TestGarbageThroughRedisIsCountedAndLoggedOnce(t *testing.T) {
 		t.Errorf("%+v after garbage, want nothing but drops", n)
 	}
 	for _, fault := range []string{"truncated", "version 9", "kind 99"} {
-		await(t, fault+" to be logged once", func() bool { return strings.Count(logged.String(), fault) == 1 })
+		eventually(t, func() bool { return strings.Count(logged.String(), fault) == 1 }, "%s is not logged once", fault)
 	}
 }
 
@@ -67,8 +67,7 @@ func TestGarbageThatRedisKeepsHidesNothing(t *testing.T) {
 		c := hubtest.Dial(t, hub, "/")
 		garbage := []string{"", "garbage", "\x09newer", "{}"}
 		for _, payload := range garbage {
-			p := publication("g:all", payload)
-			p.Keep = grouphub.Keep{Count: 10, Life: time.Minute}
+			p := grouphub.Publication{Topic: "g:all", Payload: []byte(payload), Keep: grouphub.Keep{Count: 10, Life: time.Minute}}
 			if err := errors.Join(
 				stranger.Publish(background, p),
 				stranger.Append(background, "jobs", []byte(payload)),

@@ -11,7 +11,7 @@ import (
 )
 
 func TestResyncTellsExactlyTheConnectionsConcerned(t *testing.T) {
-	layer := newLossyLayer()
+	layer := newBluntLayer()
 	hub := newHub(t, &grouphub.Options{Layer: layer})
 	told, resync := resyncs()
 	member := func(resync func(*grouphub.Conn, []string), groups ...string) *hubtest.Client {
@@ -31,7 +31,7 @@ func TestResyncTellsExactlyTheConnectionsConcerned(t *testing.T) {
 	both, one, other := member(resync, "b", "c", "a"), member(nil, "b"), member(nil, "c")
 	stranger := member(resync)
 
-	layer.hub.Lost([]string{"g:b", "g:nobody's", "g:a"})
+	layer.receiver.Lost([]string{"g:b", "g:nobody's", "g:a"})
 	one.Expect(`{"type":"resync","group":"b"}`)
 	if groups := <-told; !slices.Equal(groups, []string{"a", "b"}) {
 		t.Errorf("Resync of %q, want a and b", groups)
@@ -46,7 +46,7 @@ func TestResyncTellsExactlyTheConnectionsConcerned(t *testing.T) {
 }
 
 func TestEventsForWhichThereIsNoRoomAreToldOnce(t *testing.T) {
-	layer := newLossyLayer()
+	layer := newBluntLayer()
 	unblock := make(chan struct{})
 	hub := newHub(t, &grouphub.Options{Layer: layer, MaxPending: 4 << 20, Logger: slog.New(slog.DiscardHandler),
 		Consumer: grouphub.Consumer{

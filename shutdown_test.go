@@ -156,12 +156,7 @@ func TestSecondShutdownCanForce(t *testing.T) {
 	var first sync.WaitGroup
 	start := time.Now()
 	first.Go(func() { hub.Shutdown(background) })
-	for {
-		_, _, err := get3(t, hub)
-		if err {
-			break
-		}
-	}
+	untilRefusing(t, hub)
 	ctx, cancel := context.WithTimeout(background, 50*time.Millisecond)
 	defer cancel()
 	hub.Shutdown(ctx)
@@ -171,7 +166,7 @@ func TestSecondShutdownCanForce(t *testing.T) {
 	}
 }
 
-// a socket that lingers.
+// A socket lingers behind its close frame, for the client's answer.
 func TestShutdownDropsSocketsThatLinger(t *testing.T) {
 	gone := make(chan struct{})
 	hub := grouphub.New(&grouphub.Options{CloseTimeout: 8 * time.Second, Consumer: grouphub.Consumer{
@@ -201,11 +196,10 @@ func TestShutdownWaitsForAccept(t *testing.T) {
 			return nil
 		},
 	}})
-	s := newServer(t, hub)
-	s.Start()
+	s := serve(t, hub)
 	closed := make(chan error)
 	go func() {
-		conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http")+"/first", nil)
+		conn, _, err := websocket.DefaultDialer.Dial(s.webSocket()+"/first", nil)
 		if err == nil {
 			_, _, err = conn.ReadMessage()
 			conn.Close()
@@ -215,10 +209,7 @@ func TestShutdownWaitsForAccept(t *testing.T) {
 	<-entered
 	down := make(chan error)
 	go func() { down <- hub.Shutdown(background) }()
-	eventually(t, func() bool { // it has begun
-		status, _, _ := get(t, hub, upgradeHeader())
-		return status == http.StatusServiceUnavailable
-	}, "Shutdown does not refuse")
+	untilRefusing(t, hub)
 	select {
 	case err := <-down:
 		t.Fatalf("Shutdown returned %v while Accept runs", err)

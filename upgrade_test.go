@@ -25,7 +25,7 @@ func TestMountingPlainRequestGets426(t *testing.T) {
 	wantOneLine(t, body, "WebSocket")
 }
 
-// over HTTP/2, which TLS servers speak by default.
+// Servers speak HTTP/2 over TLS by default, and an upgrade is none of it.
 func TestPlainRequestOverHTTP2Gets426(t *testing.T) {
 	hub := hubOf(t, grouphub.Consumer{})
 	s := httptest.NewUnstartedServer(hub)
@@ -99,7 +99,7 @@ func TestMountingFullHubGets503(t *testing.T) {
 	c.Close()
 	s := serve(t, hub)
 	eventually(t, func() bool { // the seat is free once the socket is closed
-		conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(s.URL, "http"), nil)
+		conn, _, err := websocket.DefaultDialer.Dial(s.webSocket(), nil)
 		if err == nil {
 			conn.Close()
 		}

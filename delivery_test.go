@@ -1,7 +1,6 @@
 package grouphub_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -21,36 +20,8 @@ func TestOrderIsTheSameForAllMembers(t *testing.T) {
 	for range members {
 		clients = append(clients, hubtest.Dial(t, hub, "/"))
 	}
-	var wg sync.WaitGroup
-	for s := range senders {
-		wg.Go(func() {
-			for i := range each {
-				send(t, hub, "all", "note", [2]int{s, i})
-			}
-		})
-	}
-	wg.Wait()
-	var first []string
-	for m, c := range clients {
-		last := make([]int, senders)
-		for i := range senders * each {
-			got := string(c.Next().Data)
-			if m == 0 {
-				first = append(first, got)
-				var e struct{ Data [2]int }
-				if err := json.Unmarshal([]byte(got), &e); err != nil {
-					t.Fatal(err)
-				}
-				if s, n := e.Data[0], e.Data[1]; n != last[s] {
-					t.Fatalf("sender %d: got %d, want %d", s, n, last[s])
-				} else {
-					last[s]++
-				}
-			} else if got != first[i] {
-				t.Fatalf("member %d, event %d: got %s, member 0 got %s", m, i, got, first[i])
-			}
-		}
-	}
+	sendFromMany(t, senders, each, hub)
+	expectOneOrder(t, clients, senders, each)
 }
 
 func TestForwardAndRenderKeepTheOrderAmongThemselves(t *testing.T) {

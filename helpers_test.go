@@ -2,6 +2,7 @@ package grouphub_test
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
 	"github.com/seed-29c60982/grouphub/internal/leak"
 )
 
@@ -81,6 +83,49 @@ func send(t testing.TB, hub *grouphub.Hub, group, event string, data any, opts .
 	t.Helper()
 	if err := hub.GroupSend(background, group, event, data, opts...); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// sendFromMany has so many senders send notes of [sender, number] at the same time, by the
+// hubs in turn.
+func sendFromMany(t *testing.T, senders, each int, hubs ...*grouphub.Hub) {
+	t.Helper()
+	var sending sync.WaitGroup
+	for s := range senders {
+		sending.Go(func() {
+			for i := range each {
+				send(t, hubs[s%len(hubs)], "all", "note", [2]int{s, i})
+			}
+		})
+	}
+	sending.Wait()
+}
+
+// expectOneOrder reads what sendFromMany has sent from all clients. The events of each sender
+// are in order, and all clients see one order.
+func expectOneOrder(t *testing.T, clients []*hubtest.Client, senders, each int) {
+	t.Helper()
+	var first []string
+	for m, c := range clients {
+		next := make([]int, senders)
+		for i := range senders * each {
+			got := string(c.Next().Data)
+			if m > 0 {
+				if got != first[i] {
+					t.Fatalf("member %d, event %d: got %s, member 0 got %s", m, i, got, first[i])
+				}
+				continue
+			}
+			first = append(first, got)
+			var e struct{ Data [2]int }
+			if err := json.Unmarshal([]byte(got), &e); err != nil {
+				t.Fatal(err)
+			}
+			if sender, n := e.Data[0], e.Data[1]; n != next[sender] {
+				t.Fatalf("sender %d: got %d, want %d", sender, n, next[sender])
+			}
+			next[e.Data[0]]++
+		}
 	}
 }
 

@@ -1,11 +1,9 @@
 package grouphub_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -161,37 +159,8 @@ func TestOrderIsTheSameOnAllHubsInAGroupWithHistory(t *testing.T) {
 	for m := range members {
 		clients = append(clients, hubtest.Dial(t, hubs[m%2], "/"))
 	}
-	var sending sync.WaitGroup
-	for s := range senders {
-		sending.Go(func() {
-			for i := range each {
-				send(t, hubs[s%2], "all", "note", [2]int{s, i})
-			}
-		})
-	}
-	sending.Wait()
-	var first []string
-	for m, c := range clients {
-		var last [senders]int
-		for i := range senders * each {
-			got := string(c.Next().Data)
-			if m > 0 {
-				if got != first[i] {
-					t.Fatalf("member %d, event %d: got %s, member 0 got %s", m, i, got, first[i])
-				}
-				continue
-			}
-			first = append(first, got)
-			var e struct{ Data [2]int }
-			if err := json.Unmarshal([]byte(got), &e); err != nil {
-				t.Fatal(err)
-			}
-			if s, n := e.Data[0], e.Data[1]; n != last[s] {
-				t.Fatalf("sender %d: got %d, want %d", s, n, last[s])
-			}
-			last[e.Data[0]]++
-		}
-	}
+	sendFromMany(t, senders, each, hubs...)
+	expectOneOrder(t, clients, senders, each)
 }
 
 func TestHistoryExpiresAndLeavesNothingInMemory(t *testing.T) {

@@ -30,6 +30,7 @@ type Hub struct {
 	layer        Layer
 	ownLayer     bool // New made the layer
 	subscription Subscription
+	fullShard    int32           // defaultFullShard, except in tests
 	root         *endpoint       // serves Options.Consumer
 	life         context.Context // ends with Shutdown
 	endLife      context.CancelFunc
@@ -74,6 +75,7 @@ func New(opts *Options) *Hub {
 		name:       rand.Text(),
 		layer:      o.Layer,
 		ownLayer:   o.Layer == nil,
+		fullShard:  defaultFullShard,
 		down:       make(chan struct{}),
 		callbacks:  newWaitGroup(),
 		goroutines: newWaitGroup(),

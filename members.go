@@ -17,11 +17,11 @@ const (
 	maxQueued = 1 << 20
 	// queuedOverhead is what an event counts for besides its size while it waits.
 	queuedOverhead = 200
-	// fullShard is how many members a shard gets before its group is given another one,
-	// up to one for each processor. Two processors that write at the same time need
+	// defaultFullShard is how many members a shard gets before its group is given another
+	// one, up to one for each processor. Two processors that write at the same time need
 	// more time for each write than one does, so few members are better off with one
 	// goroutine: this many writes take it some milliseconds.
-	fullShard = 1024
+	defaultFullShard = 1024
 )
 
 // members are the connections of one group on this hub, and the events that they are
@@ -137,7 +137,7 @@ func (m *members) shards() iter.Seq[*shard] {
 func (m *members) shardForNew() *shard {
 	smallest, last, n := &m.first, &m.first, 0
 	for s := range m.shards() {
-		if s.size.Load() < fullShard {
+		if s.size.Load() < m.hub.fullShard {
 			return s
 		}
 		if s.size.Load() < smallest.size.Load() {

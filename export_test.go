@@ -34,3 +34,17 @@ func EncodeEvent(group, event string, data any) []byte {
 	}
 	return env.Encode()
 }
+
+// SetFullShard sets how many members a shard gets before its group is given another one. It
+// is called before the hub has members.
+func SetFullShard(h *Hub, members int32) { h.fullShard = members }
+
+// ShardSizes returns how many members each shard of a group has.
+func ShardSizes(h *Hub, group string) (sizes []int) {
+	if g := h.group(group); g != nil {
+		for s := range g.shards() {
+			sizes = append(sizes, int(s.size.Load()))
+		}
+	}
+	return sizes
+}

@@ -76,6 +76,9 @@ func TestOnePolicy(t *testing.T) {
 	if n := hub.Stats().PolicyMismatch; n != 2*events {
 		t.Errorf("PolicyMismatch is %d, want %d", n, 2*events)
 	}
+	if err := hub.Shutdown(background); err != nil { // now all is logged
+		t.Fatal(err)
+	}
 	if n := strings.Count(logged.String(), "level=ERROR"); n != len(groups) || strings.Count(logged.String(), "Policy") != n {
 		t.Errorf("logged %d errors, want one for each group:\n%s", n, logged.String())
 	}

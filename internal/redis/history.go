@@ -25,78 +25,17 @@ const (
 	maxWord = 64
 )
 
-// What is kept of a topic are two keys of its slot: the count, "<epoch> <number> <bytes>",
-// and a stream of the messages that were published, in which the id of number n is n-0.
-// An epoch begins with the first publication that finds no count, and has its nonce for a
-// name. Numbers go up to 2^53; Lua's own conversion would print them exactly to 1e14.
-// Trimmed to the letter, the stream would cost a tenth more.
+// historyKeys returns the two keys of one slot that have what is kept of a topic: the count,
+// "<epoch> <number> <bytes>", and a stream of the messages that were published, in which
+// the id of number n is n-0. An epoch begins with the first publication that finds no
+// count, and is named by its nonce. Numbers go up to 2^53, and the scripts format them by
+// hand: Lua's own conversion prints them exactly to 1e14 only. The stream is trimmed with
+// "~", which is a tenth cheaper than exactly.
 //
 // The bytes are those of the stream's payloads, as they are sealed, or more: what MAXLEN
 // trims is not subtracted. Only past the limit are they counted again, and then the stream
-// is trimmed to three quarters of it, so that what it costs is spread over many
+// is trimmed to three quarters of it, so that what counting costs is spread over many
 // publications.
-var (
-	// KEYS: count, stream, and perhaps one to be remembered by. ARGV: nonce, payload,
-	// how many are kept, their life, the count's, the third key's, PUBLISH or SPUBLISH,
-	// channel, and how many bytes are kept at most, or 0. Returns the number. An error says
-	// that nothing happened: a server that refuses writes refuses the first of them, and
-	// one that refuses the publication (to this user, or SPUBLISH as unknown) has not kept
-	// it yet. A count that is none, and a stream that is ahead of it, begin anew.
-	historyPublish = newScript(`
-local sent = KEYS[3] and redis.call('GET', KEYS[3])
-if sent then return sent end
-local before = redis.call('GET', KEYS[1])
-local epoch, number, bytes = string.match(before or '', '^(%w+) (%d+) ?(%d*)$')
-if not epoch or #number > 16 then
-  epoch, number, bytes = ARGV[1], 0, 0
-  redis.call('DEL', KEYS[2])
-end
-number = string.format('%.0f', number + 1)
-local count = epoch .. ' ' .. number
-local message = '\3' .. count .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]
-bytes = (tonumber(bytes) or 0) + #ARGV[2]
-local function save() redis.call('SET', KEYS[1], count .. ' ' .. string.format('%.0f', bytes), 'PX', ARGV[5]) end
-save()
-local published = redis.pcall(ARGV[7], ARGV[8], message)
-if type(published) == 'table' and published.err then
-  redis.call('SET', KEYS[1], before or '', 'PX', ARGV[5])
-  return published
-end
-local function add() return redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], number .. '-0', 'm', message) end
-if type(add()) == 'table' then
-  redis.call('DEL', KEYS[2])
-  add()
-end
-redis.call('PEXPIRE', KEYS[2], ARGV[4])
-if KEYS[3] then redis.call('SET', KEYS[3], number, 'PX', ARGV[6]) end
-local most = tonumber(ARGV[9])
-if most > 0 and bytes > most then
-  local kept, newest, more = 0, '+', true
-  bytes = 0
-  while more do
-    local entries = redis.call('XREVRANGE', KEYS[2], newest, '-', 'COUNT', 16)
-    more = #entries > 0
-    for _, entry in ipairs(entries) do
-      local head = select(2, string.find(entry[2][2], '^\3%w+ %d+ %w+ ')) or 0
-      local size = bytes + #entry[2][2] - head
-      more = more and (kept == 0 or size <= most * 0.75)
-      if more then bytes, kept, newest = size, kept + 1, '(' .. entry[1] end
-    end
-  end
-  redis.call('XTRIM', KEYS[2], 'MAXLEN', kept)
-  save()
-end
-return number`)
-
-	// KEYS: count, stream. ARGV: the id after which to begin, the count's least life.
-	// Returns the count and the entries, also while the server refuses to write.
-	historyRead = newScript(`
-local count = redis.call('GET', KEYS[1])
-if not count then return {} end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.pcall('PEXPIRE', KEYS[1], ARGV[2]) end
-return {count, redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+')}`)
-)
-
 func (l *Layer) historyKeys(topic string) []string {
 	return []string{l.key("count", topic), l.key("stream", topic)}
 }

@@ -7,58 +7,7 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// The leases of a topic are two keys of its slot: a hash of holder to value, and a sorted
-// set of the holders by the end of their lease. Times are the server's, in milliseconds.
-const (
-	leasesOver = `
-local values, ends = KEYS[1], KEYS[2]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local over = redis.call('ZRANGEBYSCORE', ends, '-inf', string.format('%.0f', now))
-`
-	leasePrelude = leasesOver + `
-for _, holder in ipairs(over) do
-  redis.call('ZREM', ends, holder)
-  redis.call('HDEL', values, holder)
-end
-`
-)
-
-var (
-	// ARGV: holder, life, and perhaps a value. Returns 0 if there is nothing to prolong.
-	leaseSet = newScript(leasePrelude + `
-if ARGV[3] then
-  redis.call('HSET', values, ARGV[1], ARGV[3])
-elseif redis.call('HEXISTS', values, ARGV[1]) == 0 then
-  return 0
-end
-redis.call('ZADD', ends, string.format('%.0f', now + ARGV[2]), ARGV[1])
-for _, key in ipairs(KEYS) do
-  if redis.call('PTTL', key) < tonumber(ARGV[2]) then redis.call('PEXPIRE', key, ARGV[2]) end
-end
-return 1`)
-
-	// ARGV: holder.
-	leaseEnd = newScript(leasePrelude + `
-redis.call('ZREM', ends, ARGV[1])
-redis.call('HDEL', values, ARGV[1])
-return 1`)
-
-	// Returns holders and values. It writes nothing, so that a server that refuses to
-	// can be asked.
-	leaseList = newScript(leasesOver + `
-local isOver, live = {}, {}
-for _, holder in ipairs(over) do isOver[holder] = true end
-local all = redis.call('HGETALL', values)
-for i = 1, #all, 2 do
-  if not isOver[all[i]] then
-    live[#live + 1] = all[i]
-    live[#live + 1] = all[i + 1]
-  end
-end
-return live`)
-)
-
+// leaseKeys returns the keys of a topic's leases, as the scripts take them.
 func (l *Layer) leaseKeys(topic string) []string {
 	return []string{l.key("leases", topic), l.key("leaseends", topic)}
 }

@@ -13,78 +13,7 @@ import (
 	"github.com/seed-29c60982/grouphub/layer"
 )
 
-// A queue is three keys of one slot: a hash of id to deadline and message, a list of the
-// ids that wait, and a sorted set of those that are taken, by the end of their lease.
-// Times are the server's, in milliseconds. ARGV[1] is the life of the keys, which
-// outlives every message. That the server refuses to wake takers is no error: they look
-// by themselves, too, and the message is there.
-const queuePrelude = `
-local messages, waiting, taken = KEYS[1], KEYS[2], KEYS[3]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function message(id)
-  local value = redis.call('HGET', messages, id)
-  if not value then return nil end
-  local deadline, rest = string.match(value, '^(%d+):()')
-  if not deadline or tonumber(deadline) <= now then -- or it is no message of ours
-    redis.call('HDEL', messages, id)
-    return nil
-  end
-  return string.sub(value, rest)
-end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', taken, '-inf', now)) do
-  redis.call('ZREM', taken, id)
-  redis.call('LPUSH', waiting, id)
-  redis.call('PEXPIRE', waiting, ARGV[1])
-end
-`
-
-var (
-	// ARGV: life, id, message, capacity, expiry, and what wakes takers: PUBLISH or
-	// SPUBLISH, channel, payload.
-	queueAppend = newScript(queuePrelude + `
-local head = redis.call('LINDEX', waiting, 0)
-while head and not message(head) do
-  redis.call('LPOP', waiting)
-  head = redis.call('LINDEX', waiting, 0)
-end
-if redis.call('LLEN', waiting) >= tonumber(ARGV[4]) then return 0 end
-redis.call('HSET', messages, ARGV[2], string.format('%.0f', now + ARGV[5]) .. ':' .. ARGV[3])
-redis.call('RPUSH', waiting, ARGV[2])
-for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[1]) end
-redis.pcall(ARGV[6], ARGV[7], ARGV[8])
-return 1`)
-
-	// ARGV: life, lease. Returns id and message.
-	queueTake = newScript(queuePrelude + `
-local id = redis.call('LPOP', waiting)
-while id do
-  local value = message(id)
-  if value then
-    redis.call('ZADD', taken, string.format('%.0f', now + ARGV[2]), id)
-    redis.call('PEXPIRE', taken, ARGV[1])
-    return {id, value}
-  end
-  id = redis.call('LPOP', waiting)
-end
-return {}`)
-
-	// ARGV: life, id.
-	queueDone = newScript(queuePrelude + `
-redis.call('ZREM', taken, ARGV[2])
-redis.call('HDEL', messages, ARGV[2])
-return 1`)
-
-	// ARGV: life, id, and what wakes takers.
-	queueBack = newScript(queuePrelude + `
-if redis.call('ZREM', taken, ARGV[2]) == 1 then
-  redis.call('LPUSH', waiting, ARGV[2])
-  redis.call('PEXPIRE', waiting, ARGV[1])
-  redis.pcall(ARGV[3], ARGV[4], ARGV[5])
-end
-return 1`)
-)
-
+// queueKeys returns the keys of a queue, as the scripts take them.
 func (l *Layer) queueKeys(queue string) []string {
 	return []string{l.key("messages", queue), l.key("waiting", queue), l.key("taken", queue)}
 }

@@ -1,4 +1,5 @@
-// Package gate keeps a subscription that is closed silent.
+// Package gate keeps a subscription that is closed silent: both layers call their receivers
+// through a [Gate], so that after Close has returned no call is under way and none begins.
 package gate
 
 import "sync"

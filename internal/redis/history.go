@@ -62,7 +62,7 @@ func (l *Layer) publishCommand() string {
 	return "PUBLISH"
 }
 
-// History is as in [grouphub.Layer]. What cannot be opened is left out, and counted as
+// History implements [layer.Layer]. What cannot be opened is left out, and counted as
 // discarded.
 func (l *Layer) History(ctx context.Context, topic string, after uint64) (layer.History, error) {
 	args := []string{strconv.FormatUint(after, 10) + "-0", milliseconds(countLife)}

@@ -170,7 +170,7 @@ func (l *Layer) key(kind, name string) string {
 
 var braceEscaper = strings.NewReplacer("%", "%25", "}", "%7D")
 
-// Attach is as in [grouphub.Layer].
+// Attach implements [layer.Layer].
 func (l *Layer) Attach(hub string, r layer.Receiver) (layer.Subscription, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -180,7 +180,7 @@ func (l *Layer) Attach(hub string, r layer.Receiver) (layer.Subscription, error)
 	return l.subscribeLocked("topic", hub, r), nil
 }
 
-// Publish is as in [grouphub.Layer].
+// Publish implements [layer.Layer].
 func (l *Layer) Publish(ctx context.Context, p layer.Publication) error {
 	channel := l.key("topic", p.Topic)
 	sealed := l.sealer.seal(channel, p.Payload)
@@ -222,7 +222,7 @@ func (l *Layer) discard(key string, err error) {
 // Discarded returns how many payloads could not be opened.
 func (l *Layer) Discarded() uint64 { return l.discarded.Load() }
 
-// Close is as in [grouphub.Layer].
+// Close implements [layer.Layer].
 func (l *Layer) Close() error {
 	l.mu.Lock()
 	if l.closed {

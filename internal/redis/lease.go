@@ -15,7 +15,7 @@ func (l *Layer) leaseKeys(topic string) []string {
 // leaseSeal is the name that a holder's value is sealed for: it is nobody else's.
 func leaseSeal(keys []string, holder string) string { return keys[0] + ":" + holder }
 
-// Lease is as in [grouphub.Layer].
+// Lease implements [layer.Layer].
 func (l *Layer) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
 	keys, script, args := l.leaseKeys(topic), leaseSet, []string{holder, milliseconds(life)}
 	switch {
@@ -32,7 +32,7 @@ func (l *Layer) Lease(ctx context.Context, topic, holder string, value []byte, l
 	return done == 1 && err == nil, nil
 }
 
-// Leases is as in [grouphub.Layer]. What cannot be opened is left out.
+// Leases implements [layer.Layer]. What cannot be opened is left out.
 func (l *Layer) Leases(ctx context.Context, topic string) (map[string][]byte, error) {
 	keys := l.leaseKeys(topic)
 	result, err := l.run(ctx, "leases of", topic, leaseList, keys, nil)

@@ -2,12 +2,9 @@ package redis
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"log/slog"
 	mathrand "math/rand/v2"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -21,22 +18,23 @@ var (
 	errNoNode = errors.New("the node is no longer there")
 )
 
-// A link is one connection of a subscription, made again whenever it ends. Only its
-// own goroutine sends on it; what the server says is noted by the connection's reader.
+// A link keeps a part of a subscription connected to one node of Redis, by one session
+// after the other. What is to be subscribed to stands here and in the topics; the session
+// brings the server there.
 type link struct {
 	s      *Subscription
 	node   string          // its address; "" is any
 	ctx    context.Context // ends with the subscription, or when the node has no slots
 	cancel context.CancelFunc
-	wake   chan struct{} // has room for one: look at what is guarded below
+	wake   chan struct{} // has room for one: something for the session to do
 	beaten chan struct{} // has room for one: a heartbeat has come
 
 	// Guarded by s.mu.
-	gate    *gate.Gate // for calls of the receiver; each connection has another
-	up      bool       // connected, and nothing is missing
-	lost    int        // topics that were interrupted, and the receiver has not been told
-	missing int        // of these, topics that are not yet confirmed again
-	todo    []*topic   // idle ones, and some that are not or have moved on
+	gate    *gate.Gate // calls of the receiver pass it; each session has another
+	up      bool       // a session is in force, and nothing is missing
+	gaps    int        // topics whose gap is not gapNone
+	missing int        // of these, topics that are not confirmed yet
+	pending []*topic   // idle topics, and some that have changed since
 	unused  []*topic   // to be unsubscribed from if they still are
 }
 
@@ -57,8 +55,8 @@ func (k *link) addMissing(n int) {
 	}
 }
 
-// calls returns the gate of the present connection.
-func (k *link) calls() *gate.Gate {
+// currentGate returns the gate of the present session.
+func (k *link) currentGate() *gate.Gate {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
 	return k.gate
@@ -99,87 +97,6 @@ func pause(ctx context.Context, delay time.Duration) {
 	}
 }
 
-// serve connects, subscribes to all topics of the link, and follows their changes until
-// the connection ends.
-func (k *link) serve() (wasUp bool, err error) {
-	l := k.s.layer
-	address, node := k.connectTo()
-	if node == nil {
-		return false, errNoNode
-	}
-	client, _ := node.Dedicate()
-	defer client.Close()
-	heartbeats, g := k.begin()
-	defer func() { wasUp = k.end() }()
-	defer g.Shut()
-	ended := client.SetPubSubHooks(rueidis.PubSubHooks{
-		OnMessage: func(m rueidis.PubSubMessage) {
-			if m.Channel == heartbeats {
-				notify(k.beaten)
-			} else if g.Enter() {
-				defer g.Leave()
-				k.message(m)
-			}
-		},
-		OnSubscription: func(c rueidis.PubSubSubscription) {
-			if g.Enter() {
-				defer g.Leave()
-				k.confirmation(c)
-			}
-		},
-	})
-	for _, result := range k.command(client, true, [][]string{{heartbeats}}) {
-		if err := result.Error(); err != nil {
-			return false, err
-		}
-	}
-	notify(k.wake)
-	var unsubscribing <-chan time.Time
-	beat := time.NewTicker(l.Heartbeat)
-	defer beat.Stop()
-	patience := l.Heartbeat * 13 / 5 // two heartbeats, and most of the time until the third
-	silence := time.NewTimer(patience)
-	defer silence.Stop()
-	for {
-		select {
-		case <-k.ctx.Done():
-			return false, k.ctx.Err()
-		case err := <-ended:
-			return false, err
-		case <-k.wake:
-			more, err := k.subscribe(client)
-			if err != nil {
-				return false, err
-			}
-			if more && unsubscribing == nil {
-				unsubscribing = time.After(unsubscribeDelay)
-			}
-			k.settle(g)
-		case <-unsubscribing:
-			unsubscribing = nil
-			safe, err := k.mayUnsubscribe(client)
-			if err == nil && safe {
-				err = k.unsubscribe(client)
-			}
-			if err != nil {
-				return false, err
-			}
-			if !safe {
-				unsubscribing = time.After(unsubscribeDelay)
-			}
-		case <-beat.C:
-			if l.client.Nodes()[address] == nil { // after a failover, perhaps
-				return false, errNoNode
-			}
-			l.post(l.publish(heartbeats, nil))
-		case <-k.beaten:
-			silence.Reset(patience)
-		case <-silence.C:
-			return false, errSilent
-		}
-	}
-}
-
 // connectTo returns the node to connect to: the link's, or any.
 func (k *link) connectTo() (string, rueidis.Client) {
 	nodes := k.s.layer.client.Nodes()
@@ -192,29 +109,24 @@ func (k *link) connectTo() (string, rueidis.Client) {
 	return "", nil
 }
 
-// begin makes a new connection the present one, with everything to be subscribed to, and
-// returns a channel for its heartbeats: one that is the node's.
-func (k *link) begin() (heartbeats string, g *gate.Gate) {
+// begin returns the gate of a new session, which has everything to subscribe to.
+func (k *link) begin() *gate.Gate {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
-	heartbeats = k.s.layer.key("beat", rand.Text())
-	for k.node != "" && k.ctx.Err() == nil && k.s.owners[k.s.layer.slot(heartbeats)] != k.node {
-		heartbeats = k.s.layer.key("beat", rand.Text())
-	}
 	k.gate = &gate.Gate{}
 	if k.ctx.Err() != nil {
-		k.gate.Shut() // the subscription has been closed, and does not come to do it
+		k.gate.Shut() // the subscription has been closed, and did not see this gate
 	}
-	return heartbeats, k.gate
+	return k.gate
 }
 
-// end notes that the connection has ended, and reports whether it had been up. What it
-// had is to be subscribed to by the next one.
+// end notes that the session has ended, and reports whether it had been up. What it was
+// subscribed to is left to the next one.
 func (k *link) end() (wasUp bool) {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
 	wasUp, k.up = k.up, false
-	k.todo, k.unused = nil, nil
+	k.pending, k.unused = nil, nil
 	for _, t := range k.s.topics {
 		if t.link != k {
 			continue
@@ -223,102 +135,120 @@ func (k *link) end() (wasUp bool) {
 		if !t.used() {
 			k.s.forgetLocked(t)
 		} else if k.ctx.Err() != nil {
-			t.move(k.s.limbo)
+			t.move(k.s.unrouted)
 		} else {
-			k.todo = append(k.todo, t)
+			k.pending = append(k.pending, t)
 		}
 	}
 	return wasUp
 }
 
-// message delivers a publication. It is called by the connection's reader.
-func (k *link) message(m rueidis.PubSubMessage) {
+// deliver hands a publication to the receiver. It is called by the connection's reader.
+func (k *link) deliver(channel, message string) {
 	k.s.mu.Lock()
-	t := k.s.topics[m.Channel]
+	t := k.s.topics[channel]
 	mine := t != nil && t.link == k && t.used()
 	k.s.mu.Unlock()
 	if !mine {
 		return
 	}
-	if at, payload, ok := k.s.layer.openMessage(m.Channel, m.Message); ok {
+	if at, payload, ok := k.s.layer.openMessage(channel, message); ok {
 		k.s.receiver.Deliver(layer.Publication{Topic: t.name, Payload: payload, At: at})
 	}
 }
 
-// confirmation notes what the server says of a channel. It is called by the
+// confirmed notes that the server has subscribed to a channel. It is called by the
 // connection's reader.
-func (k *link) confirmation(c rueidis.PubSubSubscription) {
+func (k *link) confirmed(channel string) {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
-	t := k.s.topics[c.Channel]
-	if t == nil || t.link != k {
-		return
-	}
-	switch c.Kind {
-	case "subscribe", "ssubscribe":
-		if t.state == stateSent {
-			t.setState(stateConfirmed)
-		}
-	case "sunsubscribe":
-		if t.state != stateLeaving { // unasked: the slot has moved
-			t.interrupt()
-			t.move(k.s.limbo)
-		}
+	if t := k.s.topics[channel]; t != nil && t.link == k && t.state == stateRequested {
+		t.setState(stateConfirmed)
 	}
 }
 
-// settle calls Lost when all that was lost is in force again, as it is at the start.
-func (k *link) settle(g *gate.Gate) {
-	var lost []string
+// givenAway notes that the server has unsubscribed from a channel, which it does without
+// being asked when the channel's slot has moved to another node. It is called by the
+// connection's reader.
+func (k *link) givenAway(channel string) {
 	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	if t := k.s.topics[channel]; t != nil && t.link == k && t.state != stateLeaving {
+		t.interrupt()
+		t.move(k.s.unrouted)
+	}
+}
+
+// healed reports the topics whose gap has ended, once nothing is missing any more, and that
+// the link is up, as it is at the start.
+func (k *link) healed() (lost []string) {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	k.up = k.missing == 0
 	// All topics are gone through only after an interruption: whoever joins one group
 	// after another would otherwise pay for all that came before.
-	if k.up = k.missing == 0; k.up && k.lost > 0 {
-		for _, t := range k.s.topics {
-			if t.lost && t.link == k {
-				t.setLost(false)
-				if !t.fresh {
-					lost = append(lost, t.name)
-				}
-				t.fresh = false
-			}
+	if !k.up || k.gaps == 0 {
+		return nil
+	}
+	for _, t := range k.s.topics {
+		if t.link != k {
+			continue
 		}
+		if t.gap == gapLoss {
+			lost = append(lost, t.name)
+		}
+		t.setGap(gapNone)
 	}
-	k.s.mu.Unlock()
-	if len(lost) > 0 && g.Enter() {
-		defer g.Leave()
-		k.s.receiver.Lost(lost)
-	}
+	return lost
 }
 
-// subscribe sends what is to be subscribed to; confirmations arrive by themselves. It
-// reports whether there is something to unsubscribe from.
-func (k *link) subscribe(client rueidis.DedicatedClient) (unused bool, err error) {
-	for {
-		var batch []*topic
-		k.s.mu.Lock()
-		for len(k.todo) > 0 && len(batch) < batchSize {
-			t := k.todo[0]
-			k.todo = k.todo[1:]
-			if t.link == k && t.state == stateIdle && t.used() {
-				t.setState(stateSent)
-				batch = append(batch, t)
-			}
+// takePending returns some of the topics that are to be subscribed to, and takes them for
+// requested.
+func (k *link) takePending() (batch []*topic) {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	for len(k.pending) > 0 && len(batch) < batchSize {
+		t := k.pending[0]
+		k.pending = k.pending[1:]
+		if t.link == k && t.state == stateIdle && t.used() {
+			t.setState(stateRequested)
+			batch = append(batch, t)
 		}
-		unused = len(k.unused) > 0
-		k.s.mu.Unlock()
-		if len(batch) == 0 {
-			return unused, nil
+	}
+	return batch
+}
+
+func (k *link) hasUnused() bool {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	return len(k.unused) > 0
+}
+
+// takeUnused returns the topics that are still unused, and takes them for leaving. Who adds
+// one again meanwhile waits until it is subscribed to anew.
+func (k *link) takeUnused() (leaving []*topic) {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	for _, t := range k.unused {
+		if t.link == k && !t.used() && (t.state == stateRequested || t.state == stateConfirmed) {
+			t.setState(stateLeaving)
+			leaving = append(leaving, t)
 		}
-		groups, channels := k.bySlot(batch)
-		for i, result := range k.command(client, true, channels) {
-			err := result.Error()
-			if answer, ok := rueidis.IsRedisErr(err); ok {
-				err = k.refused(groups[i], answer)
-			}
-			if err != nil {
-				return false, err
-			}
+	}
+	k.unused = nil
+	return leaving
+}
+
+// left notes that the server has unsubscribed from these topics.
+func (k *link) left(topics []*topic) {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	for _, t := range topics {
+		t.setState(stateIdle)
+		if t.used() {
+			t.move(k)
+		} else {
+			k.s.forgetLocked(t)
 		}
 	}
 }
@@ -330,12 +260,12 @@ func (k *link) refused(topics []*topic, answer *rueidis.RedisError) error {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
 	for _, t := range topics {
-		if t.link != k || t.state != stateSent {
+		if t.link != k || t.state != stateRequested {
 			continue
 		}
 		t.setState(stateIdle)
 		if moved || answer.IsClusterDown() {
-			t.move(k.s.limbo)
+			t.move(k.s.unrouted)
 		} else if t.added {
 			return answer
 		}
@@ -345,53 +275,6 @@ func (k *link) refused(topics []*topic, answer *rueidis.RedisError) error {
 				notify(wait.changed)
 			}
 		}
-	}
-	return nil
-}
-
-// mayUnsubscribe reports whether the server answers PING as rueidis needs it: it sends
-// one behind each UNSUBSCRIBE, and what it does not expect there ends the process with a
-// panic. A server whose disk is full, for one, answers with an error.
-func (k *link) mayUnsubscribe(client rueidis.DedicatedClient) (bool, error) {
-	ctx, cancel := context.WithTimeout(k.ctx, callTimeout)
-	defer cancel()
-	err := client.Do(ctx, client.B().Ping().Build()).Error()
-	if answer, ok := rueidis.IsRedisErr(err); ok {
-		return strings.HasPrefix(answer.Error(), "NOPERM"), nil // this one it expects
-	}
-	return err == nil, err
-}
-
-// unsubscribe ends the subscription to what is still unused. Who adds it again meanwhile
-// waits until it is subscribed to anew.
-func (k *link) unsubscribe(client rueidis.DedicatedClient) error {
-	var unused []*topic
-	k.s.mu.Lock()
-	for _, t := range k.unused {
-		if t.link == k && !t.used() && (t.state == stateSent || t.state == stateConfirmed) {
-			t.setState(stateLeaving)
-			unused = append(unused, t)
-		}
-	}
-	k.unused = nil
-	k.s.mu.Unlock()
-	for batch := range slices.Chunk(unused, batchSize) {
-		_, channels := k.bySlot(batch)
-		for _, result := range k.command(client, false, channels) {
-			if err := result.NonRedisError(); err != nil {
-				return err
-			}
-		}
-		k.s.mu.Lock()
-		for _, t := range batch {
-			t.setState(stateIdle)
-			if t.used() {
-				t.move(k)
-			} else {
-				k.s.forgetLocked(t)
-			}
-		}
-		k.s.mu.Unlock()
 	}
 	return nil
 }
@@ -415,25 +298,4 @@ func (k *link) bySlot(topics []*topic) (groups [][]*topic, channels [][]string) 
 		groups, channels = append(groups, group), append(channels, names)
 	}
 	return groups, channels
-}
-
-// command subscribes to each list of channels, or unsubscribes from it, and returns the
-// first answer about each.
-func (k *link) command(client rueidis.DedicatedClient, subscribe bool, lists [][]string) []rueidis.RedisResult {
-	ctx, cancel := context.WithTimeout(k.ctx, callTimeout)
-	defer cancel()
-	var commands []rueidis.Completed
-	for _, channels := range lists {
-		switch b, sharded := client.B(), k.s.layer.sharded; {
-		case subscribe && sharded:
-			commands = append(commands, b.Ssubscribe().Channel(channels...).Build())
-		case subscribe:
-			commands = append(commands, b.Subscribe().Channel(channels...).Build())
-		case sharded:
-			commands = append(commands, b.Sunsubscribe().Channel(channels...).Build())
-		default:
-			commands = append(commands, b.Unsubscribe().Channel(channels...).Build())
-		}
-	}
-	return client.DoMulti(ctx, commands...)
 }

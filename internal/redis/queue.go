@@ -32,7 +32,7 @@ func (l *Layer) wakeCommand(queue string) []string {
 	return []string{l.publishCommand(), channel, rueidis.BinaryString(l.sealer.seal(channel, nil))}
 }
 
-// Append is as in [grouphub.Layer].
+// Append implements [layer.Layer].
 func (l *Layer) Append(ctx context.Context, queue string, message []byte) error {
 	sealed := rueidis.BinaryString(l.sealer.seal(l.key("messages", queue), message))
 	args := []string{rand.Text(), sealed, strconv.Itoa(l.capacity), milliseconds(l.expiry)}
@@ -55,7 +55,7 @@ type taker struct {
 	callers []chan []byte // longest waiting first; each holds one. Guarded by Layer.mu
 }
 
-// Take is as in [grouphub.Layer]. Callers on one layer are served in the order they came.
+// Take implements [layer.Layer]. Callers on one layer are served in the order they came.
 func (l *Layer) Take(ctx context.Context, queue string) ([]byte, error) {
 	caller := make(chan []byte, 1)
 	l.mu.Lock()

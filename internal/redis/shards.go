@@ -53,7 +53,7 @@ func (s *Subscription) routeLocked(known map[string][]uint16) (homeless bool) {
 			s.startLocked(node)
 		}
 	}
-	s.limbo.todo = nil
+	s.unrouted.pending = nil
 	for _, t := range s.topics {
 		if t.state == stateConfirmed || t.state == stateLeaving {
 			continue
@@ -63,7 +63,7 @@ func (s *Subscription) routeLocked(known map[string][]uint16) (homeless bool) {
 			t.setState(stateIdle)
 			t.move(home)
 		}
-		homeless = homeless || home == s.limbo
+		homeless = homeless || home == s.unrouted
 	}
 	for node, k := range s.links {
 		if !nodes[node] {

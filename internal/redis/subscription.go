@@ -22,11 +22,11 @@ type Subscription struct {
 	cancel   context.CancelFunc
 	reroute  chan struct{} // has room for one: a topic has no link, or a link no connection
 
-	mu     sync.Mutex        // never held across I/O or a call of the receiver
-	topics map[string]*topic // by channel
-	links  map[string]*link  // by node; "" is any
-	limbo  *link             // never runs; has the topics whose node is not known
-	owners map[uint16]string // node by slot, where links have their own
+	mu       sync.Mutex        // never held across I/O or a call of the receiver
+	topics   map[string]*topic // by channel
+	links    map[string]*link  // by node; "" is any
+	unrouted *link             // never runs; has the topics whose node is not known
+	owners   map[uint16]string // node by slot, where links have their own
 }
 
 // subscribeLocked starts a subscription, which tries to connect until it is closed.
@@ -36,7 +36,7 @@ func (l *Layer) subscribeLocked(kind, hub string, r layer.Receiver) *Subscriptio
 	s.ctx, s.cancel = context.WithCancel(l.ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.limbo = s.newLink("")
+	s.unrouted = s.newLink("")
 	if l.sharded && l.cluster {
 		s.owners = make(map[uint16]string)
 		l.running.Go(s.route)
@@ -46,32 +46,9 @@ func (l *Layer) subscribeLocked(kind, hub string, r layer.Receiver) *Subscriptio
 	l.subscriptions[s] = struct{}{}
 	own := s.topicLocked(hub)
 	own.added = true
-	own.setLost(true) // there is no subscription before this one is in force
-	own.fresh = true
+	own.setGap(gapStart) // Up is false until it is in force
 	return s
 }
-
-// A topic exists while it is used: somebody has added it, or waits for that. It
-// outlives that for as long as its link is subscribed to it. Guarded by
-// Subscription.mu.
-type topic struct {
-	name, channel string
-	added         bool      // an Add has returned, and no Remove since
-	waiters       []*waiter // of each Add that has not
-	link          *link
-	state         topicState
-	lost          bool // was interrupted, and the receiver has not been told
-	fresh         bool // lost only because it has not been in force yet: nothing to tell
-}
-
-type topicState int
-
-const (
-	stateIdle      topicState = iota // to be sent if it is used
-	stateSent                        // perhaps in force
-	stateConfirmed                   // publications arrive
-	stateLeaving                     // being unsubscribed from, whether it is used or not
-)
 
 // A waiter is an Add that waits for confirmations.
 type waiter struct {
@@ -88,71 +65,12 @@ func notify(signal chan struct{}) {
 	}
 }
 
-func (t *topic) used() bool { return t.added || len(t.waiters) > 0 }
-
-// setState keeps count of what is missing, for those who wait and for the link.
-func (t *topic) setState(state topicState) {
-	d := 0
-	if t.state == stateConfirmed {
-		d++
-	}
-	if state == stateConfirmed {
-		d--
-	}
-	t.state = state
-	for _, wait := range t.waiters {
-		if wait.missing += d; wait.missing == 0 {
-			notify(wait.changed)
-		}
-	}
-	if t.lost {
-		t.link.addMissing(d)
-	}
-}
-
-func (t *topic) setLost(lost bool) {
-	if t.lost == lost {
-		return
-	}
-	d := 1
-	if t.lost = lost; !lost {
-		d = -1
-	}
-	t.link.lost += d
-	if t.state != stateConfirmed {
-		t.link.addMissing(d)
-	}
-}
-
-// interrupt notes that the subscription has ended by itself.
-func (t *topic) interrupt() {
-	wasConfirmed := t.state == stateConfirmed
-	t.setState(stateIdle)
-	if wasConfirmed && t.used() {
-		t.setLost(true)
-		t.fresh = false
-	}
-}
-
-// move gives an idle topic to a link, which is to subscribe to it.
-func (t *topic) move(to *link) {
-	lost := t.lost
-	t.setLost(false)
-	t.link = to
-	t.setLost(lost)
-	to.todo = append(to.todo, t)
-	notify(to.wake)
-	if to == to.s.limbo {
-		notify(to.s.reroute)
-	}
-}
-
 // topicLocked returns a topic, which it makes if need be.
 func (s *Subscription) topicLocked(name string) *topic {
 	channel := s.layer.key(s.kind, name)
 	t := s.topics[channel]
 	if t == nil {
-		t = &topic{name: name, channel: channel, link: s.limbo}
+		t = &topic{name: name, channel: channel, link: s.unrouted}
 		s.topics[channel] = t
 		t.move(s.homeLocked(channel))
 	}
@@ -168,12 +86,12 @@ func (s *Subscription) homeLocked(channel string) *link {
 	if k := s.links[node]; k != nil && k.ctx.Err() == nil {
 		return k
 	}
-	return s.limbo
+	return s.unrouted
 }
 
 // forgetLocked gives up a topic that is no longer used: now, or a little later.
 func (s *Subscription) forgetLocked(t *topic) {
-	t.setLost(false)
+	t.setGap(gapNone)
 	if t.state == stateIdle {
 		delete(s.topics, t.channel)
 	} else if t.state != stateLeaving {
@@ -182,13 +100,32 @@ func (s *Subscription) forgetLocked(t *topic) {
 	}
 }
 
-// Add is as in [grouphub.Subscription].
+// Add implements [layer.Subscription]. It waits until all of its topics are confirmed at
+// the same time, or one is refused.
 func (s *Subscription) Add(ctx context.Context, topics ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	wait, added := s.request(topics)
+	for {
+		var ended error
+		select {
+		case <-wait.changed:
+		case <-ctx.Done():
+			ended = ctx.Err()
+		case <-s.ctx.Done():
+		}
+		if done, err := s.settle(wait, added, topics, ended); done {
+			return err
+		}
+	}
+}
+
+// request has topics subscribed to, for a caller who waits for it.
+func (s *Subscription) request(topics []string) (*waiter, []*topic) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	wait := &waiter{changed: make(chan struct{}, 1)}
 	added := make([]*topic, len(topics))
-	s.mu.Lock()
 	for i, name := range topics {
 		t := s.topicLocked(name)
 		if t.state != stateConfirmed {
@@ -200,41 +137,37 @@ func (s *Subscription) Add(ctx context.Context, topics ...string) error {
 	if wait.missing == 0 {
 		notify(wait.changed)
 	}
-	s.mu.Unlock()
-
-	var err error
-	for done := false; !done; {
-		select {
-		case <-wait.changed:
-		case <-ctx.Done():
-			err = ctx.Err()
-		case <-s.ctx.Done():
-		}
-		s.mu.Lock()
-		switch err = cmp.Or(err, wait.err); {
-		case s.ctx.Err() != nil:
-			err = fmt.Errorf("%w: subscribe to %.300q", layer.ErrClosed, topics)
-		case err != nil:
-			err = fmt.Errorf("%w: subscribe to %.300q: %w", layer.ErrUnavailable, topics, err)
-		}
-		// Without an error something may be missing again: an interruption came first.
-		if done = err != nil || wait.missing == 0; done {
-			for _, t := range added {
-				i := slices.Index(t.waiters, wait)
-				t.waiters = slices.Delete(t.waiters, i, i+1)
-				if err == nil {
-					t.added = true
-				} else if !t.used() {
-					s.forgetLocked(t)
-				}
-			}
-		}
-		s.mu.Unlock()
-	}
-	return err
+	return wait, added
 }
 
-// Remove is as in [grouphub.Subscription].
+// settle ends a wait if there is a reason to: its topics are in force, or there is an
+// error, which may be that the caller's time has ended. Otherwise an interruption came
+// before the caller had seen that nothing was missing, and it goes on waiting.
+func (s *Subscription) settle(wait *waiter, added []*topic, names []string, ended error) (done bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err = cmp.Or(ended, wait.err)
+	switch {
+	case s.ctx.Err() != nil:
+		err = fmt.Errorf("%w: subscribe to %.300q", layer.ErrClosed, names)
+	case err != nil:
+		err = fmt.Errorf("%w: subscribe to %.300q: %w", layer.ErrUnavailable, names, err)
+	case wait.missing > 0:
+		return false, nil
+	}
+	for _, t := range added {
+		i := slices.Index(t.waiters, wait)
+		t.waiters = slices.Delete(t.waiters, i, i+1)
+		if err == nil {
+			t.added = true
+		} else if !t.used() {
+			s.forgetLocked(t)
+		}
+	}
+	return true, err
+}
+
+// Remove implements [layer.Subscription].
 func (s *Subscription) Remove(topics ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,18 +180,18 @@ func (s *Subscription) Remove(topics ...string) {
 	}
 }
 
-// Up is as in [grouphub.Subscription].
+// Up implements [layer.Subscription].
 func (s *Subscription) Up() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	up := s.ctx.Err() == nil && s.limbo.missing == 0
+	up := s.ctx.Err() == nil && s.unrouted.missing == 0
 	for _, k := range s.links {
 		up = up && k.up && k.missing == 0
 	}
 	return up
 }
 
-// Close is as in [grouphub.Subscription]. It does not wait for an attempt to connect.
+// Close implements [layer.Subscription]. It does not wait for an attempt to connect.
 func (s *Subscription) Close() error {
 	s.layer.mu.Lock()
 	delete(s.layer.subscriptions, s)
@@ -268,7 +201,7 @@ func (s *Subscription) Close() error {
 	links := slices.Collect(maps.Values(s.links))
 	s.mu.Unlock()
 	for _, k := range links {
-		k.calls().Shut()
+		k.currentGate().Shut()
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ var clientJS []byte
 //	mux.Handle("GET /client.js", grouphub.ClientJS())
 //
 // Browsers ask each time whether it has changed, and load it again only if it has.
-// What it does is written in client.d.ts.
+// The file client.d.ts says what it does.
 func ClientJS() http.Handler {
 	etag := fmt.Sprintf(`"%x"`, sha256.Sum256(clientJS))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -30,7 +30,8 @@ func ClientJS() http.Handler {
 		w.Header().Set("Content-Type", "text/javascript; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-cache")
 		w.Header().Set("ETag", etag)
-		// Conditions and ranges; the time is unknown, and the ETag says more.
+		// ServeContent answers conditional requests and ranges. No time is given to it, since
+		// the ETag says more.
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(clientJS))
 	})
 }

@@ -37,7 +37,7 @@ type Conn struct {
 	session  *melody.Session
 	limiter  *rate.Limiter  // nil: no limit
 	expiry   *time.Timer    // nil if the user does not expire
-	upgraded sync.WaitGroup // until session is set or never will be
+	upgraded sync.WaitGroup // until the upgrade has set session, or has failed
 	hijacked bool           // outbox is set; owned by the goroutine that upgrades
 
 	connected bool         // Connect is to be called, or was; owned by the goroutine of the callbacks
@@ -47,7 +47,7 @@ type Conn struct {
 	mu         sync.Mutex // may be held while a shard's is taken, never the reverse
 	ended      bool       // no more memberships
 	groups     memberships
-	resume     map[string]string // the id of what the client had last of a group, until it is a member; nil: it wants no positions
+	resume     map[string]string // for each group that is not joined yet, the id of the last event that the client had; nil: the client wants no positions
 	drainTimer *time.Timer       // ends a connection that its client has closed; see drainTimeout
 }
 
@@ -73,13 +73,13 @@ func (c *Conn) Context() context.Context { return c.ctx }
 // User returns what [Authenticate] found, the zero User without it.
 func (c *Conn) User() User { return c.user }
 
-// Set keeps a value with the connection.
+// Set keeps a value under a key with the connection.
 func (c *Conn) Set(key string, value any) { c.session.Set(key, value) }
 
-// Get returns what was kept under a key, and whether something was.
+// Get returns the value that is kept under a key, and whether there is one.
 func (c *Conn) Get(key string) (any, bool) { return c.session.Get(key) }
 
-// Subprotocol returns the negotiated one, "" if there is none.
+// Subprotocol returns the subprotocol that was negotiated, "" if there is none.
 func (c *Conn) Subprotocol() string { return c.session.WebsocketConnection().Subprotocol() }
 
 // Send sends a text message, which must be UTF-8. Like SendBinary and SendJSON it
@@ -102,7 +102,7 @@ func (c *Conn) SendJSON(v any) error {
 	if err != nil {
 		return fmt.Errorf("grouphub: send to connection: %w", err)
 	}
-	return c.Send(data) // json.RawMessage need not be UTF-8
+	return c.Send(data) // which checks for UTF-8, as a json.RawMessage need not be that
 }
 
 func (c *Conn) send(opcode byte, data []byte) error {
@@ -114,14 +114,14 @@ func (c *Conn) send(opcode byte, data []byte) error {
 }
 
 // Join makes the connection a member of a group. When it returns nil, no event sent
-// afterwards by anyone is missed. Joining twice is the same as once. It waits for the layer
-// for no longer than five seconds, and ends with the connection's context.
+// afterwards by anyone is missed. Joining twice is the same as joining once. It waits for
+// the layer for no longer than five seconds, and ends with the connection's context.
 //
 // In a group with history, a client that says in its URL where it was, as client.js
-// does, gets what it missed first, whatever the options say; of several options the last
-// one counts. If something of that is gone, it gets a Resync instead, as it does in a group
-// without history. The replay waits for the client to take it, unless a Leave ends it. A
-// Join that failed leaves it to the next one.
+// does, first gets what it missed, whatever the options say. If some of that is gone, it
+// gets a Resync instead, as it does in a group without history. Any other client first gets
+// what the last of the options says. The replay waits for the client to take it, unless a
+// Leave ends it. After a Join that failed, the next one replays.
 func (c *Conn) Join(group string, opts ...JoinOption) error {
 	if err := checkGroupName("join", group); err != nil {
 		return err

@@ -37,7 +37,8 @@ func (c *Conn) connect() {
 	if c.user.ID != "" && c.connected {
 		c.connected = false
 		c.call("join the user's group", func() (err error) {
-			if err = c.hub.sharedCommands.CatchUp(c.ctx, sequence.Replay{}); err == nil { // or a logout is missed
+			// A logout that has not arrived yet must not be missed.
+			if err = c.hub.sharedCommands.CatchUp(c.ctx, sequence.Replay{}); err == nil {
 				err = c.hub.join(c.ctx, c, UserGroup(c.user.ID), sequence.Replay{})
 			}
 			c.connected = err == nil
@@ -71,7 +72,7 @@ func (c *Conn) read(conn *websocket.Conn) {
 
 // receive takes a message from the reader, and waits while another one waits.
 func (c *Conn) receive(data []byte, binary bool) {
-	if !binary && !utf8.Valid(data) { // gorilla does not look
+	if !binary && !utf8.Valid(data) { // gorilla does not check it
 		c.outbox.CloseWith(closeInvalidData, "text is not valid UTF-8")
 		return
 	}
@@ -107,13 +108,14 @@ func (c *Conn) queueHandlers(batch []*delivery) (err error) {
 func (c *Conn) resync(groups []string) {
 	c.hub.count.resyncs.Add(1)
 	if fn := c.endpoint.consumer.Resync; fn != nil {
-		c.queueCallback(16*len(groups), func() { // the names are the groups' own
+		// A string header takes 16 bytes. The names themselves are kept by the groups.
+		c.queueCallback(16*len(groups), func() {
 			c.call("resync", func() error { fn(c, groups); return nil })
 		})
 		return
 	}
 	for _, group := range groups {
-		// What fails here is a connection that is ending anyway.
+		// This fails only if the connection is ending anyway.
 		_ = c.SendJSON(Event{Type: "resync", Group: group})
 	}
 }
@@ -185,8 +187,8 @@ func (c *Conn) finish() {
 	}
 	c.cancel()
 	c.hub.leaveAll(c)
-	if c.drainTimer != nil { // ended is set, so it will not be set any more
-		c.drainTimer.Stop() // or it would keep the connection
+	if c.drainTimer != nil { // ended is set, so no other timer will be
+		c.drainTimer.Stop() // or the timer would keep the connection in memory
 	}
 	dropped := c.strand.Last(c.disconnect)
 	c.hub.count.dropped.Add(uint64(dropped))

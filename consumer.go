@@ -12,11 +12,11 @@ import (
 // Close codes that this package sends by itself.
 const (
 	closeGoingAway      = 1001 // Shutdown
-	closeAbnormal       = 1006 // never sent: no close frame at all
+	closeAbnormal       = 1006 // never sent: it stands for the lack of a close frame
 	closeInvalidData    = 1007 // not UTF-8, or not what ReceiveAs decodes
 	closePolicy         = 1008 // more messages than ReceiveRate allows
 	closeInternalError  = 1011 // a callback failed
-	closeServiceRestart = 1012 // it may have been logged out unnoticed
+	closeServiceRestart = 1012 // the user may have been logged out without this hub hearing of it
 	closeTooBig         = 1009 // a message of more than MaxMessageSize
 	closeTryAgainLater  = 1013 // too slow, or the layer is down
 	closeUnauthorized   = 4401 // User.Expires has passed
@@ -25,13 +25,14 @@ const (
 // A Consumer says what an endpoint does with its connections. Every function may be
 // nil. Connect, Receive, the Handle handlers among Events, Resync and Disconnect of
 // one connection never run at the same time, so what is kept with [Conn.Set] needs
-// no lock; what the functions capture is shared by all connections, and does. They
+// no lock; what the functions capture is shared by all connections, and needs one. They
 // may block: only that connection waits. They may call anything on the Hub and on
-// their Conn; Shutdown, which waits for them, only in a goroutine of its own.
+// their Conn, except that Shutdown, which waits for them, needs a goroutine of its own.
 //
-// A callback that returns an error ends its connection: a [*CloseError] with its
-// code, ErrUnavailable and ErrUncertain with 1013, any other error, which is logged,
-// with 1011. So does a panic, which is logged with its stack.
+// A callback that returns an error ends its connection: with the error's code if it is a
+// [*CloseError], with 1013 if it is ErrUnavailable or ErrUncertain, and with 1011 if it is
+// any other error, which is logged. A panic ends it with 1011, too, and is logged with its
+// stack.
 type Consumer struct {
 	// Accept runs before the upgrade, concurrently with itself. A *Reject picks the
 	// HTTP status of the refusal; any other error means 403.
@@ -40,7 +41,7 @@ type Consumer struct {
 	// Connect runs after the upgrade, unless Shutdown has begun or the user's session
 	// has ended by then, and before the first Receive. The request is still being
 	// served: what routers and middleware keep with it is there. Afterwards only its
-	// URL, path values, headers and context values are.
+	// URL, path values, headers and context values are left.
 	Connect func(c *Conn) error
 
 	// Receive gets a client's messages in order. Those that came before the client's
@@ -48,7 +49,7 @@ type Consumer struct {
 	Receive func(c *Conn, m Message) error
 
 	// Disconnect runs exactly once if Connect was called, whatever came of it, with
-	// the code of the first close frame, 1005 if that had none, 1006 if there was no
+	// the code of the first close frame: 1005 if that had none, 1006 if there was no
 	// frame. The connection has left its groups by then; Groups says which they
 	// were. The context has the request's values, is not cancelled, and ends after
 	// five seconds.
@@ -61,7 +62,8 @@ type Consumer struct {
 	// Events says what happens to the events of the connection's groups and channel.
 	Events Events
 
-	// Subprotocols are offered in this order of preference. Empty, none is chosen.
+	// Subprotocols are offered in this order of preference. If there are none, none is
+	// chosen.
 	Subprotocols []string
 }
 
@@ -76,7 +78,7 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("grouphub: close with %d: %s", e.Code, e.Reason)
 }
 
-// call runs a callback and closes the connection as its end demands.
+// call runs a callback, and closes the connection if it fails or panics.
 func (c *Conn) call(name string, fn func() error) {
 	returned := false
 	defer func() {
@@ -93,7 +95,7 @@ func (c *Conn) call(name string, fn func() error) {
 	returned = true
 }
 
-// fail closes the connection as a callback's error says.
+// fail closes the connection with the code that a callback's error asks for.
 func (c *Conn) fail(name string, err error) {
 	var closing *CloseError
 	var bad *badEventError

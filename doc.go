@@ -22,8 +22,8 @@
 //     http.ResponseController. A plain HTTP request gets 426, a refused origin 403, a
 //     full hub and one that shuts down 503, each with one line of text.
 //   - Same origin by default. A browser's request from a page of another origin is
-//     refused unless [AllowOrigins] names it, and one with two Origins always. Requests
-//     without an Origin pass.
+//     refused unless [AllowOrigins] names it, and one with two Origin headers is always
+//     refused. Requests without an Origin header pass.
 //   - Connect is part of the request: it runs before the mounted handler returns.
 //   - One at a time, and Disconnect can still act: see [Consumer].
 //   - Left means left, joined means joined: see [Conn.Leave] and [Conn.Join].
@@ -41,10 +41,10 @@
 //     lost subscription and a client's reconnect, as long as history covers the gap. Where
 //     it does not, and in groups without history, Resync tells exactly the connections
 //     concerned. Every drop is counted in [Stats]. A failover of Redis may lose an event
-//     that no hub has seen: whenever one is noticed, that is a Resync. A subscription that
-//     is silently dead is noticed within 15 seconds.
-//   - One policy: every process that sends to or joins a group uses the same Policy. Where
-//     a hub sees that one does not, it logs an error and counts PolicyMismatch.
+//     that no hub has seen: whenever such a failover is noticed, there is a Resync. A
+//     subscription that is silently dead is noticed within 15 seconds.
+//   - One policy: every process that sends to or joins a group uses the same Policy. A
+//     hub that notices a process which does not logs an error and counts PolicyMismatch.
 //   - Errors are the sender's. Every call that goes through the layer, except Receive,
 //     ends with its context or after five seconds, whichever is first, with
 //     [ErrUnavailable] or [ErrUncertain] when the layer is down. Sockets stay open; a
@@ -59,8 +59,8 @@
 //     already authenticated can miss it: [User].Expires is the backstop.
 //   - A user's group is nobody else's: only [Authenticate] makes members of it.
 //   - Names of groups, channels and events are 1 to 255 bytes of UTF-8 without control
-//     characters; anything else is [ErrInvalidName] and nothing happens. What the names
-//     of channels mean says [Hub.Send].
+//     characters; anything else is [ErrInvalidName] and nothing happens. [Hub.Send] says
+//     what the names of channels mean.
 //   - Shutdown returns nil when every connection is closed and every callback has
 //     returned; no goroutine is left.
 package grouphub

@@ -97,7 +97,7 @@ func New(opts *Options) *Hub {
 		panic("grouphub: New: " + err.Error())
 	}
 	h.subscribeToCommands()
-	if !h.ownLayer { // else there is nothing to compare before the first group
+	if !h.ownLayer { // in the hub's own layer there is nothing to compare before the first group
 		h.startUpkeep()
 	}
 	return h
@@ -125,7 +125,7 @@ func (h *Hub) Ping(ctx context.Context) error {
 	}
 	up := h.subscription.Up()
 	err := send()
-	if err == nil && !up { // that was too early, as it can be right after New
+	if err == nil && !up { // it was sent before the subscription was confirmed, as can happen right after New
 		if err = h.subscription.Add(ctx, topic); err == nil {
 			err = send()
 		}
@@ -219,7 +219,7 @@ func (h *Hub) register(c *Conn) {
 	h.conns[c.channel] = c
 	closing := h.closing
 	h.mu.Unlock()
-	if closing { // admitted before Shutdown, upgraded after it
+	if closing { // it was admitted before Shutdown, and upgraded after it
 		c.outbox.CloseWith(closeGoingAway, "server is shutting down")
 	}
 }

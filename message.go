@@ -38,11 +38,11 @@ func ReceiveAs[T any](fn func(c *Conn, v T) error) func(*Conn, Message) error {
 }
 
 // readMessages hands a connection's messages to receive until reading fails. It returns the
-// code of the peer's close frame, 0 if there was none. A message of more bytes than the
-// limit, inflated if it was compressed, or one that does not inflate, is told to end, with
-// a close code; reading goes on, for the peer's answer.
+// code of the peer's close frame, 0 if there was none. For a message that does not inflate,
+// or that has more bytes than the limit, counted after inflating, it calls end with a close
+// code. Reading then goes on, since the peer has to answer the close.
 func readMessages(conn *websocket.Conn, limit int64, receive func(data []byte, binary bool), end func(code int, reason string) error) int {
-	conn.SetReadLimit(limit) // on the wire, where 60 KiB can be 60 MiB of zeros
+	conn.SetReadLimit(limit) // counts the bytes on the wire, where 60 KiB can be 60 MiB of zeros
 	for {
 		kind, r, err := conn.NextReader()
 		if err != nil {
@@ -55,10 +55,10 @@ func readMessages(conn *websocket.Conn, limit int64, receive func(data []byte, b
 		data, err := readAtMost(r, limit)
 		switch {
 		case errors.Is(err, errTooBig):
-			_ = end(closeTooBig, "message too big") // an error: it is ending already
+			_ = end(closeTooBig, "message too big") // fails if the connection is ending already
 		case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(flate.CorruptInputError)):
 			_ = end(closeInvalidData, "message does not inflate")
-		case err != nil: // the next read says what it is
+		case err != nil: // the next read fails, too, and says why
 		default:
 			receive(data, kind == websocket.BinaryMessage)
 		}
@@ -67,7 +67,7 @@ func readMessages(conn *websocket.Conn, limit int64, receive func(data []byte, b
 
 var errTooBig = errors.New("message too big")
 
-// readAtMost reads r to its end, or fails with errTooBig past the limit.
+// readAtMost reads r to its end. It fails with errTooBig if r has more bytes than the limit.
 func readAtMost(r io.Reader, limit int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, min(limit, math.MaxInt64-1)+1))
 	if err == nil && int64(len(data)) > limit {

@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// A User is whoever [Authenticate] found behind a request. Without an ID it is
-// anonymous: it connects, and has no group of its own.
+// A User is whoever [Authenticate] found behind a request. A User without an ID is
+// anonymous: it can connect, and has no group of its own.
 type User struct {
 	ID      string
 	Data    any       // the application's own, shared by all who read it
-	Expires time.Time // when its connections are closed with 4401; zero: never
+	Expires time.Time // when its connections are closed with 4401; the zero time means never
 }
 
 // userKey is the context key of the User.
@@ -21,7 +21,7 @@ type userKey struct{}
 // Authenticate returns middleware that asks fn who sends a request, and passes the
 // request on with that [User] in its context. An error of fn ends the request with
 // 401, and its text stays on the server; a [*Reject] chooses the status and the
-// text. A User that has expired already gets 401 too. Of two nested calls the inner
+// text. A User that has expired already gets 401 too. If two calls are nested, the inner
 // one, which runs last, decides who the user is.
 //
 // Authenticate works for any handler, not only for a hub.

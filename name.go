@@ -49,7 +49,8 @@ func wrongName(name string) string {
 	return ""
 }
 
-// quoted makes a stranger's text fit for an error or a log: one line, printable, short.
+// quoted makes a stranger's text fit for an error or a log: it is short, printable, and on
+// one line.
 func quoted(s string) string {
 	const most = 80
 	if len(s) > most {
@@ -58,21 +59,22 @@ func quoted(s string) string {
 	return strconv.Quote(s)
 }
 
-// encodeName makes a part of a name, of at most so many bytes, of anything, and no two of the
-// same. What is a name already stays as it is, but for percent signs.
+// encodeName turns any text into a part of a name that has at most so many bytes. Different
+// texts never become the same. A text that could be a name stays as it is, except for its
+// percent signs.
 func encodeName(s string, most int) string {
 	if len(s) <= most {
 		if escaped := escapeName(s); len(escaped) <= most {
 			return escaped
 		}
 	}
-	// Nothing that is escaped has "%s" in it: after a percent sign come two hex digits.
+	// No escaped text begins like this: a percent sign in it is followed by two hex digits.
 	sum := sha256.Sum256([]byte(s))
 	return "%sha256-" + hex.EncodeToString(sum[:])
 }
 
-// escapeName writes what may not stand in a name, and the percent sign, as percent
-// signs and two hex digits for each byte, so that it can be undone.
+// escapeName replaces what a name may not have, and the percent sign, by a percent sign and
+// two hex digits for each byte, so that it can be undone.
 func escapeName(s string) string {
 	var b strings.Builder
 	for len(s) > 0 {
@@ -89,7 +91,7 @@ func escapeName(s string) string {
 	return b.String()
 }
 
-// oneLine makes one line of a text, without control characters.
+// oneLine replaces control characters, line breaks among them, by spaces.
 func oneLine(s string) string {
 	return strings.TrimSpace(strings.Map(func(c rune) rune {
 		if unicode.IsControl(c) {

@@ -11,7 +11,8 @@ import (
 // Options configure a Hub. The zero value of each field is its default, and the
 // defaults are safe. New copies them.
 type Options struct {
-	// Layer connects this hub with others. Nil is a memory layer of the hub's own.
+	// Layer connects this hub with others. If it is nil, the hub has a memory layer of its
+	// own.
 	// A layer given here is not closed by Shutdown and may serve several hubs.
 	Layer Layer
 
@@ -20,24 +21,24 @@ type Options struct {
 
 	// Policy says which groups keep history and presence. Every process that sends to
 	// or joins a group must say the same of it, workers included. It is asked often and
-	// concurrently. Nil: no group does.
+	// concurrently. If it is nil, no group keeps anything.
 	Policy func(group string) GroupPolicy
 
 	// MaxMessageSize is how many bytes a client may send in one message, inflated
-	// if it was compressed; more closes it with 1009. 0: 64 KiB.
+	// if it was compressed; more closes it with 1009. 0 means 64 KiB.
 	MaxMessageSize int64
 
 	// MaxEventSize is how many bytes an event's JSON may have, type and group
-	// included; more is ErrTooLarge for its sender. 0: 1 MiB.
+	// included; more is ErrTooLarge for its sender. 0 means 1 MiB.
 	MaxEventSize int
 
-	// MaxPending is how many bytes may wait for one connection: of frames that its
-	// socket does not take, and of events for its callbacks, with 200 more for each.
-	// Past it the connection is closed with 1013. 0: 1 MiB.
+	// MaxPending is how many bytes of frames may wait for a connection's socket, and how
+	// many bytes of events for its callbacks, where each event counts for 200 bytes more
+	// than it has. Past that the connection is closed with 1013. 0 means 1 MiB.
 	MaxPending int
 
 	// MaxConns is how many connections the hub has at the most; one more gets 503
-	// with Retry-After. 0: no limit, which leaves it to the file descriptors.
+	// with Retry-After. 0 means no limit but that of the process on open files.
 	MaxConns int
 
 	// ReceiveRate is how many messages per second a client may send, averaged over
@@ -46,20 +47,22 @@ type Options struct {
 	ReceiveRate  float64
 	ReceiveBurst int
 
-	// A client is sent a ping every PingInterval, 0: 54 s, and is given up if it sends
-	// nothing for PongTimeout, 0: 60 s; where one of the two is given, the other is in
-	// proportion. One that takes no byte of what waits for it for WriteTimeout, 0: 10 s,
-	// is given up too, after twice that at the latest. It has CloseTimeout, 0: 5 s, to
-	// answer a close frame, and WriteTimeout more to take what waits before that. All but the
-	// pings need a net.Conn that knows deadlines, which a channel of SSH does not.
+	// A client is sent a ping every PingInterval. One that sends nothing for PongTimeout is
+	// given up, and so is one that takes no byte of what waits for it for WriteTimeout, which
+	// may be noticed only after twice that time. A client has CloseTimeout to answer a close
+	// frame, and WriteTimeout more if something waits to be written before that.
+	//
+	// 0 means 54 s, 60 s, 10 s and 5 s. If only one of PingInterval and PongTimeout is given,
+	// the other is in proportion to it. All but the pings need a net.Conn that has
+	// deadlines, which a channel of SSH, for one, has not.
 	PingInterval, PongTimeout, WriteTimeout, CloseTimeout time.Duration
 
 	// Compression offers permessage-deflate. It saves bandwidth for CPU: an event is
 	// compressed once per hub, but each client's messages are inflated one by one.
 	Compression bool
 
-	// Logger gets what an operator should know. Nil: slog.Default() at the time of
-	// each record.
+	// Logger gets what an operator should know. If it is nil, that is slog.Default() at
+	// the time of each record.
 	Logger *slog.Logger
 }
 

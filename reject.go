@@ -9,8 +9,8 @@ import (
 
 // A *Reject is an error by which [Authenticate] and a Consumer's Accept choose the
 // HTTP answer. Status is 400 to 599; anything else counts as the status that an
-// ordinary error gets. Reason is sent to the client as one line of plain text;
-// empty, it is the status's own text.
+// ordinary error gets. Reason is sent to the client as one line of plain text; if it is
+// empty, the client gets the status's usual text.
 type Reject struct {
 	Status int
 	Reason string
@@ -20,8 +20,8 @@ func (r *Reject) Error() string {
 	return fmt.Sprintf("grouphub: rejected with %d: %s", r.Status, r.Reason)
 }
 
-// refuse answers a request with what err says if it is a *Reject. The text of any
-// other error is not the client's business: it gets the fallback status alone.
+// refuse answers a request as err says, if it is a *Reject. Any other error gets the
+// fallback status, and its text is not sent: it may not be meant for strangers.
 func refuse(w http.ResponseWriter, err error, fallback int) {
 	status, reason := fallback, ""
 	var r *Reject

@@ -18,7 +18,7 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
-	"github.com/seed-29c60982/grouphub/internal/outbox"
+	"github.com/seed-29c60982/grouphub/internal/frame"
 )
 
 // A path is a way of an event to a client.
@@ -31,10 +31,10 @@ type path struct {
 }
 
 func plainText(_ json.RawMessage, text []byte) []byte {
-	return outbox.NewFrame(outbox.Text, text, false)
+	return frame.New(frame.Text, text, false)
 }
 func plainData(data json.RawMessage, _ []byte) []byte {
-	return outbox.NewFrame(outbox.Text, data, false)
+	return frame.New(frame.Text, data, false)
 }
 
 // sharedPaths are those where the members share all that is built for an event.
@@ -43,7 +43,7 @@ var sharedPaths = []path{
 	{name: "Render", frame: plainData,
 		handler: grouphub.Render(func(e grouphub.Event) ([]byte, error) { return e.Data, nil })},
 	{name: "Compression", handler: grouphub.Forward(), options: grouphub.Options{Compression: true},
-		frame: func(_ json.RawMessage, text []byte) []byte { return outbox.NewFrame(outbox.Text, text, true) }},
+		frame: func(_ json.RawMessage, text []byte) []byte { return frame.New(frame.Text, text, true) }},
 	// Each frame is another, by its ID.
 	{name: "history", handler: grouphub.Forward(), options: grouphub.Options{Policy: keeping(100)}},
 	{name: "Except", handler: grouphub.Forward(), frame: plainText, except: true},
@@ -161,7 +161,7 @@ func skipFrames(r *bufio.Reader, frames int) error {
 			return err
 		}
 		size := 2 + int(header[1])
-		if header[0]&0xf != outbox.Text || size > 2+126 {
+		if header[0]&0xf != frame.Text || size > 2+126 {
 			return fmt.Errorf("a frame begins with %x", header)
 		}
 		if size == 2+126 {

@@ -16,6 +16,7 @@ import (
 	"github.com/olahol/melody"
 	"golang.org/x/time/rate"
 
+	"github.com/seed-29c60982/grouphub/internal/frame"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/internal/strand"
@@ -90,11 +91,11 @@ func (c *Conn) Send(data []byte) error {
 	if !utf8.Valid(data) {
 		return errors.New("grouphub: send to connection: text is not valid UTF-8")
 	}
-	return c.send(outbox.Text, data)
+	return c.send(frame.Text, data)
 }
 
 // SendBinary sends a binary message, as Send does.
-func (c *Conn) SendBinary(data []byte) error { return c.send(outbox.Binary, data) }
+func (c *Conn) SendBinary(data []byte) error { return c.send(frame.Binary, data) }
 
 // SendJSON sends v's JSON as a text message, as Send does.
 func (c *Conn) SendJSON(v any) error {
@@ -106,7 +107,7 @@ func (c *Conn) SendJSON(v any) error {
 }
 
 func (c *Conn) send(opcode byte, data []byte) error {
-	if err := c.outbox.Push(outbox.NewFrame(opcode, data, c.outbox.Deflated())); err != nil {
+	if err := c.outbox.Push(frame.New(opcode, data, c.outbox.Deflated())); err != nil {
 		return fmt.Errorf("%w: send to connection: %w", ErrClosed, err)
 	}
 	c.hub.count.delivered.Add(1)
@@ -167,7 +168,7 @@ func (c *Conn) Groups() []string {
 // 123 bytes. No callback but Disconnect begins afterwards. The client has CloseTimeout to
 // answer, and WriteTimeout more to take what waits. Closing twice is ErrClosed.
 func (c *Conn) Close(code int, reason string) error {
-	if err := outbox.CheckClose(code, reason); err != nil {
+	if err := frame.CheckClose(code, reason); err != nil {
 		return fmt.Errorf("grouphub: close connection: %w", err)
 	}
 	if err := c.outbox.CloseWith(code, reason); err != nil {

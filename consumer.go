@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/seed-29c60982/grouphub/internal/outbox"
+	"github.com/seed-29c60982/grouphub/internal/frame"
 )
 
 // Close codes that this package sends by itself.
@@ -101,7 +101,7 @@ func (c *Conn) fail(name string, err error) {
 	var bad *badEventError
 	switch {
 	case errors.As(err, &closing):
-		if invalid := outbox.CheckClose(closing.Code, ""); invalid != nil {
+		if invalid := frame.CheckClose(closing.Code, ""); invalid != nil {
 			c.hub.logger().Error("grouphub: callback returned a bad CloseError", "callback", name, "error", invalid)
 			c.outbox.CloseWith(closeInternalError, closing.Reason)
 			return

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/frame"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
@@ -19,8 +20,8 @@ type delivery struct {
 	env   *envelope.Envelope
 	id    string // position in the group's history, "" without
 
-	forward outbox.Message
-	renders sync.Map // of *outbox.Rendering, by *endpoint
+	forward frame.Message
+	renders sync.Map // of *frame.Rendering, by *endpoint
 }
 
 // size is what the delivery counts for while it is queued, in bytes.
@@ -59,20 +60,20 @@ func (d *delivery) frame(v variant, kind handlerKind) []byte {
 		return d.forward.Frame(v.deflated, func() []byte { return d.env.Text(d.id) })
 	}
 	value, _ := d.renders.Load(v.endpoint)
-	r, _ := value.(*outbox.Rendering)
+	r, _ := value.(*frame.Rendering)
 	return r.Frame(v.deflated)
 }
 
 // rendered reports whether render has returned for an endpoint.
 func (d *delivery) rendered(e *endpoint) bool {
 	value, ok := d.renders.Load(e)
-	return ok && value.(*outbox.Rendering).Done()
+	return ok && value.(*frame.Rendering).Done()
 }
 
 // render calls a consumer's Render, once; others wait for it.
 func (d *delivery) render(e *endpoint) {
-	value, _ := d.renders.LoadOrStore(e, new(outbox.Rendering))
-	value.(*outbox.Rendering).Do(func() []byte {
+	value, _ := d.renders.LoadOrStore(e, new(frame.Rendering))
+	value.(*frame.Rendering).Do(func() []byte {
 		defer func() {
 			if p := recover(); p != nil {
 				d.hub.logPanic(p, "render "+quoted(d.env.Name), "")

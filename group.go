@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
-	"github.com/seed-29c60982/grouphub/internal/outbox"
+	"github.com/seed-29c60982/grouphub/internal/frame"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 )
 
@@ -91,7 +91,7 @@ func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason str
 	if err := checkName("group close", group); err != nil {
 		return err
 	}
-	err := outbox.CheckClose(code, reason)
+	err := frame.CheckClose(code, reason)
 	if err == nil {
 		env := &envelope.Envelope{Kind: envelope.Close, Name: group, Except: mergeOptions(opts).except, Number: code, Body: []byte(reason)}
 		err = h.publish(ctx, controlTopic, env.Encode(), controlKeep)

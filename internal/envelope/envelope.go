@@ -10,7 +10,7 @@ import (
 	"sync"
 	"unicode/utf8"
 
-	"github.com/seed-29c60982/grouphub/internal/outbox"
+	"github.com/seed-29c60982/grouphub/internal/frame"
 )
 
 // An Envelope is what travels through a layer. An event's body is its JSON as the
@@ -110,7 +110,7 @@ func Decode(b []byte) (*Envelope, error) {
 	case number > 1<<16 && e.Kind != Event:
 		return nil, fmt.Errorf("number %d out of range", number)
 	case e.Kind == Close:
-		if err := outbox.CheckClose(int(number), string(e.Body)); err != nil {
+		if err := frame.CheckClose(int(number), string(e.Body)); err != nil {
 			return nil, err
 		}
 	}
@@ -255,11 +255,11 @@ func (e *Envelope) Text(id string) []byte {
 
 // AppendFrame appends what Text returns as a frame.
 func (e *Envelope) AppendFrame(to []byte, id string) []byte {
-	return e.appendText(outbox.AppendHeader(to, outbox.Text, e.textSize(id)), id)
+	return e.appendText(frame.AppendHeader(to, frame.Text, e.textSize(id)), id)
 }
 
 // FrameSize returns how long that is, in bytes, or a few more.
-func (e *Envelope) FrameSize(id string) int { return outbox.MaxHeader + e.textSize(id) }
+func (e *Envelope) FrameSize(id string) int { return frame.MaxHeader + e.textSize(id) }
 
 func (e *Envelope) appendText(to []byte, id string) []byte {
 	if id == "" {

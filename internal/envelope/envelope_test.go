@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/seed-29c60982/grouphub/internal/outbox"
+	"github.com/seed-29c60982/grouphub/internal/frame"
 )
 
 // someEnvelopes are of every kind, plain and with all that they can hold.
@@ -135,7 +135,7 @@ func TestEventInAnEnvelopeIsItsJSON(t *testing.T) {
 			}
 			var got seen
 			text := e.Text(id)
-			frame := outbox.NewFrame(outbox.Text, text, false)
+			frame := frame.New(frame.Text, text, false)
 			if got := e.AppendFrame([]byte("x"), id); string(got) != "x"+string(frame) || e.FrameSize(id) < len(frame) {
 				t.Errorf("AppendFrame of %d bytes: %q, want x%q", e.FrameSize(id), got, frame)
 			}

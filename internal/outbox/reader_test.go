@@ -10,8 +10,78 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/seed-29c60982/grouphub/internal/outbox"
+	"github.com/seed-29c60982/grouphub/internal/frame"
 )
+
+func TestAnyByteCountsAsLifeAndSilenceDoesNot(t *testing.T) {
+	limits := generous
+	limits.PongTimeout = 60 * time.Second
+	synctestOnPipe(t, limits, func(t *testing.T, s *socket) {
+		go func() {
+			for range 10 {
+				time.Sleep(59 * time.Second)
+				s.peer.Write([]byte{1})
+			}
+		}()
+		start := time.Now()
+		b := make([]byte, 1)
+		for range 10 {
+			if _, err := s.Read(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// A callback that holds the reader up costs the peer nothing.
+		time.Sleep(time.Hour)
+		if _, err := s.Read(b); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Read: %v", err)
+		}
+		if got, want := time.Since(start), 10*59*time.Second+time.Hour+60*time.Second; got != want {
+			t.Errorf("given up after %v, want %v", got, want)
+		}
+	})
+}
+
+func TestPingsAreSentWhileTheReaderReadsAndWhileItCannot(t *testing.T) {
+	limits := generous
+	limits.PingInterval, limits.PongTimeout = 50*time.Second, 60*time.Second
+	synctestOnPipe(t, limits, func(t *testing.T, s *socket) {
+		start := time.Now()
+		var pings []time.Duration
+		done := make(chan struct{})
+		go func() {
+			for range 6 {
+				f, err := s.read()
+				if err != nil || f.opcode != opPing {
+					t.Errorf("frame of opcode %d: %v", f.opcode, err)
+					return
+				}
+				if pings = append(pings, time.Since(start)); len(pings) < 3 {
+					s.peer.Write([]byte{1}) // a pong
+				}
+			}
+			close(done)
+		}()
+		b := make([]byte, 1)
+		for range 2 {
+			if _, err := s.Read(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.PingUntil(done) // as long as it takes, and no pong is missed
+		for i, at := range pings {
+			if want := time.Duration(i+1) * limits.PingInterval; at != want {
+				t.Errorf("ping %d after %v, want %v", i+1, at, want)
+			}
+		}
+		// Only now is there somebody who could have heard a pong. That the kernel takes more
+		// pings is no sign of life.
+		last := time.Now()
+		go io.Copy(io.Discard, s.r)
+		if _, err := s.Read(b); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(last) != limits.PongTimeout {
+			t.Errorf("Read: %v after %v, want the end after %v", err, time.Since(last), limits.PongTimeout)
+		}
+	})
+}
 
 // onConn runs a test with an outbox on a wrapped end of a pipe, and a peer that reads all
 // frames and answers pings if it is to.
@@ -133,7 +203,7 @@ func TestTakingABacklogIsASignOfLife(t *testing.T) {
 		start := time.Now()
 		go func() {
 			for range 10 {
-				s.push(t, outbox.NewFrame(opText, make([]byte, 100), false))
+				s.push(t, frame.New(opText, make([]byte, 100), false))
 				time.Sleep(time.Second)
 			}
 		}()
@@ -144,7 +214,7 @@ func TestTakingABacklogIsASignOfLife(t *testing.T) {
 	})
 	onConn(t, func(c net.Conn) net.Conn { return everyWrite{c, 10 * time.Second} }, false, func(t *testing.T, s *socket, _ *atomic.Int64) {
 		start := time.Now()
-		s.push(t, outbox.NewFrame(opText, make([]byte, 20<<14), false)) // 20 writes that take 10 s
+		s.push(t, frame.New(opText, make([]byte, 20<<14), false)) // 20 writes that take 10 s
 		s.Read(make([]byte, 1))
 		if got, want := time.Since(start), 20*10*time.Second+time.Minute; got != want {
 			t.Errorf("a backlog that takes 200 s: the end after %v, want %v", got, want)

@@ -1,0 +1,113 @@
+package outbox
+
+import "github.com/seed-29c60982/grouphub/internal/frame"
+
+// flushChunk is how many bytes of small frames a flusher joins for one write, and
+// how many of a large frame it writes before it looks at its deadline again.
+const flushChunk = 16 << 10
+
+// A backlog is what waits to be written, in whole frames but for the first one's beginning:
+// first the frame that was begun, then control frames, then data. It holds references
+// to what was pushed, and no copies.
+type backlog struct {
+	begun     []byte   // a frame that is partly written; nil if none is
+	begunSent int      // bytes of begun that the kernel has
+	urgent    [][]byte // control frames, which overtake data at a frame's boundary
+	data      [][]byte // data frames, and the close frame at the end
+}
+
+// A priority says which frames a frame overtakes.
+type priority bool
+
+const (
+	data   priority = false // none
+	urgent priority = true  // data, at a frame's boundary
+)
+
+// add appends whole frames.
+func (b *backlog) add(frames []byte, p priority) {
+	if p == urgent {
+		b.urgent = append(b.urgent, frames)
+	} else {
+		b.data = append(b.data, frames)
+	}
+}
+
+// addRest makes an empty backlog hold what is left of frames, of which the kernel has the
+// first sent bytes.
+func (b *backlog) addRest(frames []byte, sent int, p priority) {
+	start := frame.Whole(frames, sent)
+	rest := frames[start:]
+	if sent > start {
+		n := frame.Len(rest)
+		b.begun, b.begunSent = rest[:n], sent-start
+		rest = rest[n:]
+	}
+	if len(rest) > 0 {
+		b.add(rest, p)
+	}
+}
+
+// next takes what is to be written next: whole frames, of which the kernel already has the
+// first sent bytes. It is nil if nothing waits.
+func (b *backlog) next() (frames []byte, sent int) {
+	if frames, sent = b.begun, b.begunSent; frames != nil {
+		b.begun = nil
+		return frames, sent
+	}
+	if len(b.urgent) > 0 {
+		frames, b.urgent = b.urgent[0], b.urgent[1:]
+		return frames, 0
+	}
+	return b.nextData(), 0
+}
+
+// nextData takes a frame, or several small ones that one write can have.
+func (b *backlog) nextData() (frames []byte) {
+	for len(b.data) > 0 && len(frames) < flushChunk {
+		head := b.data[0]
+		n := frame.Whole(head, flushChunk-len(frames))
+		if n == 0 { // the next frame is too large to be joined
+			if frames != nil {
+				break
+			}
+			n = frame.Len(head)
+		}
+		if frames == nil {
+			frames = head[:n:n] // shared, so that what is joined goes into a copy
+		} else {
+			frames = append(frames, head[:n]...)
+		}
+		if b.data[0] = head[n:]; n == len(head) {
+			b.data = b.data[1:]
+		}
+	}
+	if frames == nil {
+		b.data = nil
+	}
+	return frames
+}
+
+// dropUnbegun drops all frames but the one that was begun. It returns how many bytes and how
+// many data frames these were.
+func (b *backlog) dropUnbegun() (bytes, dataFrames int) {
+	for _, f := range b.data {
+		dataFrames += frame.CountData(f, 0)
+		bytes += len(f)
+	}
+	for _, f := range b.urgent {
+		bytes += len(f)
+	}
+	b.data, b.urgent = nil, nil
+	return bytes, dataFrames
+}
+
+// drop drops everything and returns how many data frames that were.
+func (b *backlog) drop() (dataFrames int) {
+	_, dataFrames = b.dropUnbegun()
+	if b.begun != nil {
+		dataFrames += frame.CountData(b.begun, b.begunSent)
+		b.begun = nil
+	}
+	return dataFrames
+}

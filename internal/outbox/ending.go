@@ -1,0 +1,173 @@
+package outbox
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/seed-29c60982/grouphub/internal/frame"
+)
+
+const tryAgainLater = 1013 // a close code
+
+// CloseWith sends what waits, then a close frame, and gives the peer CloseTimeout to
+// answer; all of that takes WriteTimeout and CloseTimeout at the most, or a peer that takes
+// a byte now and then would stay as long as it likes. It does not wait. Of several calls
+// the first counts.
+func (o *Outbox) CloseWith(code int, reason string) error {
+	o.mu.Lock()
+	if o.phase != open {
+		o.mu.Unlock()
+		o.owner.Ending(Closed)
+		return ErrClosed
+	}
+	o.phase, o.code = closing, uint16(code)
+	if err := o.sendControlLocked(frame.NewClose(code, reason), data); err != nil {
+		return o.failAndUnlock(err, 0)
+	}
+	var more time.Duration
+	if o.flushing {
+		more = o.limits.WriteTimeout
+	}
+	o.cutOffLocked(more)
+	o.mu.Unlock()
+	o.owner.Ending(Closed)
+	return nil
+}
+
+// Code returns the code of the close frame that was sent, 0 if none was.
+func (o *Outbox) Code() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return int(o.code)
+}
+
+// Drained waits until nothing waits to be written, the outbox is closed, or ctx ends.
+func (o *Outbox) Drained(ctx context.Context) error {
+	for {
+		o.mu.Lock()
+		if o.phase != open {
+			o.mu.Unlock()
+			return ErrClosed
+		}
+		if !o.flushing {
+			o.mu.Unlock()
+			return nil
+		}
+		if o.extra.drained == nil {
+			o.extra.drained = make(chan struct{})
+		}
+		drained := o.extra.drained
+		o.mu.Unlock()
+		select {
+		case <-drained:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Kill closes the socket at once.
+func (o *Outbox) Kill() {
+	o.mu.Lock()
+	o.failAndUnlock(net.ErrClosed, 0)
+}
+
+// Linger ends the connection when nobody reads from it any more: it lets the flusher
+// finish and, unless the peer has closed too, says so and waits until it has, for
+// CloseTimeout at most. When it returns, the socket is closed and no goroutine of
+// the outbox is left.
+func (o *Outbox) Linger(peerClosed bool) {
+	o.mu.Lock()
+	if o.phase != dead {
+		o.cutOffLocked(0)
+	}
+	x := o.extraLocked()
+	o.mu.Unlock()
+	x.flushers.Wait()
+	o.mu.Lock()
+	gone, cutoff := o.phase == dead, x.cutoff
+	o.mu.Unlock()
+	if !gone && !peerClosed {
+		// TLS gives its own farewell, which may block, a deadline of its own.
+		defer time.AfterFunc(time.Until(cutoff), func() { hardClose(o.Conn) }).Stop()
+		if c, ok := o.Conn.(interface{ CloseWrite() error }); ok {
+			c.CloseWrite()
+		}
+		io.Copy(io.Discard, o.Conn)
+	}
+	o.mu.Lock()
+	o.dropAndUnlock(0)
+	x.flushers.Wait()
+}
+
+func (o *Outbox) cutSlowAndUnlock() {
+	o.slow = true
+	dropped := o.cutLocked(frame.NewClose(tryAgainLater, "too slow"))
+	o.mu.Unlock()
+	o.owner.Lost(dropped)
+	o.owner.Ending(Slow)
+}
+
+// cutLocked drops the frames that have not been begun, lets a close frame follow
+// what has, and ends the connection CloseTimeout later. It returns how many data
+// frames were dropped.
+func (o *Outbox) cutLocked(closeFrame []byte) (dropped int) {
+	bytes, dropped := o.extraLocked().backlog.dropUnbegun()
+	o.pending -= bytes
+	o.phase, o.code = closing, uint16(frame.CloseCode(closeFrame))
+	// An error here means a dead socket, which the read loop finds as well.
+	_ = o.sendControlLocked(closeFrame, data)
+	o.cutOffLocked(0)
+	return dropped
+}
+
+// cutOffLocked ends the connection after CloseTimeout and more, unless that is to happen
+// earlier.
+func (o *Outbox) cutOffLocked(more time.Duration) {
+	at := time.Now().Add(o.limits.CloseTimeout).Add(more) // the sum may be too large for a Duration
+	x := o.extraLocked()
+	if x.cutoff.IsZero() || at.Before(x.cutoff) {
+		x.cutoff = at
+	}
+	o.Conn.SetReadDeadline(x.cutoff)
+	if o.flushing {
+		o.Conn.SetWriteDeadline(x.cutoff)
+	}
+}
+
+// failAndUnlock gives the connection up because of an error.
+func (o *Outbox) failAndUnlock(err error, extra int) error {
+	if o.dropAndUnlock(extra) {
+		o.owner.Ending(Dead)
+	}
+	return fmt.Errorf("%w: %w", ErrClosed, err)
+}
+
+// dropAndUnlock closes the socket, which ends the read loop, and counts as lost what
+// waits and extra data frames. It reports whether the socket was open.
+func (o *Outbox) dropAndUnlock(extra int) bool {
+	lost, first := extra, o.phase != dead
+	o.phase = dead
+	if o.extra != nil {
+		lost += o.extra.backlog.drop()
+	}
+	o.pending = 0
+	o.mu.Unlock()
+	o.owner.Lost(lost)
+	if first {
+		hardClose(o.Conn)
+	}
+	return first
+}
+
+// hardClose closes the socket without a farewell, which for TLS could block.
+func hardClose(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	c.Close()
+}

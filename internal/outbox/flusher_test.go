@@ -1,0 +1,182 @@
+package outbox_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/seed-29c60982/grouphub/internal/frame"
+	"github.com/seed-29c60982/grouphub/internal/outbox"
+)
+
+func TestPeerThatTakesNothingForWriteTimeoutIsGivenUp(t *testing.T) {
+	limits := generous
+	limits.WriteTimeout = 10 * time.Second
+	synctestOnPipe(t, limits, func(t *testing.T, s *socket) {
+		start := time.Now()
+		s.push(t, numbered(0, 100_000), numbered(1, 10))
+		// The flusher closes the socket, which is what ends the read loop.
+		if _, err := s.Read(make([]byte, 1)); err == nil {
+			t.Error("Read returned")
+		}
+		if took := time.Since(start); took != 10*time.Second {
+			t.Errorf("given up after %v", took)
+		}
+		s.wantEnding(t, outbox.Dead)
+		s.wantLost(t, 2)
+		if err := s.Push(numbered(2, 10)); !errors.Is(err, outbox.ErrClosed) {
+			t.Errorf("Push: %v", err)
+		}
+		if _, err := s.Write([]byte{0x89, 0}); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Write: %v", err)
+		}
+	})
+	// One that takes something first has twice as long at the most.
+	synctestOnPipe(t, limits, func(t *testing.T, s *socket) {
+		s.push(t, numbered(0, 100_000))
+		time.Sleep(time.Second)
+		start := time.Now()
+		if _, err := s.r.Peek(1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Read(make([]byte, 1)); err == nil {
+			t.Error("Read returned")
+		}
+		if took := time.Since(start); took < 10*time.Second || took > 20*time.Second {
+			t.Errorf("given up after %v", took)
+		}
+		s.wantEnding(t, outbox.Dead)
+		s.wantLost(t, 1)
+	})
+}
+
+func TestSlowProgressIsNotGivenUp(t *testing.T) {
+	limits := generous
+	limits.WriteTimeout, limits.PongTimeout = 10*time.Second, 15*time.Second
+	synctestOnPipe(t, limits, func(t *testing.T, s *socket) {
+		const size = 40_000
+		for n := range 3 {
+			s.push(t, numbered(n, size))
+		}
+		// The peer's pongs, if it sends any, queue behind what it reads: progress counts
+		// for the reads too.
+		ended := make(chan error, 1)
+		go func() {
+			_, err := s.Read(make([]byte, 1))
+			ended <- err
+		}()
+		// It takes at most a few hundred bytes in eight seconds, so that each of the
+		// flusher's writes takes minutes.
+		var got bytes.Buffer
+		for got.Len() < 3*size {
+			time.Sleep(8 * time.Second)
+			b := make([]byte, 1+got.Len()%997)
+			n, err := s.peer.Read(b)
+			if err != nil {
+				t.Fatalf("after %d bytes: %v", got.Len(), err)
+			}
+			got.Write(b[:n])
+		}
+		s.r = bufio.NewReader(io.MultiReader(&got, s.peer))
+		for n := range 3 {
+			s.wantNumber(t, n)
+		}
+		s.wantLost(t, 0)
+		select {
+		case err := <-ended:
+			t.Errorf("Read: %v", err)
+		default:
+		}
+	})
+}
+
+func TestDeadlinesAreGoneWhenTheBacklogIs(t *testing.T) {
+	overEachTransport(t, func(t *testing.T, conn, peer net.Conn) {
+		limits := generous
+		limits.WriteTimeout = 20 * time.Millisecond
+		s := upgraded(t, conn, peer, limits)
+		defer s.end(t)
+		read := make(chan struct{})
+		go func() { // a reader that is never slow, whatever else this machine does
+			defer close(read)
+			for n := range 6 {
+				if f, err := s.read(); err != nil || f.number(t) != n {
+					t.Errorf("frame %d: %v", n, err)
+					return
+				}
+			}
+		}()
+		for n := range 3 {
+			s.push(t, numbered(2*n, 100_000)) // more than the kernel takes at once
+			<-time.After(2 * limits.WriteTimeout)
+			// The deadlines of others end in the outbox.
+			past := time.Now().Add(-time.Hour)
+			if err := errors.Join(s.SetDeadline(past), s.SetReadDeadline(past), s.SetWriteDeadline(past)); err != nil {
+				t.Error(err)
+			}
+			s.push(t, numbered(2*n+1, 10))
+		}
+		<-read
+		s.wantLost(t, 0)
+	})
+}
+
+// A killer kills its outbox within the first large write, which then succeeds.
+type killer struct {
+	net.Conn
+	outbox *outbox.Outbox
+}
+
+func (k *killer) Write(p []byte) (int, error) {
+	if len(p) > 1000 {
+		k.outbox.Kill()
+		return len(p), nil
+	}
+	return k.Conn.Write(p)
+}
+
+func TestFrameThatIsBegunWhenTheSocketIsKilledIsCounted(t *testing.T) {
+	for _, frames := range [][][]byte{
+		{numbered(0, 64<<10)},
+		{numbered(0, 100_000), numbered(1, 10)},
+	} {
+		conn, peer := net.Pipe()
+		k := &killer{Conn: conn}
+		s := upgraded(t, k, peer, generous)
+		k.outbox = s.Outbox
+		s.push(t, frames...)
+		s.wantEnding(t, outbox.Dead)
+		s.end(t)
+		s.wantLost(t, len(frames))
+	}
+}
+
+// A peer that takes bytes slowly, but all the time, is not given up, though the kernel says that
+// there is room only when a third of its buffer is free.
+func TestPeerThatTakesBytesSlowlyIsNotGivenUp(t *testing.T) {
+	conn, peer := accepted(t, "tcp", "127.0.0.1:0")
+	limits := generous
+	limits.WriteTimeout = 500 * time.Millisecond
+	s := upgraded(t, conn, peer, limits)
+	defer s.end(t)
+	sent := frame.New(opText, make([]byte, 8<<20), false)
+	s.push(t, sent)
+	// 400 KiB per second for two seconds: never WriteTimeout without a byte.
+	b, got := make([]byte, 20<<10), 0
+	for range 40 {
+		n, err := s.r.Read(b)
+		if err != nil {
+			t.Fatalf("after %d of %d: %v", got, len(sent), err)
+		}
+		got += n
+		time.Sleep(50 * time.Millisecond)
+	}
+	go io.Copy(io.Discard, s.r)
+	if err := s.Drained(t.Context()); err != nil || len(s.endings) > 0 {
+		t.Errorf("Drained: %v, with %d endings", err, len(s.endings))
+	}
+}

@@ -139,7 +139,8 @@ func (c *Conn) Join(group string, opts ...JoinOption) error {
 
 // Leave ends the membership of a group: events sent after it has returned are not
 // pushed, though bytes already queued may still arrive. Leaving a group that the
-// connection is not in does nothing.
+// connection is not in does nothing. A client that asked for positions is told by
+// {"type":"grouphub.left","group":…} that the one in a group with history has ended.
 func (c *Conn) Leave(group string) error {
 	if err := checkGroupName("leave", group); err != nil {
 		return err

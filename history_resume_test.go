@@ -39,6 +39,41 @@ func TestResumeReplaysWhatWasMissed(t *testing.T) {
 	expectNumbers(t, c, 11, 20)
 }
 
+func TestAClientThatAskedForPositionsIsToldWhenOneEnds(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Policy: func(group string) (p grouphub.GroupPolicy) {
+		if group != "no history" {
+			p.History = 10
+		}
+		return p
+	}, Consumer: grouphub.Consumer{
+		Receive: grouphub.ReceiveAs(func(c *grouphub.Conn, m struct{ Join, Leave string }) error {
+			if m.Join != "" {
+				return c.Join(m.Join, grouphub.Last(1))
+			}
+			return errors.Join(c.Leave(m.Leave), c.SendJSON("left"))
+		}),
+		Events: grouphub.Events{"n": grouphub.Forward()},
+	}})
+	leave := func(c *hubtest.Client, group string) { c.Send(map[string]string{"Leave": group}) }
+	c := hubtest.Dial(t, hub, "/?resume=")
+	c.Send(`{"Join":"no history"}`)
+	leave(c, "no history")
+	c.Expect(`"left"`)
+	for range 2 { // as often as it joins
+		c.Send(`{"Join":"g"}`)
+		c.ExpectEvent("grouphub.position")
+		leave(c, "g")
+		c.Expect(`{"type":"grouphub.left","group":"g"}`)
+		c.Expect(`"left"`)
+		leave(c, "g")
+		c.Expect(`"left"`)
+	}
+	silent := hubtest.Dial(t, hub, "/")
+	silent.Send(`{"Join":"g"}`)
+	leave(silent, "g")
+	silent.Expect(`"left"`)
+}
+
 func TestUsersGroupResumesLikeAnyGroup(t *testing.T) {
 	hub := newHub(t, &grouphub.Options{Policy: keeping(10), Consumer: grouphub.Consumer{
 		Events: grouphub.Events{"n": grouphub.Forward()}}})

@@ -189,6 +189,10 @@ func (h *Hub) leave(c *Conn, name string) {
 	if entered {
 		m.shard.remove(m)
 	}
+	if m != nil && m.group.sequence != nil && c.resume != nil {
+		// A replay has told it positions, too. What fails here is a connection that is ending.
+		_ = c.SendJSON(Event{Type: "grouphub.left", Group: name})
+	}
 	c.mu.Unlock()
 	if entered {
 		h.left(m.group)

@@ -11,11 +11,11 @@ import (
 )
 
 // Send sends an event to a channel. A name with a "!" is a connection's: the event
-// goes to its Events handler; if the connection is of this hub and is closing, Send
-// returns ErrClosed, of another hub it is counted there as dropped. Any other name is a
-// queue, from which [Hub.Receive] takes; a full one is [ErrQueueFull], and a message
-// that nobody takes in time is gone: with the built-in layers 100 messages and 60
-// seconds.
+// goes to its Events handler. If the connection is of this hub and is closing, Send
+// returns ErrClosed; if it is of another hub, the event is counted there as dropped. Any
+// other name is a queue, from which [Hub.Receive] takes. Sending to a full queue is
+// [ErrQueueFull], and a message that nobody takes in time is gone. The built-in layers
+// keep 100 messages for 60 seconds.
 func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
 	if err := cmp.Or(checkName("send", channel), checkName("send: event type", event)); err != nil {
 		return err
@@ -55,7 +55,7 @@ func (h *Hub) Receive(ctx context.Context, channel string) (Event, error) {
 	if strings.Contains(channel, "!") {
 		return Event{}, fmt.Errorf("%w: receive: %s is a connection's channel", ErrInvalidName, quoted(channel))
 	}
-	if err := h.alive(); err != nil { // Take would still take what is there
+	if err := h.alive(); err != nil { // the layer may be alive, and would give a message away
 		return Event{}, fmt.Errorf("grouphub: receive from %s: %w", quoted(channel), err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -106,9 +106,9 @@ func (h *Hub) deliverDirect(env *envelope.Envelope) error {
 	}
 	d := []*delivery{{hub: h, env: env}}
 	if todo := missingRenders(d, []variant{c.variant()}); len(todo) > 0 {
-		return c.queueCallback(len(env.Body), func() { // it may block, and the sender must not
+		return c.queueCallback(len(env.Body), func() { // a Render may block, and the sender must not wait for it
 			todo[0]()
-			_ = c.deliver(d) // an error: it is ending
+			_ = c.deliver(d) // fails if the connection is ending
 		})
 	}
 	return c.deliver(d)

@@ -53,10 +53,10 @@ func (v variant) handlerOf(d *delivery) EventHandler {
 	return v.endpoint.consumer.Events.handler(d.env.Name)
 }
 
-// frame returns the event as a frame for connections whose handler is Forward or Render,
-// nil if its Render failed.
+// frame returns the event as a frame for connections whose handler is Forward or Render.
+// It is nil if the Render has failed.
 func (d *delivery) frame(v variant, kind handlerKind) []byte {
-	if kind == handlerForward { // renders is not touched: that would allocate
+	if kind == handlerForward { // without a look at renders, which would allocate
 		return d.forward.Frame(v.deflated, func() []byte { return d.env.Text(d.id) })
 	}
 	value, _ := d.renders.Load(v.endpoint)
@@ -87,7 +87,7 @@ func (d *delivery) render(e *endpoint) {
 			d.hub.logger().Error("grouphub: event dropped: render failed", "type", d.env.Name, "error", err)
 			return nil
 		}
-		return append([]byte{}, text...) // not nil, and nobody else's
+		return append([]byte{}, text...) // a copy, since the application may use text again; not nil, even if it is empty
 	})
 }
 
@@ -103,7 +103,7 @@ func missingRenders(batch []*delivery, variants []variant) (renders []func()) {
 			case handlerNone:
 				d.hub.logUnhandled(d.env.Name)
 			case handlerRender:
-				if d, e := d, v.endpoint; !d.rendered(e) { // captured as they are, which allocates only here
+				if d, e := d, v.endpoint; !d.rendered(e) { // new variables, so that capturing them allocates only here
 					renders = append(renders, func() { d.render(e) })
 				}
 			}
@@ -141,7 +141,7 @@ func (h *Hub) compose(v variant, batch []*delivery) composition {
 		case kind == handlerHandle:
 			composed.handle = true
 		case kind == handlerForward && !v.deflated && len(batch) > 1:
-			// Nobody else would need the frame, so it is written in its place at once.
+			// No other composition would use the frame, so join writes it in its place.
 			parts = append(parts, part{event: d})
 			size += d.env.FrameSize(d.id)
 		default:
@@ -160,7 +160,7 @@ func (h *Hub) compose(v variant, batch []*delivery) composition {
 }
 
 // join writes parts behind one another. A single frame is shared as it is. The result has
-// no capacity to spare, since it may wait for long, and counts by its length.
+// no spare capacity: it may wait in a backlog for long, which counts only its length.
 func join(parts []part, size int) []byte {
 	if len(parts) == 1 && parts[0].frame != nil {
 		return slices.Clip(parts[0].frame)
@@ -219,7 +219,7 @@ func (s *shard) pushLocked(batch []*delivery) {
 	h.count.unhandled.Add(uint64(unhandled))
 }
 
-// since returns the events of the shard's batch that came after a member had joined.
+// since returns the events of the shard's batch that were sent after a member had joined.
 func (s *shard) since(p place, batch []*delivery) []*delivery {
 	if p.since < s.begin {
 		return batch

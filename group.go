@@ -14,8 +14,8 @@ import (
 // GroupAdd makes the connection of that channel name a member of the group. If the
 // connection is this hub's, no event sent after GroupAdd has returned nil is missed,
 // and one that has ended is ErrClosed; one of another hub is a member shortly
-// afterwards. Adding a member again does nothing. If a client takes longer than this call
-// may to be replayed what it missed, another GroupAdd goes on from there.
+// afterwards. Adding a member again does nothing. If the call ends before the client has
+// taken all of a replay, another GroupAdd goes on from there.
 func (h *Hub) GroupAdd(ctx context.Context, group, channel string) error {
 	return h.changeGroup(ctx, envelope.Add, group, channel)
 }
@@ -48,7 +48,7 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channe
 			err = ErrClosed
 		}
 	} else if kind == envelope.Add {
-		ctx, cancel := context.WithTimeout(ctx, layerTimeout) // also for a client that is slow to take a replay
+		ctx, cancel := context.WithTimeout(ctx, layerTimeout) // which also bounds the wait for a client that is slow to take a replay
 		defer cancel()
 		err = h.join(ctx, c, group, sequence.Replay{})
 	} else {
@@ -108,12 +108,12 @@ type SendOption struct {
 	once   string
 }
 
-// Except leaves the connections of these channels out, also of later replays.
+// Except leaves out the connections of these channels, in later replays too.
 func Except(channels ...string) SendOption { return SendOption{except: channels} }
 
-// Once gives an event a key: sent again with the same key to the same group within five
-// minutes, it is delivered once. So what ended with [ErrUncertain] can be sent again.
-// The group must have history.
+// Once gives an event a key. An event that is sent again to the same group within five
+// minutes, with the same key, is not delivered again, so a send that ended with
+// [ErrUncertain] can be repeated. The group must have history.
 func Once(key string) SendOption { return SendOption{once: key} }
 
 func mergeOptions(opts []SendOption) (all SendOption) {
@@ -139,11 +139,11 @@ type group struct {
 	policy     GroupPolicy
 	sequence   *sequence.Sequence[*delivery] // nil: no history
 	end        context.CancelFunc            // ends the sequence
-	subscribed atomic.Bool                   // the layer has confirmed the subscription
+	subscribed atomic.Bool                   // the layer has confirmed that it delivers the group's events
 	mismatch   atomic.Bool                   // it was logged that an event had no number
 	users      int                           // guarded by Hub.groupsMu
 
-	gap atomic.Bool // events were dropped, and the members are still to be told
+	gap atomic.Bool // events were dropped, and the members have not been told yet
 }
 
 // acquireGroup returns the group, made if need be, and keeps it until releaseGroup.
@@ -178,7 +178,7 @@ func (h *Hub) releaseGroup(g *group) {
 	if g.users--; g.users == 0 {
 		delete(h.groups, g.name)
 		g.end()
-		// Under the lock, so that an Add for the group's next life comes after it.
+		// This is under the lock, so that an Add for a new group of this name comes after it.
 		h.subscription.Remove(groupTopic(g.name))
 	}
 }

@@ -20,7 +20,7 @@ const (
 	// defaultFullShard is how many members a shard gets before its group is given another
 	// one, up to one for each processor. Two processors that write at the same time need
 	// more time for each write than one does, so few members are better off with one
-	// goroutine: this many writes take it some milliseconds.
+	// goroutine, which makes this many writes in some milliseconds.
 	defaultFullShard = 1024
 )
 
@@ -31,9 +31,9 @@ const (
 type members struct {
 	hub    *Hub          // static
 	group  *group        // static
-	first  shard         // and behind it, by next, those that a large group has besides
+	first  shard         // the head of a list; a large group has more shards behind it
 	queued atomic.Int64  // bytes of the events that a shard still has to push
-	room   chan struct{} // holds a token when queued has fallen
+	room   chan struct{} // holds a token after queued has fallen
 }
 
 func newMembers(h *Hub, g *group) *members {
@@ -90,7 +90,7 @@ type queuedDelivery struct {
 	holders atomic.Int32
 }
 
-// release ends one holder's use of an event. The last one makes room for others.
+// release ends one holder's use of an event. The last holder makes room for other events.
 func (m *members) release(q *queuedDelivery) {
 	if q.holders.Add(-1) > 0 {
 		return
@@ -146,7 +146,7 @@ func (m *members) shardForNew() *shard {
 		last = s
 		n++
 	}
-	if n >= runtime.GOMAXPROCS(0) { // which may have fallen
+	if n >= runtime.GOMAXPROCS(0) { // not ==, since GOMAXPROCS may have been lowered
 		return smallest
 	}
 	last.next.CompareAndSwap(nil, &shard{members: m})
@@ -160,7 +160,7 @@ func (m *members) shardForNew() *shard {
 type shard struct {
 	members *members              // static
 	next    atomic.Pointer[shard] // of the same group
-	size    atomic.Int32          // of places, for those who only want to know how many there are
+	size    atomic.Int32          // the length of places, for those who do not hold mu
 
 	mu       sync.Mutex
 	places   []place
@@ -170,14 +170,14 @@ type shard struct {
 	queueMu sync.Mutex // may be taken while mu is held
 	queue   []*queuedDelivery
 	last    uint64 // number of the event that was queued last
-	running bool   // it has a goroutine, or waits for a Render
+	running bool   // there is a goroutine that runs, or a Render after which it will
 
 	// Owned by the goroutine.
 	batch []*queuedDelivery // taken from the queue
 	begin uint64            // number of the first event in batch
 }
 
-// A place is where a shard has a member: all that it needs for a push is in one row.
+// A place is a shard's record of a member. All that a push needs lies close together.
 type place struct {
 	conn       *Conn
 	since      uint64 // only events with a higher number are for it
@@ -245,8 +245,8 @@ func (s *shard) run() {
 		s.mu.Lock()
 		variants := slices.Clone(s.variants)
 		s.mu.Unlock()
-		// Whoever joins from here on is no longer concerned by the batch, so these are
-		// all variants that it needs.
+		// Connections that join from here on get nothing of the batch, so no other variants
+		// are needed for it.
 		if renders := missingRenders(batch, variants); len(renders) > 0 {
 			s.renderAndRun(renders)
 			return
@@ -261,8 +261,8 @@ func (s *shard) run() {
 	}
 }
 
-// renderAndRun calls Renders as callbacks, for which Shutdown waits, and has the shard run
-// again afterwards, also if a Render ends its goroutine.
+// renderAndRun calls Renders as callbacks, for which Shutdown waits. Afterwards the shard
+// runs again, even if a Render has ended its goroutine.
 func (s *shard) renderAndRun(renders []func()) {
 	h := s.members.hub
 	h.callbacks.Go(func() {
@@ -292,8 +292,8 @@ func (s *shard) nextBatch() bool {
 	return true
 }
 
-// batchLength returns how many of the events that wait make a batch: one at least, no more
-// than maxBatch bytes besides, and nothing after a close.
+// batchLength returns how many of the events that wait make a batch: at least one, then
+// more until they have maxBatch bytes, and none after a close.
 func batchLength(queue []*queuedDelivery) (n int) {
 	bytes := 0
 	for n < len(queue) && (n == 0 || bytes+queue[n].delivery.size() <= maxBatch) {
@@ -306,9 +306,9 @@ func batchLength(queue []*queuedDelivery) (n int) {
 	return n
 }
 
-// gather lets whoever is publishing go on for as long as that adds events: in one batch
-// they cost each member one write. Its patience, in proportion to these writes, takes
-// about a hundredth of their time.
+// gather yields the processor to those who are publishing for as long as that adds events,
+// because all events of one batch cost each member a single write. How often it yields in
+// vain is in proportion to these writes, and takes about a hundredth of their time.
 func (s *shard) gather() {
 	patience, most := int(s.size.Load())/64, int64(0)
 	for yields := 0; yields < patience; yields++ {

@@ -18,7 +18,7 @@ type membership struct {
 	ready chan struct{} // static; closed when a pending Join has ended; nil in groups without history
 
 	// Guarded by the Conn's mu until the membership has entered, and unchanged afterwards.
-	shard *shard // where it has entered; nil: it is pending
+	shard *shard // which it has entered; nil while it is pending
 	since int64  // when that was, in nanoseconds since 1970
 
 	index int // of its place in the shard; guarded by the shard's mu
@@ -35,7 +35,7 @@ var (
 
 // join subscribes the hub to the group, and then makes the connection a member.
 func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay) error {
-	g := h.acquireGroup(name) // the membership's, or given back below
+	g := h.acquireGroup(name) // released when the membership ends, or below if there will be none
 	m := &membership{group: g}
 	if g.sequence != nil {
 		m.ready = make(chan struct{})
@@ -71,7 +71,7 @@ func (h *Hub) joinGroup(ctx context.Context, c *Conn, m *membership, r sequence.
 	if err := c.enter(m); err != nil {
 		return err
 	}
-	if resumes { // from when the group had history
+	if resumes { // the position is from a time when the group had history
 		c.resync([]string{g.name})
 	}
 	return nil
@@ -81,7 +81,7 @@ func (h *Hub) joinGroup(ctx context.Context, c *Conn, m *membership, r sequence.
 // what a replay needs.
 func (h *Hub) subscribe(ctx context.Context, g *group, r sequence.Replay) error {
 	if !g.subscribed.Load() {
-		if !h.ownLayer { // in memory Add waits for nothing, and a timeout would stay a while
+		if !h.ownLayer { // in memory Add does not wait, and the timeout's timer would be a waste
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, layerTimeout)
 			defer cancel()

@@ -66,7 +66,7 @@ func (h *Hub) deliverToGroup(g *group, p Publication, numbered bool) {
 	}
 }
 
-// Lost implements [Receiver]. What was numbered is looked for in the history.
+// Lost implements [Receiver]. Numbered publications are looked for in the history.
 func (r *receiver) Lost(topics []string) {
 	h := (*Hub)(r)
 	h.hubCommands.Reconcile(true)
@@ -78,7 +78,7 @@ func (r *receiver) Lost(topics []string) {
 		if !ok || g == nil {
 			continue
 		}
-		if g.policy.Presence { // it may have been away for longer than a lease
+		if g.policy.Presence { // the lease may have ended while the layer was away
 			h.leases.renew(name)
 		}
 		if g.sequence != nil {
@@ -90,15 +90,16 @@ func (r *receiver) Lost(topics []string) {
 	h.resync(groups...)
 }
 
-// tellGap says Resync for the events that were dropped, once for all of them and not
-// before there is room for what follows.
+// tellGap says Resync if events were dropped: once for all of them, and not before there is
+// room for the events that follow.
 func (h *Hub) tellGap(g *group) {
 	if g.roomy() && g.gap.CompareAndSwap(true, false) {
 		h.resync(g)
 	}
 }
 
-// resync tells the members of groups that events may be lost: each connection once.
+// resync tells the members of groups that events may be lost. A connection that is in
+// several of them is told once.
 func (h *Hub) resync(groups ...*group) {
 	concerned := make(map[*Conn][]string)
 	for _, g := range groups {
@@ -112,8 +113,7 @@ func (h *Hub) resync(groups ...*group) {
 	}
 }
 
-// newDelivery makes what a group's members get of a publication, nil if it makes no
-// sense.
+// newDelivery makes a delivery of a publication. It is nil if the payload makes no sense.
 func (h *Hub) newDelivery(g *group, p Publication) *delivery {
 	env, err := envelope.Decode(p.Payload)
 	if err == nil && env.Kind != envelope.Event {

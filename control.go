@@ -22,8 +22,8 @@ var controlKeep = Keep{Count: 10_000, Bytes: 16 << 20, Life: 5 * time.Minute}
 // controlRetry is how long to wait before subscribing to controlTopic again.
 const controlRetry = 100 * time.Millisecond
 
-// subscribeToCommands subscribes to controlTopic, at once if the layer can, or else when
-// it is up.
+// subscribeToCommands subscribes to controlTopic: at once if the layer does not have to wait
+// for that, and otherwise on a goroutine that tries until it succeeds.
 func (h *Hub) subscribeToCommands() {
 	subscribe := func(ctx context.Context) bool {
 		if h.subscription.Add(ctx, controlTopic) != nil {
@@ -33,7 +33,7 @@ func (h *Hub) subscribeToCommands() {
 		h.sharedCommands.Start()
 		return true
 	}
-	if subscribe(alreadyCancelled) { // with a layer in memory nobody has to wait
+	if subscribe(alreadyCancelled) { // succeeds with a memory layer, where nobody has to wait
 		return
 	}
 	h.goroutines.Go(func() {
@@ -73,7 +73,7 @@ func (h *Hub) execute(p Publication) {
 				close(back.(chan struct{}))
 			}
 		case envelope.Event:
-			if h.deliverDirect(env) == outbox.ErrClosed { // any other error is counted
+			if h.deliverDirect(env) == outbox.ErrClosed { // other errors are counted already
 				h.count.dropped.Add(1)
 			}
 		case envelope.Close:
@@ -89,8 +89,8 @@ func (h *Hub) execute(p Publication) {
 	}
 }
 
-// closeMembers closes the connections of this hub's members of a group, after the events
-// that have come.
+// closeMembers closes the connections of a group's members on this hub, after the group's
+// events that came before the command.
 func (h *Hub) closeMembers(env *envelope.Envelope) {
 	g := h.group(env.Name)
 	if g == nil {
@@ -109,7 +109,7 @@ func (h *Hub) closeMembers(env *envelope.Envelope) {
 func (h *Hub) changeMembership(env *envelope.Envelope) {
 	c := h.conn(env.Channel)
 	defer func() {
-		if p := recover(); p != nil { // a Policy has
+		if p := recover(); p != nil { // the application's Policy has panicked
 			h.logPanic(p, "policy", env.Channel)
 			c.outbox.CloseWith(closeInternalError, "internal error")
 		}

@@ -27,8 +27,8 @@ func (e Event) Decode(v any) error {
 }
 
 // Events says what a consumer does with the events that reach it, by their type.
-// The entry "*" takes the types without one of their own; an event that finds none
-// is counted in [Stats] and goes no further.
+// The entry "*" is for the types that have no entry of their own. An event without an
+// entry is counted in [Stats] and goes no further.
 type Events map[string]EventHandler
 
 // handler returns what is to be done with events of a type.
@@ -64,8 +64,8 @@ func Forward() EventHandler { return EventHandler{kind: handlerForward} }
 // event and consumer, not per connection, and may run concurrently with itself for
 // different events. It may block: only its own event and those behind it in the
 // same group wait. It must not wait for a send to that group. If it fails, or
-// returns what is not UTF-8, that is logged and the event is counted as dropped for
-// the consumer's connections.
+// returns text that is not UTF-8, that is logged, and the event is counted as dropped for
+// each of the consumer's connections.
 func Render(fn func(e Event) ([]byte, error)) EventHandler {
 	return EventHandler{kind: handlerRender, render: fn}
 }

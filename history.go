@@ -10,13 +10,14 @@ import (
 
 const (
 	// replayPiece is how many bytes of history are pushed at once, to an outbox that has
-	// drained: replays larger than MaxPending together must not make a connection slow.
+	// drained. So a replay that is larger than MaxPending does not make its connection a
+	// slow one.
 	replayPiece = 256 << 10
 	// maxReads is how many histories are read at the same time.
 	maxReads = 64
 )
 
-// newSource begins the source of a topic's sequence: what is the same for all.
+// newSource returns the source of a topic's sequence, with what is the same for all topics.
 func newSource[T any](h *Hub, topic string, keep Keep) sequence.Source[T] {
 	return sequence.Source[T]{
 		Keep:      keep,
@@ -45,7 +46,7 @@ func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*d
 
 // commandSequence returns the sequence of a topic on which hubs send each other commands.
 func (h *Hub) commandSequence(topic string, lost func()) *sequence.Sequence[Publication] {
-	source := newSource[Publication](h, topic, Keep{}) // nobody asks for a replay
+	source := newSource[Publication](h, topic, Keep{}) // keeps nothing, since nobody asks for a replay
 	source.Commands = true
 	source.Decode = func(p Publication) (Publication, bool) { return p, true }
 	source.Deliver = h.execute
@@ -66,7 +67,8 @@ func Last(n int) JoinOption { return JoinOption{sequence.Replay{Last: n}} }
 func After(id string) JoinOption { return JoinOption{sequence.Replay{After: id, From: true}} }
 
 // joinReplaying makes a connection with a pending membership a member of a group with
-// history: what it asks for is replayed, and then it is live, with no gap and no repeat.
+// history. What it asks for is replayed first, and between the replay and the live events
+// there is no gap and no repeat.
 func (c *Conn) joinReplaying(ctx context.Context, m *membership, r sequence.Replay) error {
 	for {
 		step, err := c.replayStep(m, &r)
@@ -121,14 +123,14 @@ func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) error {
 	if p.Resync {
 		c.resync([]string{group})
 	}
-	_ = c.deliver(p.Values)                     // an error: it is ending
+	_ = c.deliver(p.Values)                     // fails if the connection is ending
 	if _, resumes := c.resume[group]; resumes { // another Join would go on from here
 		c.resume[group] = sequence.ID(p.At)
 	}
 	if p.Live {
 		c.enterLocked(m)
 		if c.resume != nil {
-			// What fails here is a connection that is ending.
+			// This fails only if the connection is ending anyway.
 			_ = c.SendJSON(Event{Type: "grouphub.position", Group: group, ID: sequence.ID(p.At)})
 		}
 	}

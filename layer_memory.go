@@ -8,8 +8,8 @@ import (
 // nothing of a topic without subscribers or history, or of a queue without messages.
 //
 // A publication goes to every subscriber or to none: Publish waits until all of them
-// have room, one publisher of a topic at a time. Where nobody has to wait it does not
-// look at its context. A queue holds 100 messages, each for 60 seconds.
+// have room, and one publisher of a topic does so at a time. If there is nothing to wait for,
+// it does not look at its context. A queue holds 100 messages, each for 60 seconds.
 type MemoryLayer struct {
 	Layer
 	memory *memory.Layer // the same

@@ -33,24 +33,25 @@ type RedisOptions struct {
 	QueueCapacity int           // messages that may wait on one named channel; 0: 100
 	QueueExpiry   time.Duration // how long they do; 0: 60 s
 
-	// Client is given what the URL says and has the last word: TLS, Sentinel, the
-	// nodes of a Cluster, credentials, how to dial. What the layer cannot do without it
-	// sets afterwards: no client-side cache, no retries, one connection per node.
+	// Client is given the options that the URL stands for, and may change them: TLS,
+	// Sentinel, the nodes of a Cluster, credentials, how to dial. Afterwards the layer sets
+	// what it cannot do without: no client-side cache, no retries, one connection to a node.
 	Client func(*rueidis.ClientOption)
 }
 
 // A RedisLayer connects the hubs of many processes through Redis: a single server, one
 // with Sentinel, or a Cluster. Each attached hub has a subscriber connection of its own,
-// each layer one to a node for everything else. Its methods do not wait for one another's
-// contexts: a server that is frozen keeps nobody longer than he asked for, and a node of a
-// Cluster nobody whose topic is on another.
+// and the layer has one connection to each node for everything else. A call ends with its
+// context, also while other calls wait for a server that is frozen, and a frozen node of a
+// Cluster does not delay calls that concern topics on other nodes.
 //
 // Whenever a subscription was interrupted, the receiver's Lost names every topic
 // concerned, as soon as they are subscribed again. The layer reconnects for as long as
 // it takes. A connection that is silently dead is noticed within 15 seconds.
 //
-// Messages of a queue are redelivered when the process that took them ended, or lost
-// its connection, before it had handed them over: perhaps to a second caller.
+// A message of a queue is delivered again if the process that took it ended, or lost its
+// connection, before it had confirmed that it handed the message over. A message may
+// therefore reach a second caller.
 //
 // Close waits for up to half a second for what was just handed over to be removed. In a
 // Cluster, rueidis may keep a goroutine for a few seconds after it.

@@ -13,8 +13,8 @@ const (
 	leasePause = 50 * time.Millisecond
 	// maxLeasePause is the longest pause between two tries.
 	maxLeasePause = 5 * time.Second
-	// maxLeaseCalls is how many leases are written and renewed at the same time. They are
-	// many, or those of one slow server would hold up the others'.
+	// maxLeaseCalls is how many leases are written and renewed at the same time. With few, the
+	// calls to one slow node of a Cluster would hold up those to the others.
 	maxLeaseCalls = 512
 	// leaseEndTimeout is how long the removal of a hub's leases may take at its end.
 	leaseEndTimeout = 5 * time.Second
@@ -24,7 +24,7 @@ const (
 // has changed, and otherwise prolonged.
 type leaseKeeper struct {
 	hub       *Hub
-	writes    context.Context // of the writes: outlives the hub for what is still to be removed
+	writes    context.Context // of the writes; it outlives the hub, whose leases are to be removed
 	endWrites context.CancelFunc
 
 	changes, renewals leaseQueue
@@ -46,8 +46,8 @@ func (k *leaseKeeper) changed(group string) { k.changes.add(group) }
 // lease that is gone is written anew. It never blocks.
 func (k *leaseKeeper) renew(group string) { k.renewals.add(group) }
 
-// end gives the writes that are still to be made until ctx ends, but not more than five
-// seconds. The caller calls release when they are made.
+// end bounds the writes that are still to be made: they end with ctx, or after five
+// seconds. The caller calls release when they have been made.
 func (k *leaseKeeper) end(ctx context.Context) (release func()) {
 	ctx, release = context.WithTimeout(ctx, leaseEndTimeout)
 	context.AfterFunc(ctx, k.endWrites)
@@ -60,7 +60,7 @@ func (k *leaseKeeper) write(group string) (ok bool) {
 		value, life = []byte{}, 0
 	}
 	_, err := k.hub.layer.Lease(k.writes, groupTopic(group), k.hub.name, value, life)
-	return err == nil || k.hub.life.Err() != nil // at the end there is one try
+	return err == nil || k.hub.life.Err() != nil // at the hub's end there is no second try
 }
 
 func (k *leaseKeeper) prolong(group string) (ok bool) {
@@ -110,7 +110,7 @@ func (q *leaseQueue) run(group string) {
 		}
 		select {
 		case <-time.After(pause):
-		case <-q.hub.life.Done(): // no more pauses
+		case <-q.hub.life.Done(): // there are no more pauses
 		}
 	}
 }

@@ -21,7 +21,7 @@ type Member struct {
 }
 
 // Members returns the members of a group on all hubs, those who came first before the
-// others. The group's policy must have Presence, or it is [ErrNoPresence]. Changes on
+// others. If the group's policy has no Presence, the error is [ErrNoPresence]. Changes on
 // other hubs show after a moment, and the members of a hub that crashed for up to a
 // minute.
 func (h *Hub) Members(ctx context.Context, group string) ([]Member, error) {
@@ -41,7 +41,7 @@ func (h *Hub) Members(ctx context.Context, group string) ([]Member, error) {
 	}
 	all := h.localMembers(group)
 	for holder, value := range values {
-		if holder == h.name { // what is known here is newer
+		if holder == h.name { // localMembers knows better
 			continue
 		}
 		var members []Member
@@ -65,7 +65,7 @@ func (h *Hub) localMembers(group string) []Member {
 	var all []Member
 	for _, c := range g.conns() {
 		c.mu.Lock()
-		if m := c.groups.get(group); m.entered() && !c.ended { // else it has just left
+		if m := c.groups.get(group); m.entered() && !c.ended { // otherwise it has just left
 			all = append(all, Member{c.channel, c.user.ID, time.Unix(0, m.since)})
 		}
 		c.mu.Unlock()
@@ -73,15 +73,15 @@ func (h *Hub) localMembers(group string) []Member {
 	return all
 }
 
-// presenceChanged notes that the hub's members of a group are others now.
+// presenceChanged is called when a connection has joined or left a group.
 func (h *Hub) presenceChanged(g *group) {
 	if g.policy.Presence {
 		h.leases.changed(g.name)
 	}
 }
 
-// presenceValue returns this hub's members of a group as they are kept, nil if there are
-// none.
+// presenceValue returns this hub's members of a group in the form that the layer keeps, nil
+// if there are none.
 func (h *Hub) presenceValue(group string) []byte {
 	members := h.localMembers(group)
 	if len(members) == 0 {

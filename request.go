@@ -9,8 +9,8 @@ import (
 	"unique"
 )
 
-// commonHeaders are the headers that browsers of one version send alike, in the order in which they
-// are packed.
+// commonHeaders are the headers in which all browsers of one version send the same. They are packed in
+// this order.
 var commonHeaders = [...]string{
 	"Accept", "Accept-Encoding", "Accept-Language", "Cache-Control", "Connection", "Dnt", "Origin", "Pragma",
 	"Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Sec-Gpc", "Sec-Websocket-Extensions",
@@ -36,13 +36,13 @@ type keptRequest struct {
 	packed packedRequest
 }
 
-// keep is called once, before all else.
+// keep is called once, before the other methods.
 func (k *keptRequest) keep(r *http.Request) { k.request = r }
 
-// pathValue is the request's.
+// pathValue returns the request's value for a wildcard.
 func (k *keptRequest) pathValue(name string) string { return k.request.PathValue(name) }
 
-// get returns the request as it was.
+// get returns the request as it was before it was packed. It is not packed again.
 func (k *keptRequest) get() *http.Request {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -51,7 +51,8 @@ func (k *keptRequest) get() *http.Request {
 	return k.request
 }
 
-// pack saves a kilobyte, unless somebody has asked for the request, who may look at any time.
+// pack saves a kilobyte. It does nothing if somebody has asked for the request, and so may look at it
+// at any time.
 func (k *keptRequest) pack() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -60,17 +61,17 @@ func (k *keptRequest) pack() {
 	}
 }
 
-// A packedRequest is what was taken out of a request: its header and, where the request line says the
-// same, its URL. Of a header each part is one string: of each key its bytes, how many values
-// it has, and theirs, all with their lengths before them. What many requests have alike is
-// kept once for all of them, so that little is left of a browser's kilobyte. The zero
-// value has taken nothing.
+// A packedRequest is what was taken out of a request: its header, and its URL if that can be made from
+// the request line again. The common headers and the others are one string each, which has for
+// each key its bytes, the number of its values, and the bytes of each value, with lengths before
+// the bytes. Requests with the same common headers share that string, so that little is left of
+// a browser's kilobyte. The zero value has taken nothing.
 type packedRequest struct {
 	alike unique.Handle[string]
 	own   string
 }
 
-// A packBuffer is what packRequest needs meanwhile. On the stack, it would make that grow.
+// A packBuffer is the memory that packRequest works in. On the stack, it would make the stack grow.
 type packBuffer struct {
 	alike [len(commonHeaders)][]string
 	bytes [1024]byte
@@ -106,7 +107,7 @@ func packRequest(r *http.Request) packedRequest {
 	return p
 }
 
-// restore puts back what was taken. The header's strings share memory with others'.
+// restore puts back what was taken. The strings of the header share memory with other requests'.
 func (p *packedRequest) restore(r *http.Request) {
 	if p.alike == (unique.Handle[string]{}) {
 		return
@@ -120,7 +121,7 @@ func (p *packedRequest) restore(r *http.Request) {
 	*p = packedRequest{}
 }
 
-// saysURL reports whether parsing a request line's URI makes this URL.
+// saysURL reports whether parsing a request line's URI gives this URL.
 func saysURL(uri string, u *url.URL) bool {
 	path, query, asks := strings.Cut(uri, "?")
 	rest := *u // RawPath among it, which few have

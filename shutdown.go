@@ -64,7 +64,8 @@ func (h *Hub) shutDown(ctx context.Context) error {
 	// sockets, shards, and the removal of leases.
 	defer h.leases.end(ctx)()
 	h.goroutines.wait(context.Background())
-	for err == nil && h.callbacks.wait(alreadyCancelled) != nil { // a shard has begun a Render meanwhile
+	// A shard may have begun a Render meanwhile.
+	for err == nil && h.callbacks.wait(alreadyCancelled) != nil {
 		err = h.callbacks.wait(ctx)
 		h.goroutines.wait(context.Background())
 	}
@@ -99,7 +100,8 @@ func spread(ctx context.Context, conns []*Conn, pause, most time.Duration, f fun
 	start := time.Now()
 	for i, c := range conns {
 		due := start.Add(total * time.Duration(i) / time.Duration(len(conns)))
-		// A timer is coarser than half a millisecond, so short waits are left to add up.
+		// A timer is coarser than half a millisecond, so short waits are put off until they
+		// have added up.
 		if wait := time.Until(due); wait > time.Millisecond {
 			select {
 			case <-time.After(wait):

@@ -21,7 +21,8 @@ type counters struct {
 	slowClosed, resyncs, recovered, mismatched atomic.Uint64
 }
 
-// Stats returns the numbers of this moment, each for itself.
+// Stats returns the numbers of this moment. Each is read by itself, so they need not fit
+// together.
 func (h *Hub) Stats() Stats {
 	h.mu.Lock()
 	conns := len(h.conns)

@@ -32,20 +32,22 @@ func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 	m.Config.MessageBufferSize = 0 // nothing is sent through melody's queue
 	m.Upgrader.EnableCompression = h.options.Compression
 	m.Upgrader.Subprotocols = consumer.Subprotocols
-	// What of a message is beyond it takes another read; idle connections are many.
+	// The buffer is small, because every idle connection keeps one. The rest of a message
+	// that is larger takes another read.
 	m.Upgrader.ReadBufferSize = 128
-	// gorilla writes nothing but control frames, for which it has a buffer on the stack.
+	// Without a pool every connection would keep a write buffer. gorilla writes nothing but
+	// control frames here, for which it has a buffer on the stack.
 	m.Upgrader.WriteBufferPool = new(sync.Pool)
 	m.Upgrader.Error = func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 		w.Header().Set("Sec-WebSocket-Version", "13")
 		http.Error(w, strings.TrimPrefix(reason.Error(), "websocket: "), status)
 	}
-	// Both run on the connection's goroutine. Once reading has failed it fails for melody
-	// too, which then ends the session.
+	// Both functions run on the connection's goroutine. When c.read has returned, melody reads
+	// once more, fails too, and ends the session.
 	m.HandleConnect(func(s *melody.Session) {
 		c := connOf(s)
 		h.register(c)
-		c.connected = c.outbox.Code() == 0 // or Shutdown has closed it
+		c.connected = c.outbox.Code() == 0 // otherwise Shutdown has closed it
 		c.session = s
 		c.upgraded.Done()
 		c.read(s.WebsocketConnection())
@@ -114,13 +116,13 @@ func (e *endpoint) accept(r *http.Request) (err error) {
 		if p := recover(); p != nil {
 			e.hub.logPanic(p, "accept", "")
 			err = &Reject{Status: http.StatusInternalServerError}
-		} else if !returned { // runtime.Goexit: the handler ends here
+		} else if !returned { // by runtime.Goexit, which ends the handler's goroutine here
 			e.hub.release(nil)
 		}
 	}()
 	err = e.consumer.Accept(r)
 	returned = true
-	if err == nil && e.hub.alive() != nil { // Shutdown has given up waiting for it
+	if err == nil && e.hub.alive() != nil { // Shutdown has given up waiting for Accept
 		err = &Reject{http.StatusServiceUnavailable, "the server is shutting down"}
 	}
 	return err
@@ -140,7 +142,7 @@ func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
 	r = r.WithContext(c.ctx)
 	r.Body = http.NoBody
 	c.request.keep(r)
-	c.user, _ = UserFrom(ctx) // now: what is behind the context may be over when the request is
+	c.user, _ = UserFrom(ctx) // read now, because what is behind the context may end with the request
 	c.resume = parseResume(r.URL)
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)
@@ -169,8 +171,7 @@ func (c *Conn) serve(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}()
-	// The error is for the log of those who upgrade by hand: the client has had
-	// its answer, or is gone.
+	// The error needs no answer: the client has had one, or is gone.
 	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{ResponseWriter: w, conn: c}, r)
 	if c.hijacked {
 		c.outbox.Linger(c.peerCode.Load() != 0)
@@ -193,7 +194,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	c.outbox.Init(conn, &c.hub.limits, (*connOwner)(c))
 	c.hijacked = true
-	// What the server set for the request is not for the connection.
+	// The server's deadlines were for the request, and must not end the connection.
 	conn.SetDeadline(time.Time{})
 	return &c.outbox, rw, nil
 }
@@ -201,7 +202,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // parseResume reads a URL's resume parameters, group@id. It returns the id for each group,
 // nil if there are no such parameters.
 func parseResume(u *url.URL) map[string]string {
-	if u.RawQuery == "" { // as it is nearly always
+	if u.RawQuery == "" { // as in nearly all requests
 		return nil
 	}
 	query := u.Query()

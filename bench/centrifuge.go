@@ -11,7 +11,7 @@ import (
 )
 
 // centrifugeHello is the connect command of its JSON protocol. The server subscribes
-// the client, so that one round trip does.
+// the client, so that one round trip is enough.
 const centrifugeHello = `{"id":1,"connect":{}}`
 
 // centrifugeServer is a centrifuge node with what its documentation offers for many

@@ -29,7 +29,7 @@ func (s coderServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	c, group := &coderClient{conn, make(chan []byte, 256)}, r.PathValue("group")
 	s.members.join(group, c)
-	// The handler returns, so that net/http lets go of what it holds.
+	// The handler returns, so that net/http frees what it holds for the request.
 	ctx := conn.CloseRead(context.Background())
 	go func() {
 		defer conn.CloseNow()

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// sessionTimeout is the end of any one measurement.
+// sessionTimeout is how long one measurement may take at the most.
 const sessionTimeout = 2 * time.Minute
 
 type driver struct {
@@ -151,8 +151,8 @@ func startServer(ctx context.Context, name, redis string) (at address, stop func
 	return at, stop, nil
 }
 
-// startRedis returns the URL of the server to use. One of its own listens on nothing
-// but a Unix socket.
+// startRedis returns the URL of the server to use. A server that it starts
+// listens on a Unix socket alone.
 func (d *driver) startRedis(ctx context.Context) (url string, stop func(), err error) {
 	if d.redis != "" {
 		return d.redis, func() {}, nil

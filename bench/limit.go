@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limit is what the kernel charges and no Go server can go below: file descriptors,
-// and one write(2) of the whole burst for each.
+// limit measures what the kernel charges, which no Go server can go below: it has file
+// descriptors, and makes one write(2) of the whole burst to each.
 type limit struct {
 	members *roster[int]
 	epoll   int // tells which clients have sent something or left
@@ -77,7 +77,8 @@ func (l *limit) accept(conn *net.TCPConn, rw *bufio.ReadWriter, key string) (fd 
 	return fd, conn.Close()
 }
 
-// watch closes what sends anything: in these scenarios that is a close frame.
+// watch closes each socket on which something arrives: in these scenarios that is a close
+// frame.
 func (l *limit) watch() {
 	events := make([]unix.EpollEvent, 128)
 	for {

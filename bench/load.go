@@ -25,7 +25,7 @@ var errStalled = errors.New("frames are missing")
 
 // A lane is one epoll loop of the load generator with its connections. The sockets
 // are blocking, and read once when epoll says so: that is two system calls for many
-// frames, and little else, so that what the machine is busy with is the server.
+// frames, and little else, so that the machine is busy with the server above all.
 // A lane belongs to one goroutine.
 type lane struct {
 	job     *job
@@ -103,8 +103,8 @@ func (l *lane) connect(n int, groupOf func(i int) int) error {
 	return nil
 }
 
-// dial connects and sends the request: what a browser sends, because some servers
-// keep it.
+// dial connects and sends the request that a browser would send, because some servers
+// keep it in memory.
 func (l *lane) dial(c *client) error {
 	server, err := netip.ParseAddrPort(l.job.Servers[c.server].WebSocket)
 	if err != nil {
@@ -279,7 +279,7 @@ func (l *lane) settle(done func(Usage) bool) error {
 	}
 }
 
-// tally adds what never came to the faults.
+// tally adds the events that never came to the faults.
 func (l *lane) tally() faults {
 	f := l.faults
 	for _, c := range l.clients {

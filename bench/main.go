@@ -109,7 +109,8 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	return err
 }
 
-// choose makes a driver for what both expressions match. The limit is always with it.
+// choose makes a driver for the scenarios and the contenders that the two expressions
+// match. The limit is always among them.
 func choose(scenario, contender *regexp.Regexp) *driver {
 	d := new(driver)
 	for _, s := range scenarios {

@@ -118,7 +118,8 @@ func drawPanel(b *bytes.Buffer, r scenarioResult, col column, x, y, width int) {
 	}
 }
 
-// scale maps values to pixels: from zero, or logarithmically from half the lowest.
+// scale maps values to pixels: linearly from zero, or logarithmically from half the lowest
+// value.
 func scale(lowest, highest, width float64, logarithmic bool) func(float64) float64 {
 	if !logarithmic {
 		return func(v float64) float64 { return v / highest * width }

@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// What is stored as JSON.
+// These types are what is stored as JSON.
 type (
 	results struct {
 		Machine   machine
@@ -109,7 +109,8 @@ var (
 
 func cpuOf(s sample) float64 { return s.CPU }
 
-// spread of the rounds that could be measured; false if there is none.
+// spread returns the spread of a figure over the rounds that could be measured, and whether
+// there are any.
 func (c contenderResult) spread(value func(sample) float64) (spread, bool) {
 	var values []float64
 	for _, s := range c.Samples {
@@ -120,7 +121,8 @@ func (c contenderResult) spread(value func(sample) float64) (spread, bool) {
 	return spreadOf(values), len(values) > 0
 }
 
-// ratios to the limit's CPU, each of one round.
+// ratios returns the spread of the ratios between a contender's CPU and the limit's, where
+// each ratio is of two figures of one round.
 func (r scenarioResult) ratios(c contenderResult) (spread, bool) {
 	i := slices.IndexFunc(r.Contenders, func(c contenderResult) bool { return c.Name == limitName })
 	if i < 0 {

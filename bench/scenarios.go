@@ -215,7 +215,8 @@ func (l *lane) idle() (sample, error) {
 	if err := l.join(s.Conns, func(i int) int { return i / s.GroupSize }); err != nil {
 		return sample{}, err
 	}
-	// What a server gives back only once a connection has been idle shall count.
+	// Wait, because memory that a server gives back once a connection has been idle for a
+	// while is not to be counted.
 	for end := now() + int64(l.job.Length); now() < end; {
 		if err := l.poll(100 * time.Millisecond); err != nil {
 			return sample{}, err
@@ -235,8 +236,8 @@ func (l *lane) idle() (sample, error) {
 }
 
 // churn keeps a number of clients busy that connect, become members, say goodbye, wait
-// for the server to close, and begin again. A life is what counts as received, and its
-// duration as latency.
+// for the server to close, and begin again. Each such life counts as one received event,
+// and its duration as the latency.
 func (l *lane) churn() (sample, error) {
 	goodbye := maskedFrame(opClose, []byte{0x03, 0xe8})
 	again, busy := true, 0

@@ -45,7 +45,7 @@ type entry struct {
 	hello string                                // what a client must send first; it then waits for an answer
 }
 
-// What happened to memberships in this process.
+// joined and left count the memberships of this process that have begun and ended.
 var joined, left atomic.Int64
 
 // address is where a server process listens; it prints this when it is ready.

@@ -27,7 +27,7 @@ const (
 	missed    = 100             // events that a Join replays
 )
 
-// policy has groups keep history by their names.
+// policy keeps history for the groups whose names say so.
 func policy(group string) grouphub.GroupPolicy {
 	if strings.HasPrefix(group, "kept:") {
 		return grouphub.GroupPolicy{History: 1000}

@@ -2,7 +2,8 @@
 
 // Redis measures what the Redis layer costs: how many GroupSend a process can do beside
 // what redis-benchmark does on the same server, with history and without, what a Join
-// costs, and how much longer an event takes to a browser than through the memory layer. It starts a redis-server of its own on loopback.
+// costs, and how much longer an event takes to a browser than through the memory layer. It
+// starts a redis-server of its own on loopback.
 //
 // Rounds are interleaved, in random order within each, since a machine is never the same
 // for two minutes. Given are the median of the rounds, the minimum and the maximum.
@@ -225,7 +226,7 @@ func redisBenchmark(ctx context.Context, port string) ([]float64, error) {
 	return []float64{rate, used.Seconds() * 1e6 / calls}, err
 }
 
-// event returns data that makes an event's JSON as long as it is to be.
+// event returns data with which an event's JSON has eventSize bytes.
 func event(group string) any {
 	type data struct {
 		Text string `json:"text"`

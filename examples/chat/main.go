@@ -33,7 +33,7 @@ import (
 	"github.com/seed-29c60982/grouphub"
 )
 
-// In characters; the page has the same limits.
+// These are counted in characters. The page has the same limits.
 const (
 	maxNameLength = 40
 	maxTextLength = 1000
@@ -52,7 +52,7 @@ type message struct {
 	Text string `json:"text"`
 }
 
-// A sentMessage says when, too: it may be read much later.
+// A sentMessage also says when it was sent, since it may be read much later.
 type sentMessage struct {
 	message
 	Sent time.Time `json:"sent"`
@@ -65,7 +65,7 @@ func main() {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	context.AfterFunc(ctx, stop) // so that a second Ctrl-C ends the program at once
 	if err := run(ctx, *addr, *redis, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "chat:", err)
 		os.Exit(1)
@@ -81,7 +81,7 @@ func run(ctx context.Context, addr, redis string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		defer layer.Close() // whose it is; Shutdown leaves it open
+		defer layer.Close() // Shutdown leaves open a layer that New has not made
 		options.Layer = layer
 	}
 	listener, err := net.Listen("tcp", addr)
@@ -104,7 +104,7 @@ func run(ctx context.Context, addr, redis string, out io.Writer) error {
 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	// It takes both: net/http forgets a connection when it is upgraded.
+	// Both are needed: net/http forgets a connection when it is upgraded.
 	err = errors.Join(hub.Shutdown(ctx), server.Shutdown(ctx))
 	if reason := <-served; !errors.Is(reason, http.ErrServerClosed) {
 		err = errors.Join(reason, err)
@@ -112,10 +112,11 @@ func run(ctx context.Context, addr, redis string, out io.Writer) error {
 	return err
 }
 
-// newOptions are the same in every process, the policy above all.
+// newOptions returns the hub's options. They have to be the same in every process, the policy
+// above all.
 func newOptions() *grouphub.Options {
 	return &grouphub.Options{
-		MaxMessageSize: 8 << 10, // maxTextLength characters, however JSON writes them
+		MaxMessageSize: 8 << 10, // enough for maxTextLength characters, however JSON escapes them
 		ReceiveRate:    10,
 		Policy: func(group string) grouphub.GroupPolicy {
 			if !strings.HasPrefix(group, roomPrefix) {
@@ -126,7 +127,7 @@ func newOptions() *grouphub.Options {
 	}
 }
 
-// routes is the whole application.
+// routes returns the whole application.
 func routes(hub *grouphub.Hub) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
@@ -137,7 +138,7 @@ func routes(hub *grouphub.Hub) http.Handler {
 	mux.Handle("GET /ws", grouphub.Authenticate(visitor)(hub.Handler(consumer())))
 	mux.HandleFunc("GET /members", members(hub))
 	mux.HandleFunc("POST /announce", announce(hub))
-	// The hub refuses other origins by itself; this does it for the form.
+	// The hub refuses other origins by itself. This refuses them for the form, too.
 	return http.NewCrossOriginProtection().Handler(mux)
 }
 
@@ -159,7 +160,7 @@ func consumer() grouphub.Consumer {
 			return nil
 		},
 		Connect: func(c *grouphub.Conn) error {
-			// For a page that comes back, what it missed takes the place of the last messages.
+			// A page that comes back gets what it missed in place of the last messages.
 			if err := c.Join(group(roomOf(c)), grouphub.Last(lastMessages)); err != nil {
 				return err
 			}
@@ -176,11 +177,11 @@ func consumer() grouphub.Consumer {
 			if !validText(m.Text) {
 				return &grouphub.CloseError{Code: 1008, Reason: "a text is empty or too long"}
 			}
-			// Whose connection it is decides, not what the message claims.
+			// The connection's user is the author, whatever the message claims.
 			m.Name = c.User().ID
 			err := c.Hub().GroupSend(c.Context(), group(roomOf(c)), "chat.message", sentMessage{m, time.Now()})
 			if errors.Is(err, grouphub.ErrUnavailable) || errors.Is(err, grouphub.ErrUncertain) {
-				// Redis is away. To return the error would close the connection.
+				// Redis is away. Returning the error would close the connection.
 				return c.SendJSON(map[string]any{"type": "chat.unsent", "data": m})
 			}
 			return err
@@ -193,13 +194,14 @@ func consumer() grouphub.Consumer {
 	}
 }
 
-// tellMembers tells the pages of a room that its members are others now.
+// tellMembers tells the pages of a room that its members have changed.
 func tellMembers(ctx context.Context, c *grouphub.Conn) {
-	// Pages ask now and then in any case, so that an error can be left at that.
+	// An error is ignored, since pages ask for the members now and then in any case.
 	_ = c.Hub().GroupSend(ctx, doorway(roomOf(c)), "chat.members", nil)
 }
 
-// members answers with the names of those in a room, of all processes, each once.
+// members answers with the names of all who are in a room, in any process. Each name comes
+// once.
 func members(hub *grouphub.Hub) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		room := r.URL.Query().Get("room")
@@ -245,16 +247,16 @@ func announce(hub *grouphub.Hub) http.HandlerFunc {
 
 func roomOf(c *grouphub.Conn) string { return c.Request().URL.Query().Get("room") }
 
-// The prefix keeps the rooms apart from whatever else an application has groups for.
+// roomPrefix keeps the rooms apart from an application's other groups.
 const roomPrefix = "room:"
 
 func group(room string) string { return roomPrefix + room }
 
-// The doorway is a group of the same members, for what is not worth keeping: coming and
-// going must not push messages out of the room's history.
+// doorway returns the name of a second group with the same members. Its events are not kept,
+// so that coming and going does not push messages out of the room's history.
 func doorway(room string) string { return "doorway:" + room }
 
-// validName is for rooms and names, which are shown on one line.
+// validName checks the names of rooms and of people, which are shown on one line.
 func validName(s string) bool {
 	return strings.TrimSpace(s) != "" && utf8.ValidString(s) &&
 		utf8.RuneCountInString(s) <= maxNameLength && !strings.ContainsFunc(s, unicode.IsControl)

@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	maxJobs = 100              // at a time, those that are kept included
-	keepFor = 10 * time.Minute // so long can a finished job still be looked at
+	maxJobs = 100              // at a time, including finished ones that are kept
+	keepFor = 10 * time.Minute // how long a finished job can still be looked at
 )
 
 //go:embed index.html
@@ -38,7 +38,7 @@ func main() {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	context.AfterFunc(ctx, stop) // so that a second Ctrl-C ends the program at once
 	if err := run(ctx, *addr, *duration, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "tasks:", err)
 		os.Exit(1)
@@ -66,7 +66,7 @@ func run(ctx context.Context, addr string, duration time.Duration, out io.Writer
 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	// It takes both: net/http forgets a connection when it is upgraded.
+	// Both are needed: net/http forgets a connection when it is upgraded.
 	err = errors.Join(hub.Shutdown(ctx), server.Shutdown(ctx))
 	if reason := <-served; !errors.Is(reason, http.ErrServerClosed) {
 		err = errors.Join(reason, err)
@@ -75,16 +75,17 @@ func run(ctx context.Context, addr string, duration time.Duration, out io.Writer
 	return err
 }
 
-// A progress is what everybody who watches a job hears of it.
+// A progress is what everybody who watches a job is told.
 type progress struct {
 	Name    string `json:"name"`
 	Percent int    `json:"percent"`
 }
 
-// jobs are all jobs of this process, by ids that cannot be guessed: who has one may watch.
+// jobs are all jobs of this process, by ids that cannot be guessed: whoever has the id of a
+// job may watch it.
 type jobs struct {
 	// Static after construction.
-	ctx      context.Context // run's: a job outlives the request that started it
+	ctx      context.Context // of run, because a job outlives the request that started it
 	hub      *grouphub.Hub
 	duration time.Duration
 
@@ -105,7 +106,7 @@ func (js *jobs) routes() http.Handler {
 		Connect: js.watch,
 		Events:  grouphub.Events{"job.progress": grouphub.Forward()},
 	}))
-	// The hub refuses other origins by itself; this does it for the start of a job.
+	// The hub refuses other origins by itself. This refuses them for the start of a job, too.
 	return http.NewCrossOriginProtection().Handler(mux)
 }
 
@@ -150,7 +151,7 @@ func (js *jobs) start(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(map[string]string{"id": id})
 }
 
-// work does what a real job would, some work and then word of it, a hundred times.
+// work stands for a real job: a hundred times it does some work, and then says so.
 func (js *jobs) work(id, name string) {
 	step := time.NewTicker(max(js.duration/100, time.Millisecond))
 	defer step.Stop()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 )
 
 func TestLogoutWorks(t *testing.T) {
@@ -50,17 +51,17 @@ func TestLogoutWorks(t *testing.T) {
 }
 
 func TestLogoutReachesAHubThatWasCutOff(t *testing.T) {
-	onRedis(t, func(t *testing.T, url string) {
-		proxy := startProxy(t, url)
-		cutOff := newHub(t, &grouphub.Options{Layer: proxy.layer(), Logger: quiet()})
+	redistest.OnBoth(t, func(t *testing.T, url string) {
+		proxy := redistest.StartProxy(t, url)
+		cutOff := newHub(t, &grouphub.Options{Layer: layerBehind(t, proxy), Logger: quiet()})
 		other := newHub(t, &grouphub.Options{Layer: redisLayer(t, url, nil), Logger: quiet()})
 		ann, bob := hubtest.Dial(t, authenticate(cutOff), "/?user=ann"), hubtest.Dial(t, authenticate(cutOff), "/?user=bob")
-		proxy.cut()
+		proxy.Cut()
 		eventually(t, func() bool { return !cutOff.Stats().LayerUp }, "the hub notices nothing")
 		if err := other.GroupClose(background, grouphub.UserGroup("ann"), 4401, "logged out"); err != nil {
 			t.Fatal(err)
 		}
-		proxy.mend()
+		proxy.Mend()
 		ann.Expect(`{"type":"resync","group":"!user/ann"}`) // a group without history
 		ann.ExpectClose(4401)
 		eventually(t, func() bool { return cutOff.Stats().LayerUp }, "the hub is not back")
@@ -75,7 +76,7 @@ func TestLogoutReachesAHubThatWasCutOff(t *testing.T) {
 func TestLogoutReachesEveryHubThroughRedis(t *testing.T) {
 	t.Parallel()
 	conns := make(chan *grouphub.Conn, 1)
-	a, b := redisHubs(t, startRedis(t), grouphub.Consumer{
+	a, b := redisHubs(t, redistest.Start(t), grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
 		Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },
 	})

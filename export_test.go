@@ -2,7 +2,6 @@ package grouphub
 
 import (
 	"reflect"
-	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 )
@@ -19,9 +18,6 @@ func MemoryLeases(l *MemoryLayer) int {
 	MemoryInUse(l) // takes the lock, so that what was done before is seen
 	return reflect.ValueOf(l.memory).Elem().FieldByName("leases").Len()
 }
-
-// SetRedisHeartbeat sets how often hubs that attach from now on prove their subscription.
-func SetRedisHeartbeat(l *RedisLayer, d time.Duration) { l.redis.Heartbeat = d }
 
 // RedisDiscarded returns how many payloads could not be opened.
 func RedisDiscarded(l *RedisLayer) uint64 { return l.redis.Discarded() }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 )
 
 func TestIdleGroupLeavesNothingInRedis(t *testing.T) {
@@ -59,16 +60,16 @@ func TestIdleGroupLeavesNothingInRedis(t *testing.T) {
 
 func TestEveryKeyInRedisExpires(t *testing.T) {
 	t.Parallel()
-	s := startRedis(t)
-	proxy := startProxy(t, s.url())
+	s := redistest.Start(t)
+	proxy := redistest.StartProxy(t, s.URL())
 	options := func(layer grouphub.Layer) *grouphub.Options {
 		return &grouphub.Options{Layer: layer, Logger: quiet(), Consumer: noteConsumer,
 			Policy: func(string) grouphub.GroupPolicy {
 				return grouphub.GroupPolicy{History: 10, HistoryTTL: time.Second, Presence: true}
 			}}
 	}
-	hub, taker := newHub(t, options(redisLayer(t, s.url(), nil))), newHub(t, options(proxy.layer()))
-	client := s.client()
+	hub, taker := newHub(t, options(redisLayer(t, s.URL(), nil))), newHub(t, options(layerBehind(t, proxy)))
+	client := s.Client()
 	// keys returns the kinds of the keys that there are, each of which expires.
 	keys := func() map[string]bool {
 		t.Helper()
@@ -104,7 +105,7 @@ func TestEveryKeyInRedisExpires(t *testing.T) {
 	if err := errors.Join(hub.Send(background, "others", "n", 1), hub.Send(background, "jobs", "n", 1)); err != nil {
 		t.Fatal(err)
 	}
-	proxy.loseReply("grouphub:taken:{jobs}")
+	proxy.LoseReply("grouphub:taken:{jobs}")
 	receiving, stop := context.WithCancel(background)
 	var waiting sync.WaitGroup
 	defer waiting.Wait()
@@ -117,7 +118,7 @@ func TestEveryKeyInRedisExpires(t *testing.T) {
 	}, "not all kinds of keys are there, but %v", keys())
 	c.Close()
 	eventually(t, func() bool { return !keys()["leases"] && !keys()["leaseends"] }, "the lease is still there")
-	eventually(t, func() bool { return s.cli("EXISTS", "grouphub:stream:{g:all}") == "0" }, "the history is still there")
+	eventually(t, func() bool { return s.CLI("EXISTS", "grouphub:stream:{g:all}") == "0" }, "the history is still there")
 	if groups := hub.Stats().Groups; groups != 0 {
 		t.Errorf("%d groups", groups)
 	}

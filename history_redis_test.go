@@ -12,10 +12,11 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 )
 
 func TestEveryEventExactlyOnceThroughRedis(t *testing.T) {
-	onRedis(t, func(t *testing.T, url string) {
+	redistest.OnBoth(t, func(t *testing.T, url string) {
 		var hubs []*grouphub.Hub
 		for range 2 {
 			hubs = append(hubs, newHub(t, followed(redisLayer(t, url, nil))))
@@ -25,9 +26,9 @@ func TestEveryEventExactlyOnceThroughRedis(t *testing.T) {
 }
 
 func TestEveryEventExactlyOnceWhileTheSubscriberIsCutAgainAndAgain(t *testing.T) {
-	onRedis(t, func(t *testing.T, url string) {
-		proxy := startProxy(t, url)
-		sender, cutOff := newHub(t, followed(redisLayer(t, url, nil))), newHub(t, followed(proxy.layer()))
+	redistest.OnBoth(t, func(t *testing.T, url string) {
+		proxy := redistest.StartProxy(t, url)
+		sender, cutOff := newHub(t, followed(redisLayer(t, url, nil))), newHub(t, followed(layerBehind(t, proxy)))
 		c := hubtest.Dial(t, cutOff, "/")
 		const cuts, ahead, end = 10, 800, 0
 		var sent, read atomic.Int64
@@ -60,10 +61,10 @@ func TestEveryEventExactlyOnceWhileTheSubscriberIsCutAgainAndAgain(t *testing.T)
 			for i := range cuts {
 				before := sent.Load()
 				until(func() bool { return sent.Load() > before })
-				proxy.cut()
+				proxy.Cut()
 				before = sent.Load()
 				until(func() bool { return sent.Load() > before+20 || sent.Load()-read.Load() >= ahead-1 })
-				proxy.mend()
+				proxy.Mend()
 				until(func() bool { return cutOff.Stats().LayerUp })
 				if i%2 == 0 { // or else again while gaps are filled
 					until(func() bool { return read.Load() > before+20 })
@@ -93,20 +94,20 @@ func TestEveryEventExactlyOnceWhileTheSubscriberIsCutAgainAndAgain(t *testing.T)
 
 func TestResumeAheadOfTheHubIsNoRepeat(t *testing.T) {
 	t.Parallel()
-	s := startRedis(t)
-	proxy := startProxy(t, s.url())
-	here, there := historyHub(t, redisLayer(t, s.url(), nil)), historyHub(t, proxy.layer())
+	s := redistest.Start(t)
+	proxy := redistest.StartProxy(t, s.URL())
+	here, there := historyHub(t, redisLayer(t, s.URL(), nil)), historyHub(t, layerBehind(t, proxy))
 	c := hubtest.Dial(t, here, "/g")
 	stays := hubtest.Dial(t, there, "/g")
 	sendNumbers(t, here, "g", 1, 5)
 	expectNumbers(t, stays, 1, 5)
-	proxy.cut()
+	proxy.Cut()
 	eventually(t, func() bool { return !there.Stats().LayerUp }, "the other hub notices nothing")
 	sendNumbers(t, here, "g", 6, 10)
 	id := expectNumbers(t, c, 1, 10).ID
 	joined := make(chan *hubtest.Client)
 	go func() { joined <- hubtest.Dial(t, there, "/g"+resumeQuery("g", id)) }()
-	proxy.mend()
+	proxy.Mend()
 	again := <-joined
 	if got := again.ExpectEvent("grouphub.position"); got.ID != id {
 		t.Errorf("position %q, want %q", got.ID, id)
@@ -118,10 +119,10 @@ func TestResumeAheadOfTheHubIsNoRepeat(t *testing.T) {
 
 func TestResumeTakesOneRoundTripAtMost(t *testing.T) {
 	t.Parallel()
-	s := startRedis(t)
+	s := redistest.Start(t)
 	var hubs []*grouphub.Hub
 	for range 2 {
-		hubs = append(hubs, newHub(t, followed(redisLayer(t, s.url(), nil))))
+		hubs = append(hubs, newHub(t, followed(redisLayer(t, s.URL(), nil))))
 	}
 	if err := hubs[1].Ping(background); err != nil { // it has its own subscriptions
 		t.Fatal(err)
@@ -130,35 +131,35 @@ func TestResumeTakesOneRoundTripAtMost(t *testing.T) {
 	position := c.ExpectEvent("grouphub.position").ID
 	sendNumbers(t, hubs[0], "g", 1, 1000)
 	expectNumbers(t, c, 1, 1000)
-	monitor := s.monitor()
+	monitor := s.Monitor()
 	for i, step := range []struct {
 		hub  *grouphub.Hub
 		want []string
 	}{{hubs[0], nil}, {hubs[0], nil}, {hubs[1], []string{"SUBSCRIBE", "EVALSHA"}}, {hubs[1], nil}} {
 		again := hubtest.Dial(t, step.hub, "/"+resumeQuery("g", position))
 		expectNumbers(t, again, 1, 1000)
-		if commands := monitor.commands(); !slices.Equal(commands, step.want) {
+		if commands := monitor.Commands(); !slices.Equal(commands, step.want) {
 			t.Errorf("resume %d: commands %q, want %q", i, commands, step.want)
 		}
 	}
 }
 
 func TestReplyThatWasLost(t *testing.T) {
-	onRedis(t, func(t *testing.T, url string) {
-		proxy := startProxy(t, url)
-		hub, sender := historyHub(t, redisLayer(t, url, nil)), historyHub(t, proxy.layer())
+	redistest.OnBoth(t, func(t *testing.T, url string) {
+		proxy := redistest.StartProxy(t, url)
+		hub, sender := historyHub(t, redisLayer(t, url, nil)), historyHub(t, layerBehind(t, proxy))
 		c := hubtest.Dial(t, hub, "/g")
 		sendNumbers(t, sender, "g", 1, 1) // and the server knows the script
 		retry := func(data int, opts ...grouphub.SendOption) {
 			t.Helper()
 			eventually(t, func() bool { return sender.GroupSend(background, "g", "n", data, opts...) == nil }, "%d is not accepted", data)
 		}
-		proxy.loseReply(`"data":2`)
+		proxy.LoseReply(`"data":2`)
 		if err := sender.GroupSend(background, "g", "n", 2); !errors.Is(err, grouphub.ErrUncertain) {
 			t.Errorf("%v, want ErrUncertain", err)
 		}
 		retry(3)
-		proxy.loseReply(`"data":4`)
+		proxy.LoseReply(`"data":4`)
 		if err := sender.GroupSend(background, "g", "n", 4, grouphub.Once("four")); !errors.Is(err, grouphub.ErrUncertain) {
 			t.Errorf("%v, want ErrUncertain", err)
 		}
@@ -170,19 +171,19 @@ func TestReplyThatWasLost(t *testing.T) {
 
 func TestFullRedisRefusesEventsAndLosesNone(t *testing.T) {
 	t.Parallel()
-	s := startRedis(t)
-	hubs := []*grouphub.Hub{historyHub(t, redisLayer(t, s.url(), nil)), historyHub(t, redisLayer(t, s.url(), nil))}
+	s := redistest.Start(t)
+	hubs := []*grouphub.Hub{historyHub(t, redisLayer(t, s.URL(), nil)), historyHub(t, redisLayer(t, s.URL(), nil))}
 	clients := []*hubtest.Client{hubtest.Dial(t, hubs[0], "/g"), hubtest.Dial(t, hubs[1], "/g")}
 	sendNumbers(t, hubs[0], "g", 1, 1)
 	for i := 2; i <= 20; i++ {
 		hub, once := hubs[i%2], grouphub.Once(fmt.Sprint(i))
-		s.cli("CONFIG", "SET", "maxmemory", "1")
+		s.CLI("CONFIG", "SET", "maxmemory", "1")
 		for _, opts := range [][]grouphub.SendOption{nil, {once}} {
 			if err := hub.GroupSend(background, "g", "n", i, opts...); !errors.Is(err, grouphub.ErrUnavailable) || !strings.Contains(err.Error(), "OOM") {
 				t.Errorf("GroupSend through a full server: %v, want ErrUnavailable with OOM", err)
 			}
 		}
-		s.cli("CONFIG", "SET", "maxmemory", "0")
+		s.CLI("CONFIG", "SET", "maxmemory", "0")
 		// The key of what was refused is still good.
 		send(t, hub, "g", "n", i, once)
 		send(t, hub, "g", "n", i, once)
@@ -190,7 +191,7 @@ func TestFullRedisRefusesEventsAndLosesNone(t *testing.T) {
 	for _, c := range clients {
 		expectNumbers(t, c, 1, 20)
 	}
-	expectNumbers(t, hubtest.Dial(t, historyHub(t, redisLayer(t, s.url(), nil)), "/g?last=100"), 1, 20)
+	expectNumbers(t, hubtest.Dial(t, historyHub(t, redisLayer(t, s.URL(), nil)), "/g?last=100"), 1, 20)
 	sendNumbers(t, hubs[1], "g", 21, 21) // and nothing came in between
 	for i, c := range clients {
 		expectNumbers(t, c, 21, 21)
@@ -204,18 +205,18 @@ func TestServerThatLostWritesIsResync(t *testing.T) {
 	for more := range 4 { // publications that come before the hub is back
 		t.Run(fmt.Sprint("More=", more), func(t *testing.T) {
 			t.Parallel()
-			s := startRedis(t)
-			proxy := startProxy(t, s.url())
-			hub, sender := historyHub(t, proxy.layer()), historyHub(t, redisLayer(t, s.url(), nil))
+			s := redistest.Start(t)
+			proxy := redistest.StartProxy(t, s.URL())
+			hub, sender := historyHub(t, layerBehind(t, proxy)), historyHub(t, redisLayer(t, s.URL(), nil))
 			c := hubtest.Dial(t, hub, "/g?resume=")
 			c.ExpectEvent("grouphub.position")
 			sendNumbers(t, sender, "g", 1, 10)
 			id := expectNumbers(t, c, 1, 10).ID
-			proxy.cut()
+			proxy.Cut()
 			eventually(t, func() bool { return !hub.Stats().LayerUp }, "the hub notices nothing")
-			s.rollBack("g", 2)
+			s.RollBack("g:g", 2)
 			sendNumbers(t, sender, "g", 11, 10+more)
-			proxy.mend()
+			proxy.Mend()
 			c.Expect(`{"type":"resync","group":"g"}`)
 			sendNumbers(t, sender, "g", 14, 16)
 			expectNumbers(t, c, 14, 16)
@@ -232,22 +233,20 @@ func TestServerThatComesBackEmptyIsResync(t *testing.T) {
 	for more := range 3 {
 		t.Run(fmt.Sprint("More=", more), func(t *testing.T) {
 			t.Parallel()
-			s := startRedis(t)
-			proxy := startProxy(t, s.url())
-			hub, sender := historyHub(t, proxy.layer()), historyHub(t, redisLayer(t, s.url(), nil))
+			s := redistest.Start(t)
+			proxy := redistest.StartProxy(t, s.URL())
+			hub, sender := historyHub(t, layerBehind(t, proxy)), historyHub(t, redisLayer(t, s.URL(), nil))
 			c := hubtest.Dial(t, hub, "/g?resume=")
 			c.ExpectEvent("grouphub.position")
 			sendNumbers(t, sender, "g", 1, 10)
 			id := expectNumbers(t, c, 1, 10).ID
-			proxy.cut()
-			s.kill()
+			proxy.Cut()
+			s.Kill()
 			eventually(t, func() bool { return !hub.Stats().LayerUp }, "the hub notices nothing")
-			if err := s.start(); err != nil {
-				t.Fatal(err)
-			}
+			s.Restart()
 			eventually(t, func() bool { return sender.Stats().LayerUp }, "the sender is not back")
 			sendNumbers(t, sender, "g", 11, 10+more)
-			proxy.mend()
+			proxy.Mend()
 			c.Expect(`{"type":"resync","group":"g"}`)
 			sendNumbers(t, sender, "g", 14, 16)
 			expectNumbers(t, c, 14, 16)

@@ -11,13 +11,14 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 )
 
 func TestPingRightAfterNewWaitsForTheSubscription(t *testing.T) {
 	t.Parallel()
-	s := startRedis(t)
+	s := redistest.Start(t)
 	for range 20 {
-		hub := newHub(t, &grouphub.Options{Layer: redisLayer(t, s.url(), nil)})
+		hub := newHub(t, &grouphub.Options{Layer: redisLayer(t, s.URL(), nil)})
 		if err := hub.Ping(background); err != nil {
 			t.Error(err)
 		}
@@ -27,7 +28,7 @@ func TestPingRightAfterNewWaitsForTheSubscription(t *testing.T) {
 func TestEventsCrossBothWaysThroughRedisInOrder(t *testing.T) {
 	t.Parallel()
 	const each = 300
-	a, b := redisHubs(t, startRedis(t), noteConsumer)
+	a, b := redisHubs(t, redistest.Start(t), noteConsumer)
 	var ofA, ofB []*hubtest.Client
 	for range 3 {
 		ofA, ofB = append(ofA, hubtest.Dial(t, a, "/")), append(ofB, hubtest.Dial(t, b, "/"))
@@ -41,7 +42,7 @@ func TestEventsCrossBothWaysThroughRedisInOrder(t *testing.T) {
 func TestCommandsCrossThroughRedis(t *testing.T) {
 	t.Parallel()
 	conns := make(chan *grouphub.Conn, 1)
-	a, b := redisHubs(t, startRedis(t), grouphub.Consumer{
+	a, b := redisHubs(t, redistest.Start(t), grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
 		Events:  grouphub.Events{"*": grouphub.Forward()},
 	})
@@ -100,7 +101,7 @@ func TestCommandsCrossThroughRedis(t *testing.T) {
 
 func TestRedisThatIsKilledAndComesBackClosesNoSocket(t *testing.T) {
 	t.Parallel()
-	s := startRedis(t)
+	s := redistest.Start(t)
 	told, resync := resyncs()
 	consumer := func(resync func(*grouphub.Conn, []string), groups ...string) grouphub.Consumer {
 		return grouphub.Consumer{
@@ -130,7 +131,7 @@ func TestRedisThatIsKilledAndComesBackClosesNoSocket(t *testing.T) {
 		for _, c := range []*hubtest.Client{both, plain, elsewhere} {
 			c.ExpectEvent("note")
 		}
-		s.kill()
+		s.Kill()
 		eventually(t, func() bool { return !a.Stats().LayerUp && !b.Stats().LayerUp }, "the hubs notice nothing")
 		for name, call := range map[string]func(context.Context) error{
 			"GroupSend":  func(ctx context.Context) error { return a.GroupSend(ctx, "one", "note", "meanwhile") },
@@ -152,9 +153,7 @@ func TestRedisThatIsKilledAndComesBackClosesNoSocket(t *testing.T) {
 			c.Expect("still here")
 		}
 
-		if err := s.start(); err != nil {
-			t.Fatal(err)
-		}
+		s.Restart()
 		back := time.Now()
 		plain.Expect(`{"type":"resync","group":"one"}`)
 		elsewhere.Expect(`{"type":"resync","group":"one"}`)
@@ -184,19 +183,19 @@ func TestRedisThatIsKilledAndComesBackClosesNoSocket(t *testing.T) {
 			t.Errorf("Resync was called again, for %q", <-told)
 		}
 	}
-	s.kill() // the hubs end well without it
+	s.Kill() // the hubs end well without it
 }
 
 func TestPermissionsThatTheReadmeGivesAreEnough(t *testing.T) {
 	t.Parallel()
-	s := startRedis(t)
+	s := redistest.Start(t)
 	line := regexp.MustCompile(`(?m)^redis-cli (ACL SETUSER .*)$`).FindStringSubmatch(read(t, "README.md"))
 	if line == nil {
 		t.Fatal("the README has no ACL SETUSER")
 	}
-	s.cli(strings.Fields(strings.ReplaceAll(line[1], "'", ""))...)
+	s.CLI(strings.Fields(strings.ReplaceAll(line[1], "'", ""))...)
 	for _, sharded := range []bool{false, true} {
-		layer := redisLayer(t, "redis://shop:password@127.0.0.1:"+s.port, &grouphub.RedisOptions{Prefix: "shop", Sharded: sharded})
+		layer := redisLayer(t, "redis://shop:password@"+s.Address(), &grouphub.RedisOptions{Prefix: "shop", Sharded: sharded})
 		hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer})
 		c := hubtest.Dial(t, hub, "/")
 		if err := hub.Ping(background); err != nil {
@@ -218,14 +217,14 @@ func TestPermissionsThatTheReadmeGivesAreEnough(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if log := s.cli("ACL", "LOG"); log != "" {
+	if log := s.CLI("ACL", "LOG"); log != "" {
 		t.Errorf("refused:\n%s", log)
 	}
 }
 
 func TestSubscribersThatAreKilledAgainAndAgainLoseNothingInSilence(t *testing.T) {
 	t.Parallel()
-	s := startRedis(t)
+	s := redistest.Start(t)
 	a, b := redisHubs(t, s, noteConsumer)
 	clients := []*hubtest.Client{hubtest.Dial(t, a, "/"), hubtest.Dial(t, b, "/")}
 	stop, sent := make(chan struct{}), make(chan int)
@@ -246,7 +245,7 @@ func TestSubscribersThatAreKilledAgainAndAgainLoseNothingInSilence(t *testing.T)
 	}()
 	for i := range 20 {
 		before := a.Stats().Resyncs
-		s.cli("CLIENT", "KILL", "TYPE", "pubsub")
+		s.CLI("CLIENT", "KILL", "TYPE", "pubsub")
 		if i%4 == 0 {
 			continue // again while it comes back
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 )
 
 func TestMembersAcrossHubs(t *testing.T) {
@@ -55,8 +56,8 @@ func TestMembersAcrossHubsOnRedis(t *testing.T) {
 		return &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: quiet(),
 			Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} }}
 	}
-	proxy := startProxy(t, "redis://"+m.Addr())
-	one, two := newHub(t, options(redisLayer(t, "redis://"+m.Addr(), nil))), newHub(t, options(proxy.layer()))
+	proxy := redistest.StartProxy(t, "redis://"+m.Addr())
+	one, two := newHub(t, options(redisLayer(t, "redis://"+m.Addr(), nil))), newHub(t, options(layerBehind(t, proxy)))
 	count := func(hub *grouphub.Hub) int {
 		members, err := hub.Members(background, "all")
 		if err != nil {
@@ -71,7 +72,7 @@ func TestMembersAcrossHubsOnRedis(t *testing.T) {
 	}
 	there.Close()
 	eventually(t, func() bool { return count(one) == 2 }, "%d members, want 2", count(one))
-	proxy.cut() // as if the process were gone
+	proxy.Cut() // as if the process were gone
 	m.SetTime(now.Add(61 * time.Second))
 	m.FastForward(61 * time.Second)
 	if n := count(one); n != 1 {

@@ -9,17 +9,18 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 )
 
 func TestGarbageThroughRedisIsCountedAndLoggedOnce(t *testing.T) {
 	t.Parallel()
-	s := startRedis(t)
+	s := redistest.Start(t)
 	var logged safeBuffer
-	layer := redisLayer(t, s.url(), nil)
+	layer := redisLayer(t, s.URL(), nil)
 	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 	c := hubtest.Dial(t, hub, "/")
 	const channel = "grouphub:topic:{g:all}"
-	tap := redisTap(t, s, channel)
+	tap := s.Tap(channel)
 	send(t, hub, "all", "note", "as it should be")
 	c.ExpectEvent("note")
 	whole := <-tap
@@ -38,7 +39,7 @@ func TestGarbageThroughRedisIsCountedAndLoggedOnce(t *testing.T) {
 	} {
 		dropped, discarded := hub.Stats().Dropped, grouphub.RedisDiscarded(layer)
 		for _, payload := range c.payload {
-			s.publish(channel, payload)
+			s.Publish(channel, payload)
 			<-tap // which must not get full
 		}
 		n := uint64(len(c.payload))
@@ -49,7 +50,7 @@ func TestGarbageThroughRedisIsCountedAndLoggedOnce(t *testing.T) {
 			return hub.Stats().Dropped == dropped && grouphub.RedisDiscarded(layer) == discarded
 		}, "what is %s is not counted", c.name)
 	}
-	s.publish(channel, whole)
+	s.Publish(channel, whole)
 	c.Expect(`{"type":"note","group":"all","data":"as it should be"}`)
 	if n := hub.Stats(); n.Resyncs > 0 || !n.LayerUp || n.Conns != 1 {
 		t.Errorf("%+v after garbage, want nothing but drops", n)
@@ -60,7 +61,7 @@ func TestGarbageThroughRedisIsCountedAndLoggedOnce(t *testing.T) {
 }
 
 func TestGarbageThatRedisKeepsHidesNothing(t *testing.T) {
-	onRedis(t, func(t *testing.T, url string) {
+	redistest.OnBoth(t, func(t *testing.T, url string) {
 		stranger := redisLayer(t, url, nil) // speaks as a layer does, and makes no sense
 		hub := newHub(t, &grouphub.Options{Layer: redisLayer(t, url, nil), Consumer: noteConsumer, Logger: quiet(),
 			Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{History: 10, Presence: true} }})

@@ -1,42 +1,19 @@
 package redis
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 	"github.com/seed-29c60982/grouphub/layer"
 )
-
-func newTestLayer(t *testing.T, m *miniredis.Miniredis, opts Options) *Layer {
-	t.Helper()
-	l, err := New("redis://"+m.Addr(), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l
-}
-
-func keep(t *testing.T, l *Layer, topic, payload string) {
-	t.Helper()
-	p := layer.Publication{Topic: topic, Payload: []byte(payload), Keep: layer.Keep{Count: 100, Life: time.Minute}}
-	if err := l.Publish(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func history(t *testing.T, l *Layer, topic string, after uint64) layer.History {
-	t.Helper()
-	h, err := l.History(t.Context(), topic, after)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return h
-}
 
 func FuzzPositionTakesAnything(f *testing.F) {
 	f.Add("")
@@ -69,7 +46,7 @@ func FuzzPositionTakesAnything(f *testing.F) {
 
 func TestNumbersStayExactWhereLuaWouldRoundThem(t *testing.T) {
 	m := miniredis.RunT(t)
-	l := newTestLayer(t, m, Options{})
+	l := newTestLayer(t, "redis://"+m.Addr(), Options{})
 	const begin = 1_000_000_000_000_000 // ten times what Lua prints exactly
 	m.Set(l.key("count", "topic"), fmt.Sprint("epoch ", begin))
 	for range 3 {
@@ -83,7 +60,7 @@ func TestNumbersStayExactWhereLuaWouldRoundThem(t *testing.T) {
 
 func TestHistoryLeavesOutWhatCannotBeOpened(t *testing.T) {
 	m := miniredis.RunT(t)
-	ours, theirs := newTestLayer(t, m, Options{EncryptionKeys: []string{"ours"}}), newTestLayer(t, m, Options{EncryptionKeys: []string{"theirs"}})
+	ours, theirs := newTestLayer(t, "redis://"+m.Addr(), Options{EncryptionKeys: []string{"ours"}}), newTestLayer(t, "redis://"+m.Addr(), Options{EncryptionKeys: []string{"theirs"}})
 	keep(t, ours, "topic", "one")
 	keep(t, theirs, "topic", "two")
 	keep(t, ours, "topic", "three")
@@ -106,7 +83,7 @@ func TestHistoryLeavesOutWhatCannotBeOpened(t *testing.T) {
 
 func TestEpochBeginsAnewWithoutItsCount(t *testing.T) {
 	m := miniredis.RunT(t)
-	l := newTestLayer(t, m, Options{})
+	l := newTestLayer(t, "redis://"+m.Addr(), Options{})
 	keep(t, l, "topic", "one")
 	keep(t, l, "topic", "two")
 	before := history(t, l, "topic", 0)
@@ -128,7 +105,7 @@ func TestEpochBeginsAnewWithoutItsCount(t *testing.T) {
 
 func TestHistoryAndLeasesLeaveNothingBehind(t *testing.T) {
 	m := miniredis.RunT(t)
-	l := newTestLayer(t, m, Options{})
+	l := newTestLayer(t, "redis://"+m.Addr(), Options{})
 	check := func(when string, want int) {
 		t.Helper()
 		if keys := m.Keys(); len(keys) != want {
@@ -164,45 +141,9 @@ func TestHistoryAndLeasesLeaveNothingBehind(t *testing.T) {
 	check("somebody looked", 0)
 }
 
-func TestLeaseThatIsNotProlongedEndsAmongOthers(t *testing.T) {
-	m := miniredis.RunT(t)
-	now := time.Now()
-	m.SetTime(now)
-	l := newTestLayer(t, m, Options{})
-	for _, holder := range []string{"crashed", "lives"} {
-		if _, err := l.Lease(t.Context(), "topic", holder, []byte(holder), time.Minute); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for range 5 {
-		now = now.Add(20 * time.Second)
-		m.SetTime(now)
-		m.FastForward(20 * time.Second)
-		if ok, err := l.Lease(t.Context(), "topic", "lives", nil, time.Minute); err != nil || !ok {
-			t.Fatalf("%v, %v", ok, err)
-		}
-	}
-	if left, _ := m.HKeys(l.leaseKeys("topic")[0]); len(left) != 1 { // without anybody looking
-		t.Errorf("values of %q are left", left)
-	}
-	if leases, err := l.Leases(t.Context(), "topic"); err != nil || len(leases) != 1 || string(leases["lives"]) != "lives" {
-		t.Errorf("%q, %v", leases, err)
-	}
-	// What one holder keeps cannot be moved to another.
-	sealed := newTestLayer(t, m, Options{EncryptionKeys: []string{"key"}, Prefix: "sealed"})
-	if _, err := sealed.Lease(t.Context(), "topic", "one", []byte("one"), time.Minute); err != nil {
-		t.Fatal(err)
-	}
-	values := sealed.leaseKeys("topic")[0]
-	m.HSet(values, "two", m.HGet(values, "one"))
-	if leases, err := sealed.Leases(t.Context(), "topic"); err != nil || len(leases) != 1 || sealed.Discarded() != 1 {
-		t.Errorf("%q, %v", leases, err)
-	}
-}
-
 func TestKeysOfATopicShareASlot(t *testing.T) {
 	m := miniredis.RunT(t)
-	l := newTestLayer(t, m, Options{})
+	l := newTestLayer(t, "redis://"+m.Addr(), Options{})
 	for _, topic := range []string{"a", "}", "{x}", "a{b}c"} {
 		want := l.slot(l.key("topic", topic))
 		keys := append(l.historyKeys(topic), l.leaseKeys(topic)...)
@@ -211,5 +152,199 @@ func TestKeysOfATopicShareASlot(t *testing.T) {
 				t.Errorf("%q: slot %d, that of the channel is %d", key, got, want)
 			}
 		}
+	}
+}
+
+func TestKeepsNoMoreBytesThanItMay(t *testing.T) {
+	redistest.OnBoth(t, func(t *testing.T, url string) {
+		for name, keys := range map[string][]string{"plain": nil, "sealed": {"key"}} {
+			l := newTestLayer(t, url, Options{Prefix: name, EncryptionKeys: keys})
+			keep := layer.Keep{Count: 1000, Bytes: 100_000, Life: time.Minute}
+			most := 0
+			for i := range 200 {
+				payload := fmt.Sprintf("%04d", i) + strings.Repeat("x", 37*i%5000)
+				if err := l.Publish(t.Context(), kept("topic", payload, keep)); err != nil {
+					t.Fatal(err)
+				}
+				if i%7 != 0 && i != 199 {
+					continue
+				}
+				h, err := l.History(t.Context(), "topic", 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if h.Last != uint64(i)+1 || string(h.Kept[len(h.Kept)-1].Payload) != payload {
+					t.Fatalf("the last of %d is not kept: %d", i+1, h.Last)
+				}
+				bytes := 0
+				for j, p := range h.Kept {
+					bytes += len(p.Payload)
+					if want := h.Last - uint64(len(h.Kept)-1-j); p.At.Number != want {
+						t.Fatalf("number %d, want %d", p.At.Number, want)
+					}
+				}
+				if most = max(most, bytes); bytes > keep.Bytes {
+					t.Errorf("%d bytes of %d are kept", bytes, len(h.Kept))
+				}
+				if len(h.Kept) <= i && bytes < keep.Bytes/2 {
+					t.Errorf("only %d bytes of %d are kept", bytes, len(h.Kept))
+				}
+			}
+			if most < keep.Bytes*9/10 {
+				t.Errorf("%d bytes are kept at most", most)
+			}
+			// What is larger than all that may be kept is there until the next.
+			for _, payload := range []string{strings.Repeat("x", 2*keep.Bytes), "small"} {
+				if err := l.Publish(t.Context(), kept("topic", payload, keep)); err != nil {
+					t.Fatal(err)
+				}
+				if got := payloadsOf(t, l, "topic"); len(got) != 1 || got[0] != payload {
+					t.Errorf("kept %.100q, want the last alone", got)
+				}
+			}
+		}
+	})
+}
+
+func TestKeepsTheCountOfWhatIsSmall(t *testing.T) {
+	redistest.OnBoth(t, func(t *testing.T, url string) {
+		l := newTestLayer(t, url, Options{})
+		keep := layer.Keep{Count: 10, Bytes: 5000, Life: time.Minute}
+		for i := range 1000 { // many times more than what is kept in bytes, but not at once
+			if err := l.Publish(t.Context(), kept("topic", fmt.Sprintf("%020d", i), keep)); err != nil {
+				t.Fatal(err)
+			}
+			if i%50 == 49 {
+				if got := payloadsOf(t, l, "topic"); len(got) < keep.Count {
+					t.Fatalf("%d are kept of %d", len(got), i+1)
+				}
+			}
+		}
+	})
+}
+
+func TestServerThatRefusesToPublishKeepsNothing(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	listener := attachHub(t, newTestLayer(t, s.URL(), Options{}), "topic")
+	s.CLI("ACL", "SETUSER", "user", "on", ">pass", "~*", "+@all", "-publish", "&*")
+	l := newTestLayer(t, "redis://user:pass@"+s.Address(), Options{})
+	keep := layer.Keep{Count: 5, Life: time.Minute, Once: "key"}
+	for range 2 { // on the first there is no count yet
+		if err := l.Publish(t.Context(), kept("topic", "refused", keep)); !errors.Is(err, layer.ErrUnavailable) {
+			t.Errorf("%v, want ErrUnavailable", err)
+		}
+		if got := payloadsOf(t, l, "topic"); len(got) > 0 {
+			t.Errorf("kept %q", got)
+		}
+	}
+	s.CLI("ACL", "SETUSER", "user", "+publish")
+	for range 2 {
+		if err := l.Publish(t.Context(), kept("topic", "at last", keep)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.CLI("ACL", "SETUSER", "user", "-publish")
+	if l.Publish(t.Context(), kept("topic", "refused", layer.Keep{Count: 5, Life: time.Minute})) == nil {
+		t.Error("was not refused")
+	}
+	s.CLI("ACL", "SETUSER", "user", "+publish")
+	if err := l.Publish(t.Context(), kept("topic", "next", layer.Keep{Count: 5, Life: time.Minute})); err != nil {
+		t.Fatal(err)
+	}
+	listener.untilReceived("next")
+	want := []string{"at last", "next"}
+	if got, _ := listener.state(); !slices.Equal(got, want) {
+		t.Errorf("received %q, want %q", got, want)
+	}
+	h, err := l.History(t.Context(), "topic", 0)
+	if got := payloadsOf(t, l, "topic"); !slices.Equal(got, want) || err != nil || h.Last != 2 || h.Kept[1].At.Number != 2 {
+		t.Errorf("kept %q, last %d, %v, want %q", got, h.Last, err, want)
+	}
+}
+
+func TestServerThatRefusesToWriteCanBeRead(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	l := newTestLayer(t, s.URL(), Options{})
+	if err := l.Publish(t.Context(), kept("topic", "x", layer.Keep{Count: 5, Life: time.Minute})); err != nil {
+		t.Fatal(err)
+	}
+	lease := func(holder string, life time.Duration) {
+		if _, err := l.Lease(t.Context(), "topic", holder, []byte("x"), life); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lease("stays", time.Hour)
+	lease("ends", 50*time.Millisecond)
+	s.CLI("PEXPIRE", "grouphub:count:{topic}", "60000") // it is to be prolonged
+	s.CLI("CONFIG", "SET", "min-replicas-to-write", "1")
+	if _, err := l.Lease(t.Context(), "topic", "new", []byte("x"), time.Minute); !errors.Is(err, layer.ErrUnavailable) {
+		t.Errorf("%v, want a refusal", err)
+	}
+	await(t, "the lease to end", func() bool {
+		leases, err := l.Leases(t.Context(), "topic")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(leases) == 1 && string(leases["stays"]) == "x"
+	})
+	if got := payloadsOf(t, l, "topic"); !slices.Equal(got, []string{"x"}) {
+		t.Errorf("kept %q", got)
+	}
+}
+
+// Others may write to Redis, too: whatever they leave in a key of the layer is no
+// hindrance to what comes after it.
+
+func TestGarbageForACountIsNoHindrance(t *testing.T) {
+	for _, count := range []string{"", " ", "garbage", "epoch", "epoch ", "epoch x", "epoch -1", "epoch 1.5", "epoch 1e3", "epoch 0x10",
+		"epoch 1 x", "epoch 1 2 3", "epoch 99999999999999999999", " 1", "ep och 1", "\x00\xff 1", "epoch 1\n"} {
+		t.Run(fmt.Sprintf("%q", count), func(t *testing.T) {
+			m := miniredis.RunT(t)
+			l := newTestLayer(t, "redis://"+m.Addr(), Options{})
+			keep(t, l, "topic", "before")
+			m.Set(l.key("count", "topic"), count)
+			if h := history(t, l, "topic", 0); h.Epoch != "" || h.Last != 0 || len(h.Kept) != 0 {
+				t.Errorf("a history of %+v", h)
+			}
+			keep(t, l, "topic", "after")
+			if h := history(t, l, "topic", 0); h.Last != 1 || len(h.Kept) != 1 || string(h.Kept[0].Payload) != "after" {
+				t.Errorf("after the next publication: %+v", h)
+			}
+		})
+	}
+}
+
+func TestGarbageInAStreamIsNoHindrance(t *testing.T) {
+	for _, entry := range [][]string{{"m", "garbage"}, {"m", ""}, {"m", "\x03"}, {"m", "\x03epoch 2 nonce \x01other epoch"}, {"x", "y", "more", "fields"}} {
+		t.Run(fmt.Sprintf("%q", entry), func(t *testing.T) {
+			m := miniredis.RunT(t)
+			l := newTestLayer(t, "redis://"+m.Addr(), Options{})
+			keep(t, l, "topic", "one")
+			if _, err := m.XAdd(l.key("stream", "topic"), "1-1", entry); err != nil {
+				t.Fatal(err)
+			}
+			keep(t, l, "topic", "two")
+			h := history(t, l, "topic", 0)
+			if h.Last != 2 || len(h.Kept) != 2 || string(h.Kept[0].Payload) != "one" || string(h.Kept[1].Payload) != "two" {
+				t.Errorf("%+v", h)
+			}
+		})
+	}
+}
+
+func TestStreamThatIsAheadOfTheCountBeginsAnew(t *testing.T) {
+	m := miniredis.RunT(t)
+	l := newTestLayer(t, "redis://"+m.Addr(), Options{})
+	keep(t, l, "topic", "one")
+	if _, err := m.XAdd(l.key("stream", "topic"), "1000-0", []string{"m", "garbage"}); err != nil {
+		t.Fatal(err)
+	}
+	keep(t, l, "topic", "two")
+	keep(t, l, "topic", "three")
+	h := history(t, l, "topic", 0)
+	if h.Last != 3 || len(h.Kept) != 2 || string(h.Kept[0].Payload) != "two" || string(h.Kept[1].Payload) != "three" {
+		t.Errorf("%+v", h)
 	}
 }

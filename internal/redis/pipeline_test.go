@@ -2,10 +2,10 @@ package redis
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,23 +13,14 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/rueidis"
 
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 	"github.com/seed-29c60982/grouphub/layer"
 )
-
-// await polls for what gives no signal.
-func await(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for patience := time.Now().Add(30 * time.Second); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(patience) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
 
 func TestHeartbeatGetsThroughWhenTheQueueIsFull(t *testing.T) {
 	m := miniredis.RunT(t)
 	// By itself it is taken for a Cluster.
-	l := newTestLayer(t, m, Options{Client: func(o *rueidis.ClientOption) { o.ForceSingleClient = true }})
+	l := newTestLayer(t, "redis://"+m.Addr(), Options{Client: func(o *rueidis.ClientOption) { o.ForceSingleClient = true }})
 	var mu sync.Mutex
 	var seen []string // channels
 	held := make(chan struct{})
@@ -62,37 +53,31 @@ func TestHeartbeatGetsThroughWhenTheQueueIsFull(t *testing.T) {
 	})
 }
 
-func TestScriptThatIsSentTwiceTakesNoLonger(t *testing.T) {
-	t.Parallel()
-	m := miniredis.RunT(t)
-	l := newTestLayer(t, m, Options{Client: func(o *rueidis.ClientOption) { o.ConnWriteTimeout = time.Minute }})
-	m.Server().SetPreHook(func(_ *server.Peer, command string, _ ...string) bool {
-		if strings.HasPrefix(command, "EVAL") {
-			time.Sleep(callTimeout * 3 / 4)
-		}
-		return false
-	})
-	begun := time.Now()
-	_, err := l.Leases(t.Context(), "topic")
-	if took := time.Since(begun); !errors.Is(err, layer.ErrUncertain) || !errors.Is(err, context.DeadlineExceeded) || took > callTimeout*5/4 {
-		t.Errorf("%v after %v, want ErrUncertain after %v", err, took, callTimeout)
+func BenchmarkPublish(b *testing.B) {
+	s := redistest.Start(b)
+	l, err := New(s.URL(), Options{})
+	if err != nil {
+		b.Fatal(err)
 	}
-}
-
-func TestCallWhoseContextIsOverSendsNothing(t *testing.T) {
-	m := miniredis.RunT(t)
-	l := newTestLayer(t, m, Options{})
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for range 10_000 {
-		if err := l.Append(ctx, "queue", nil); !errors.Is(err, layer.ErrUnavailable) || !errors.Is(err, context.Canceled) {
-			t.Fatalf("%v, want ErrUnavailable and the context's error", err)
-		}
-	}
-	if _, err := l.Leases(t.Context(), "topic"); err != nil { // behind whatever was sent
-		t.Fatal(err)
-	}
-	if keys := m.Keys(); len(keys) > 0 {
-		t.Errorf("keys %q", keys)
+	defer l.Close()
+	p := layer.Publication{Topic: "topic", Payload: make([]byte, 256)}
+	for _, publishers := range []int{1, 64, 512} {
+		b.Run(fmt.Sprint("publishers=", publishers), func(b *testing.B) {
+			var wg sync.WaitGroup
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			for range publishers {
+				wg.Go(func() {
+					for left.Add(-1) >= 0 {
+						if err := l.Publish(context.Background(), p); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "publishes/s")
+		})
 	}
 }

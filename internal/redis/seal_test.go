@@ -3,8 +3,12 @@ package redis
 import (
 	"bytes"
 	"fmt"
-	"slices"
+	"strings"
 	"testing"
+
+	"github.com/alicebob/miniredis/v2"
+
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 )
 
 func FuzzOpenTakesAnything(f *testing.F) {
@@ -34,32 +38,69 @@ func FuzzOpenTakesAnything(f *testing.F) {
 	})
 }
 
-func TestKeysOfDifferentNamesDiffer(t *testing.T) {
-	l := &Layer{prefix: "p"}
-	seen := make(map[string]string)
-	for _, name := range []string{"a", "}", "{", "%", "%7D", "%7d", "a}", "a}b", "a%7Db", "{}", "%25"} {
-		key := l.key("topic", name)
-		if other, ok := seen[key]; ok {
-			t.Errorf("%q and %q have the key %q", name, other, key)
-		}
-		seen[key] = name
-		// Redis hashes what is between the first brace and the first that closes.
-		if i := bytes.IndexByte([]byte(key), '}'); i != len(key)-1 {
-			t.Errorf("%q: the hash tag of %q ends at %d", name, key, i)
+func TestDiscardsWhatItCannotOpen(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	plain := newTestLayer(t, s.URL(), Options{})
+	sealed := newTestLayer(t, s.URL(), Options{EncryptionKeys: []string{"key"}})
+	stranger := newTestLayer(t, s.URL(), Options{EncryptionKeys: []string{"another"}})
+	open, closed := attachHub(t, plain, "topic", "other"), attachHub(t, sealed, "topic", "other")
+	const channel = "grouphub:topic:{topic}"
+	for _, garbage := range []string{"", "garbage", "\x02", "\x02short", "\x02" + strings.Repeat("x", 100), "\x09newer"} {
+		s.CLI("PUBLISH", channel, garbage)
+		s.CLI("PUBLISH", "grouphub:topic:{nobody}", garbage)
+	}
+	mustPublish(t, stranger, "topic", "of a stranger")
+	mustPublish(t, plain, "topic", "plain")
+	mustPublish(t, sealed, "topic", "sealed")
+	open.untilReceived("plain")
+	closed.untilReceived("sealed")
+	await(t, "what is discarded", func() bool {
+		return plain.Discarded() == 8 && sealed.Discarded() == 8
+	})
+	for _, h := range []*testHub{open, closed} {
+		if got, lost := h.state(); len(got) != 1 || len(lost) != 0 || !h.Up() {
+			t.Errorf("received %q, lost %q, want nothing else", got, lost)
 		}
 	}
+
+	// What was sealed for one name opens under no other.
+	tap := s.Tap(channel)
+	mustPublish(t, sealed, "topic", "moved")
+	closed.untilReceived("moved")
+	before := sealed.Discarded()
+	s.Publish("grouphub:topic:{other}", <-tap)
+	await(t, "the moved one", func() bool { return sealed.Discarded() == before+1 })
 }
 
-func TestSlotsAreReadFromClusterNodes(t *testing.T) {
-	answer := "07c3 127.0.0.1:30004@31004,host slave e7d1 0 1426238317239 4 connected\n" +
-		"67ed 127.0.0.1:30002@31002 master - 0 1426238316232 2 connected 100-200\n" +
-		"e7d1 127.0.0.1:30001@31001 myself,master - 0 0 1 connected 0-2 7 9-10 [11->-67ed] [12-<-67ed] 16383\n"
-	if got, want := ownSlots(answer), []uint16{0, 1, 2, 7, 9, 10, 16383}; !slices.Equal(got, want) {
-		t.Errorf("slots %v, want %v", got, want)
+func TestEncryptionKeysRotate(t *testing.T) {
+	t.Parallel()
+	m := miniredis.RunT(t)
+	var layers []*Layer
+	var hubs []*testHub
+	for _, keys := range [][]string{{"old"}, {"old", "new"}, {"new", "old"}, {"new"}} {
+		l := newTestLayer(t, "redis://"+m.Addr(), Options{EncryptionKeys: keys})
+		layers = append(layers, l)
+		hubs = append(hubs, attachHub(t, l, "topic"))
 	}
-	for _, answer := range []string{"", "garbage", "a b myself,slave - 0 0 1 connected 5", "x y myself,master - 0 0 1 connected 99999"} {
-		if got := ownSlots(answer); len(got) != 0 || got == nil {
-			t.Errorf("%s: %v, want none", fmt.Sprintf("%.20q", answer), got)
+	// Each of the first three seals with its first key, and these can open it.
+	for i, readers := range [][]int{{0, 1, 2}, {0, 1, 2}, {1, 2, 3}} {
+		payload := fmt.Sprint("from ", i)
+		mustPublish(t, layers[i], "topic", payload)
+		for _, reader := range readers {
+			hubs[reader].untilReceived(payload)
+			if err := layers[i].Append(t.Context(), "queue", []byte(payload)); err != nil {
+				t.Fatal(err)
+			}
+			if message, err := layers[reader].Take(t.Context(), "queue"); err != nil || string(message) != payload {
+				t.Errorf("took %q, %v, want %q", message, err, payload)
+			}
 		}
+	}
+	if err := layers[0].Append(t.Context(), "queue", []byte("from 0")); err != nil {
+		t.Fatal(err)
+	}
+	if raw := m.Dump(); strings.Contains(raw, "from ") {
+		t.Errorf("redis holds a message in the clear:\n%s", raw)
 	}
 }

@@ -1,4 +1,4 @@
-package grouphub_test
+package redis
 
 import (
 	"crypto/tls"
@@ -8,14 +8,13 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/rueidis"
-	"github.com/seed-29c60982/grouphub"
 )
 
-func TestRedisIsDialledAsTheClientSays(t *testing.T) {
+func TestIsDialledAsTheClientSays(t *testing.T) {
 	t.Parallel()
 	m := miniredis.RunT(t)
 	var dialled atomic.Int64
-	redisLayer(t, "redis://"+m.Addr(), &grouphub.RedisOptions{Client: func(o *rueidis.ClientOption) {
+	newTestLayer(t, "redis://"+m.Addr(), Options{Client: func(o *rueidis.ClientOption) {
 		o.DialFn = func(address string, dialer *net.Dialer, _ *tls.Config) (net.Conn, error) {
 			dialled.Add(1)
 			return dialer.Dial("tcp", address)

@@ -21,7 +21,7 @@ type delivery struct {
 	id    string // position in the group's history, "" without
 
 	forward frame.Message
-	renders sync.Map // of *frame.Rendering, by *endpoint
+	renders sync.Map // of *rendering, by *endpoint
 }
 
 // size is what the delivery counts for while it is queued, in bytes.
@@ -53,27 +53,38 @@ func (v variant) handlerOf(d *delivery) EventHandler {
 	return v.endpoint.consumer.Events.handler(d.env.Name)
 }
 
-// frame returns the event as a frame for connections whose handler is Forward or Render.
-// It is nil if the Render has failed.
-func (d *delivery) frame(v variant, kind handlerKind) []byte {
+// A rendering is what a consumer's Render has made of an event.
+type rendering struct {
+	frame.Rendering
+	nothing bool // the Render wants nothing to be sent; set before the Rendering is done
+}
+
+// frame returns the event as a frame for connections whose handler is Forward or Render. It
+// is nil if the Render wants nothing to be sent, and ok is false if the Render failed.
+func (d *delivery) frame(v variant, kind handlerKind) (bytes []byte, ok bool) {
 	if kind == handlerForward { // without a look at renders, which would allocate
-		return d.forward.Frame(v.deflated, func() []byte { return d.env.Text(d.id) })
+		return d.forward.Frame(v.deflated, func() []byte { return d.env.Text(d.id) }), true
 	}
 	value, _ := d.renders.Load(v.endpoint)
-	r, _ := value.(*frame.Rendering)
-	return r.Frame(v.deflated)
+	r, _ := value.(*rendering)
+	if r == nil { // the variant has come since missingRenders, and gets nothing of the batch
+		return nil, false
+	}
+	bytes = r.Frame(v.deflated)
+	return bytes, bytes != nil || r.nothing
 }
 
 // rendered reports whether render has returned for an endpoint.
 func (d *delivery) rendered(e *endpoint) bool {
 	value, ok := d.renders.Load(e)
-	return ok && value.(*frame.Rendering).Done()
+	return ok && value.(*rendering).Done()
 }
 
 // render calls a consumer's Render, once; others wait for it.
 func (d *delivery) render(e *endpoint) {
-	value, _ := d.renders.LoadOrStore(e, new(frame.Rendering))
-	value.(*frame.Rendering).Do(func() []byte {
+	value, _ := d.renders.LoadOrStore(e, new(rendering))
+	r := value.(*rendering)
+	r.Do(func() []byte {
 		defer func() {
 			if p := recover(); p != nil {
 				d.hub.logPanic(p, "render "+quoted(d.env.Name), "")
@@ -85,6 +96,10 @@ func (d *delivery) render(e *endpoint) {
 		}
 		if err != nil {
 			d.hub.logger().Error("grouphub: event dropped: render failed", "type", d.env.Name, "error", err)
+			return nil
+		}
+		if text == nil {
+			r.nothing = true
 			return nil
 		}
 		return append([]byte{}, text...) // a copy, since the application may use text again; not nil, even if it is empty
@@ -145,13 +160,14 @@ func (h *Hub) compose(v variant, batch []*delivery) composition {
 			parts = append(parts, part{event: d})
 			size += d.env.FrameSize(d.id)
 		default:
-			frame := d.frame(v, kind)
-			if frame == nil {
+			bytes, ok := d.frame(v, kind)
+			if !ok {
 				composed.failed++
-				continue
 			}
-			parts = append(parts, part{frame: frame})
-			size += len(frame)
+			if bytes != nil {
+				parts = append(parts, part{frame: bytes})
+				size += len(bytes)
+			}
 		}
 	}
 	composed.frames = len(parts)

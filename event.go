@@ -63,9 +63,9 @@ func Forward() EventHandler { return EventHandler{kind: handlerForward} }
 // Render sends what fn returns to the client as a text frame. fn is called once per
 // event and consumer, not per connection, and may run concurrently with itself for
 // different events. It may block: only its own event and those behind it in the
-// same group wait. It must not wait for a send to that group. If it fails, or
-// returns text that is not UTF-8, that is logged, and the event is counted as dropped for
-// each of the consumer's connections.
+// same group wait. It must not wait for a send to that group. If it returns nil and no
+// error, nothing is sent. If it fails, or returns text that is not UTF-8, that is logged,
+// and the event is counted as dropped for each of the consumer's connections.
 func Render(fn func(e Event) ([]byte, error)) EventHandler {
 	return EventHandler{kind: handlerRender, render: fn}
 }

@@ -17,7 +17,7 @@ func TestRenderThatFailsIsCountedAndClosesNothing(t *testing.T) {
 		"error": grouphub.Render(func(grouphub.Event) ([]byte, error) { return nil, errors.New("broken") }),
 		"panic": grouphub.Render(func(grouphub.Event) ([]byte, error) { panic("broken") }),
 		"bytes": grouphub.Render(func(grouphub.Event) ([]byte, error) { return []byte{0xff}, nil }),
-		"empty": grouphub.Render(func(grouphub.Event) ([]byte, error) { return nil, nil }),
+		"empty": grouphub.Render(func(grouphub.Event) ([]byte, error) { return []byte{}, nil }),
 	}})
 	a, b := hubtest.Dial(t, hub, "/"), hubtest.Dial(t, hub, "/")
 	for _, event := range []string{"error", "panic", "bytes", "empty"} {
@@ -26,6 +26,49 @@ func TestRenderThatFailsIsCountedAndClosesNothing(t *testing.T) {
 	a.Expect("")
 	b.Expect("")
 	eventually(t, func() bool { return hub.Stats().Dropped == 6 }, "%+v", hub.Stats())
+}
+
+func TestARenderThatReturnsNilSendsNothing(t *testing.T) {
+	for name, policy := range map[string]func(string) grouphub.GroupPolicy{"live": nil, "replayed": keeping(10)} {
+		t.Run(name, func(t *testing.T) {
+			hub := newHub(t, &grouphub.Options{Policy: policy, Consumer: grouphub.Consumer{
+				Connect: func(c *grouphub.Conn) error { return c.Join("all", grouphub.Last(10)) },
+				Events: grouphub.Events{
+					"odd": grouphub.Render(func(e grouphub.Event) ([]byte, error) {
+						if n := string(e.Data); n == "1" || n == "3" {
+							return e.Data, nil
+						}
+						return nil, nil
+					}),
+					"note": grouphub.Forward(),
+				}}})
+			sendAll := func() {
+				for n := range 5 {
+					send(t, hub, "all", "odd", n)
+				}
+				send(t, hub, "all", "odd", 0)
+			}
+			var clients []*hubtest.Client
+			if policy == nil {
+				clients = []*hubtest.Client{hubtest.Dial(t, hub, "/"), hubtest.Dial(t, hub, "/")}
+				sendAll()
+			} else {
+				sendAll()
+				clients = []*hubtest.Client{hubtest.Dial(t, hub, "/"), hubtest.Dial(t, hub, "/")}
+			}
+			send(t, hub, "all", "odd", 1)
+			for _, c := range clients {
+				for _, want := range []string{"1", "3", "1"} {
+					c.Expect(want)
+				}
+			}
+			// A frame is counted just after it is pushed.
+			eventually(t, func() bool { return hub.Stats().Delivered == 6 }, "%d frames", hub.Stats().Delivered)
+			if n := hub.Stats().Dropped; n != 0 {
+				t.Errorf("%d dropped", n)
+			}
+		})
+	}
 }
 
 func TestHandleAsDecodesAndABadEventClosesNobody(t *testing.T) {

@@ -39,8 +39,8 @@ type client struct {
 	server *httptest.Server
 }
 
-// dial connects a client to a handler, and returns once the handler has: Connect has
-// run by then. It prints the status if it is refused.
+// dial connects a client to a handler, and returns when the handler has returned, so that
+// Connect has run. If the client is refused, it prints the status.
 func dial(h http.Handler, path string, header http.Header) *client {
 	returned := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -71,8 +71,8 @@ func (c *client) print() {
 	fmt.Println(cmp.Or(string(data), fmt.Sprint(err)))
 }
 
-// printWithoutID waits for an event and prints it, but for its ID, which it returns:
-// that is another one each time.
+// printWithoutID waits for an event, and prints it without its ID, which differs from run
+// to run. It returns the ID.
 func (c *client) printWithoutID() string {
 	var e grouphub.Event
 	if err := c.conn.ReadJSON(&e); err != nil {
@@ -130,7 +130,7 @@ func ExampleEvents() {
 		Events: grouphub.Events{
 			// {"type":"chat.message","group":"everyone","data":{"text":"hi"}}
 			"chat.message": grouphub.Forward(),
-			// The same HTML for everyone, made once.
+			// The same HTML for everyone, which is made once.
 			"chat.joined": grouphub.Render(func(e grouphub.Event) ([]byte, error) {
 				var who string
 				err := e.Decode(&who)
@@ -175,7 +175,7 @@ type session struct {
 	Expires time.Time
 }
 
-// sessionStore is an application's own.
+// sessionStore stands for an application's own store of sessions.
 type sessionStore map[string]session
 
 func (s sessionStore) Find(key string) (session, error) {
@@ -204,11 +204,11 @@ func ExampleAuthenticate() {
 	authenticate := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
 		cookie, err := r.Cookie("session")
 		if err != nil {
-			return grouphub.User{}, nil // anonymous, and welcome
+			return grouphub.User{}, nil // an anonymous user, who may connect
 		}
 		s, err := sessions.Find(cookie.Value)
 		if err != nil {
-			return grouphub.User{}, err // 401, and the error stays here
+			return grouphub.User{}, err // the client gets 401, and not the error's text
 		}
 		return grouphub.User{ID: s.UserID, Expires: s.Expires}, nil
 	})
@@ -290,7 +290,7 @@ func ExampleGroupPolicy() {
 			if strings.HasPrefix(group, "room:") {
 				return grouphub.GroupPolicy{History: 50, HistoryTTL: time.Hour, Presence: true}
 			}
-			return grouphub.GroupPolicy{} // neither
+			return grouphub.GroupPolicy{} // neither history nor presence
 		},
 	})
 	mux.Handle("GET /ws/chat/{room}", hub.Handler(grouphub.Consumer{
@@ -305,7 +305,7 @@ func ExampleGroupPolicy() {
 	browser := dial(mux, "/ws/chat/lobby", nil)
 	id := browser.printWithoutID()
 	browser.close()
-	for hub.Stats().Conns > 0 { // until the hub has noticed
+	for hub.Stats().Conns > 0 { // wait until the hub has noticed
 		runtime.Gosched()
 	}
 
@@ -314,7 +314,7 @@ func ExampleGroupPolicy() {
 	defer browser.close()
 	browser.printWithoutID()
 
-	members, err := hub.Members(ctx, "room:lobby") // grouphub.ErrNoPresence: the policy says no
+	members, err := hub.Members(ctx, "room:lobby") // grouphub.ErrNoPresence if the policy has no Presence
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -327,7 +327,8 @@ func ExampleGroupPolicy() {
 	// anonymous true
 }
 
-// With a key, an event whose fate is unknown can be sent again, and is delivered once.
+// With a key, an event can be sent again if it is unknown whether it went out. It is
+// delivered once.
 func ExampleOnce() {
 	hub := grouphub.New(&grouphub.Options{
 		Consumer: grouphub.Consumer{
@@ -390,9 +391,9 @@ func ExampleNewRedisLayer() {
 
 	layer, err := grouphub.NewRedisLayer(os.Getenv("REDIS_URL"), nil)
 	if err != nil {
-		log.Fatal(err) // a bad URL, or nobody there
+		log.Fatal(err) // the URL is wrong, or no server answers
 	}
-	defer layer.Close() // yours to close, once the hub has been shut down
+	defer layer.Close() // the hub does not close it: do so after hub.Shutdown
 	hub := grouphub.New(&grouphub.Options{Layer: layer})
 	defer hub.Shutdown(context.Background())
 
@@ -413,9 +414,9 @@ func ExampleRedisOptions() {
 	redisURL, newKey, oldKey := "rediss://"+redis.Addr(), "from openssl rand", "from a year ago"
 
 	layer, err := grouphub.NewRedisLayer(redisURL, &grouphub.RedisOptions{
-		Prefix:         "shop",                   // where applications share a Redis
+		Prefix:         "shop",                   // for a Redis that several applications share
 		EncryptionKeys: []string{newKey, oldKey}, // the first encrypts, all decrypt
-		Client: func(o *rueidis.ClientOption) { // the last word, after the URL
+		Client: func(o *rueidis.ClientOption) { // may change what the URL stands for
 			o.TLSConfig.RootCAs = ourCA
 		},
 	})
@@ -430,7 +431,7 @@ func ExampleRedisOptions() {
 	// Output: <nil>
 }
 
-// What people who come from Django Channels look for. The README has the table.
+// This is what people who come from Django Channels look for. The README has a table of it.
 func Example_channels() {
 	ctx := context.Background()
 	layer := grouphub.NewMemoryLayer()

@@ -35,7 +35,8 @@ const (
 // stack.
 type Consumer struct {
 	// Accept runs before the upgrade, concurrently with itself. A *Reject picks the
-	// HTTP status of the refusal; any other error means 403.
+	// HTTP status of the refusal and is logged at debug level; any other error means 403,
+	// and is logged as a warning.
 	Accept func(r *http.Request) error
 
 	// Connect runs after the upgrade, unless Shutdown has begun or the user's session

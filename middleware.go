@@ -2,9 +2,11 @@ package grouphub
 
 import (
 	"context"
-	"errors"
+	"log/slog"
 	"net/http"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // A User is whoever [Authenticate] found behind a request. A User without an ID is
@@ -15,29 +17,54 @@ type User struct {
 	Expires time.Time // when its connections are closed with 4401; the zero time means never
 }
 
+// A middleware is one of this package's, in front of a handler.
+type middleware struct {
+	next  http.Handler
+	serve func(w http.ResponseWriter, r *http.Request, next http.Handler)
+}
+
+func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.serve(w, r, m.next) }
+
 // userKey is the context key of the User.
 type userKey struct{}
 
 // Authenticate returns middleware that asks fn who sends a request, and passes the
 // request on with that [User] in its context. An error of fn ends the request with
-// 401, and its text stays on the server; a [*Reject] chooses the status and the
-// text. A User that has expired already gets 401 too. If two calls are nested, the inner
-// one, which runs last, decides who the user is.
+// 401, and its text stays on the server, where it is logged as a warning; a [*Reject]
+// chooses the status and the text, and is logged at debug level. A User that has expired
+// already gets 401 too. If two calls are nested, the inner one, which runs last, decides who
+// the user is.
 //
-// Authenticate works for any handler, not only for a hub.
+// Authenticate works for any handler, not only for a hub. Where the handler is a hub's, or a
+// ServeMux or another middleware of this package in front of it, a refused upgrade counts as
+// Rejected in the hub's [Stats], and is logged by its Logger, otherwise by slog.Default().
 func Authenticate(fn func(r *http.Request) (User, error)) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		return &middleware{next, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			user, err := fn(r)
 			if err == nil && !user.Expires.IsZero() && !user.Expires.After(time.Now()) {
-				err = errors.New("grouphub: authenticate: user has expired")
+				err = &Reject{Status: http.StatusUnauthorized} // the session has ended, as it was meant to
 			}
 			if err != nil {
-				refuse(w, err, http.StatusUnauthorized)
+				refuseUnauthenticated(w, r, err, hubBehind(next, r))
 				return
 			}
 			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), userKey{}, user)))
-		})
+		}}
+	}
+}
+
+// refuseUnauthenticated refuses a request that is meant for a hub, if that is known.
+func refuseUnauthenticated(w http.ResponseWriter, r *http.Request, err error, h *Hub) {
+	switch {
+	case h == nil:
+		logRefusal(slog.Default(), r, err)
+		refuse(w, err, http.StatusUnauthorized)
+	case !websocket.IsWebSocketUpgrade(r): // which the hub would not count either
+		logRefusal(h.logger(), r, err)
+		refuse(w, err, http.StatusUnauthorized)
+	default:
+		h.refuse(w, r, err, http.StatusUnauthorized)
 	}
 }
 

@@ -35,11 +35,11 @@ func AllowOrigins(patterns ...string) func(http.Handler) http.Handler {
 		}
 	}
 	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		return &middleware{next, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			outer, _ := r.Context().Value(originsKey{}).([]originPattern)
 			all := slices.Concat(outer, allowed)
 			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), originsKey{}, all)))
-		})
+		}}
 	}
 }
 

@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 )
 
 // A *Reject is an error by which [Authenticate] and a Consumer's Accept choose the
-// HTTP answer. Status is 400 to 599; anything else counts as the status that an
+// HTTP answer, and say that the refusal is meant: it is logged at debug level, where any
+// other error is a warning. Status is 400 to 599; anything else counts as the status that an
 // ordinary error gets. Reason is sent to the client as one line of plain text; if it is
 // empty, the client gets the status's usual text.
 type Reject struct {
@@ -18,6 +20,41 @@ type Reject struct {
 
 func (r *Reject) Error() string {
 	return fmt.Sprintf("grouphub: rejected with %d: %s", r.Status, r.Reason)
+}
+
+// refuse refuses an upgrade: it counts and logs that, and answers the request.
+func (h *Hub) refuse(w http.ResponseWriter, r *http.Request, err error, fallback int) {
+	h.count.rejected.Add(1)
+	logRefusal(h.logger(), r, err)
+	refuse(w, err, fallback)
+}
+
+// logRefusal logs why a request is refused: at debug level if it is meant, by a *Reject, and
+// as a warning if it is any other error.
+func logRefusal(logger *slog.Logger, r *http.Request, err error) {
+	level := slog.LevelWarn
+	if reject := (*Reject)(nil); errors.As(err, &reject) {
+		level = slog.LevelDebug
+	}
+	logger.Log(r.Context(), level, "grouphub: request refused", "path", quoted(r.URL.Path), "error", err)
+}
+
+// hubBehind returns the hub that a handler passes a request on to, nil if that does not show.
+func hubBehind(h http.Handler, r *http.Request) *Hub {
+	for {
+		switch next := h.(type) {
+		case *Hub:
+			return next
+		case *endpoint:
+			return next.hub
+		case *middleware:
+			h = next.next
+		case *http.ServeMux:
+			h, _ = next.Handler(r)
+		default:
+			return nil
+		}
+	}
 }
 
 // refuse answers a request as err says, if it is a *Reject. Any other error gets the

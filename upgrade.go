@@ -38,9 +38,14 @@ func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 	// Without a pool every connection would keep a write buffer. gorilla writes nothing but
 	// control frames here, for which it has a buffer on the stack.
 	m.Upgrader.WriteBufferPool = new(sync.Pool)
-	m.Upgrader.Error = func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
+	m.Upgrader.Error = func(w http.ResponseWriter, r *http.Request, status int, reason error) {
+		text := strings.TrimPrefix(reason.Error(), "websocket: ")
+		if status < 500 { // the client's fault, and no error of this side's
+			reason = &Reject{status, text}
+		}
+		logRefusal(h.logger(), r, reason)
 		w.Header().Set("Sec-WebSocket-Version", "13")
-		http.Error(w, strings.TrimPrefix(reason.Error(), "websocket: "), status)
+		http.Error(w, text, status)
 	}
 	// Both functions run on the connection's goroutine. When c.read has returned, melody reads
 	// once more, fails too, and ends the session.
@@ -78,20 +83,17 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := checkOrigin(r); err != nil {
-		h.count.rejected.Add(1)
-		refuse(w, err, http.StatusForbidden)
+		h.refuse(w, r, err, http.StatusForbidden)
 		return
 	}
 	if err := h.admit(); err != nil {
-		h.count.rejected.Add(1)
 		w.Header().Set("Retry-After", "5") // seconds
-		refuse(w, err, http.StatusServiceUnavailable)
+		h.refuse(w, r, err, http.StatusServiceUnavailable)
 		return
 	}
 	if err := e.accept(r); err != nil {
 		h.release(nil)
-		h.count.rejected.Add(1)
-		refuse(w, err, http.StatusForbidden)
+		h.refuse(w, r, err, http.StatusForbidden)
 		return
 	}
 	c, r := e.newConn(r)
@@ -171,7 +173,7 @@ func (c *Conn) serve(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}()
-	// The error needs no answer: the client has had one, or is gone.
+	// The error needs no answer: Upgrader.Error has given and logged one, or the client is gone.
 	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{ResponseWriter: w, conn: c}, r)
 	if c.hijacked {
 		c.outbox.Linger(c.peerCode.Load() != 0)

@@ -21,7 +21,7 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/frame"
 )
 
-// A path is a way of an event to a client.
+// A path is a way by which an event comes to a client.
 type path struct {
 	name    string
 	handler grouphub.EventHandler
@@ -44,7 +44,7 @@ var sharedPaths = []path{
 		handler: grouphub.Render(func(e grouphub.Event) ([]byte, error) { return e.Data, nil })},
 	{name: "Compression", handler: grouphub.Forward(), options: grouphub.Options{Compression: true},
 		frame: func(_ json.RawMessage, text []byte) []byte { return frame.New(frame.Text, text, true) }},
-	// Each frame is another, by its ID.
+	// Each frame differs from the others by its ID.
 	{name: "history", handler: grouphub.Forward(), options: grouphub.Options{Policy: keeping(100)}},
 	{name: "Except", handler: grouphub.Forward(), frame: plainText, except: true},
 }
@@ -55,16 +55,16 @@ var otherPaths = []path{
 		handler: grouphub.Handle(func(c *grouphub.Conn, e grouphub.Event) error { return c.Send(e.Data) })},
 }
 
-// A crowd is members of the group "all" over TCP on loopback, which are read with as
-// little effort as there can be.
+// A crowd is the members of the group "all". They are connected by TCP on loopback, and are
+// read with as little effort as possible.
 type crowd struct {
 	hub     *grouphub.Hub
-	members []net.Conn      // who get the events
+	members []net.Conn      // the clients' sides of the connections
 	data    json.RawMessage // of the events
 	opts    []grouphub.SendOption
 	frame   []byte     // what each member gets for one; nil if it differs
-	want    chan int   // takes a number of frames for each reader
-	got     chan error // and one result of each
+	want    chan int   // takes, for each reader, how many frames to read
+	got     chan error // has one result of each reader
 	readers int
 }
 
@@ -74,7 +74,7 @@ func newCrowd(t testing.TB, members int, p path) *crowd {
 	joined := make(chan string, members)
 	c := &crowd{readers: 2, want: make(chan int), got: make(chan error, 2)}
 	p.options.Logger = slog.New(slog.DiscardHandler)
-	p.options.PingInterval = time.Hour // nothing comes but events
+	p.options.PingInterval = time.Hour // so that nothing comes but events
 	p.options.Consumer = grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error {
 			defer func() { joined <- c.Channel() }()
@@ -122,7 +122,7 @@ func newCrowd(t testing.TB, members int, p path) *crowd {
 	return c
 }
 
-// read reads what the members with a share's numbers get.
+// read reads what a share of the members get.
 func (c *crowd) read(share int) {
 	var all, buf []byte
 	r := bufio.NewReader(nil)

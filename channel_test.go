@@ -33,7 +33,7 @@ func TestNamedChannelsAreQueues(t *testing.T) {
 	if _, err := one.Receive(canceled(), "jobs"); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	// What makes no sense is counted, and the next message is taken.
+	// A message that makes no sense is counted, and the next one is taken.
 	if err := layer.Append(background, "jobs", []byte("garbage")); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestSendToAClosingConnectionIsErrClosed(t *testing.T) {
 				Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
 				Events:  grouphub.Events{"note": handler},
 			}})
-			serve(t, hub).dial("/") // it does not answer the close frame
+			serve(t, hub).dial("/") // a client that does not answer the close frame
 			c := <-conns
 			c.Close(1000, "")
 			if err := hub.Send(background, c.Channel(), "note", 1); !errors.Is(err, grouphub.ErrClosed) {

@@ -17,8 +17,9 @@ import (
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
-// The end of the socket is no close frame: nothing that came before it has to be handled
-// first, for which there would be a second. So a callback that blocks learns of it at once.
+// The end of the socket is no close frame. After a close frame the client's last messages
+// are still handled, for which there is a second. Here the context is cancelled at once, so
+// that a callback that blocks learns of it.
 func TestContextIsCancelledAtOnceWhileACallbackBlocks(t *testing.T) {
 	entered, took := make(chan struct{}), make(chan time.Duration, 1)
 	var closed time.Time
@@ -99,8 +100,8 @@ func TestMessagesBeforeTheClientsCloseAreHandled(t *testing.T) {
 	}
 }
 
-// What a client said before its close frame is still handled, but not after a callback
-// that ends the connection.
+// The messages that a client sent before its close frame are still handled, unless a
+// callback ends the connection.
 func TestNoCallbackButDisconnectFollowsOneThatEndsTheConnection(t *testing.T) {
 	for name, first := range map[string]func(*grouphub.Conn) error{
 		"CloseError": func(*grouphub.Conn) error { return &grouphub.CloseError{Code: 4403, Reason: "no"} },

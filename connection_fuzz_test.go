@@ -67,7 +67,7 @@ func FuzzRawBytesOnAnUpgradedConnection(f *testing.F) {
 		v, path := h.newVictim()
 		conn := h.dialRaw(t, path)
 		defer conn.Close()
-		// A write may fail: the hub does not read on after an error. It reads all
+		// A write may fail, since the hub does not read on after an error. It reads all
 		// before, so that nothing here waits for ever.
 		conn.Write(b)
 		conn.(*net.UnixConn).CloseWrite()
@@ -100,8 +100,8 @@ type victim struct {
 	disconnected chan struct{}
 }
 
-// wholeFrames returns an error unless b is frames of a server, of which nothing follows
-// the first close frame.
+// wholeFrames returns an error unless b consists of a server's whole frames, and nothing
+// follows the first close frame.
 func wholeFrames(b []byte) error {
 	for closed := false; len(b) > 0; {
 		if closed {
@@ -126,7 +126,7 @@ func wholeFrames(b []byte) error {
 	return nil
 }
 
-// A panicLog is a log that keeps only panics, of which a connection of the hub recovers.
+// A panicLog is a log that keeps only the panics from which the hub has recovered.
 type panicLog struct{ atomic.Pointer[string] }
 
 func (l *panicLog) Write(b []byte) (int, error) {
@@ -151,7 +151,7 @@ type rawHub struct {
 func (h *rawHub) newVictim() (v *victim, path string) {
 	query := fmt.Sprint(h.last.Add(1))
 	v = &victim{disconnected: make(chan struct{})}
-	h.victims.Clear() // the one before has been looked at
+	h.victims.Clear() // the previous one has been checked
 	h.victims.Store(query, v)
 	return v, "/?" + query
 }
@@ -194,7 +194,7 @@ func newRawHub(f *testing.F, compressed bool) *rawHub {
 		Consumer: grouphub.Consumer{
 			Connect: joinAll,
 			Receive: func(c *grouphub.Conn, m grouphub.Message) error {
-				// A client that has gone does not want it.
+				// A client that has gone cannot get it.
 				_ = c.SendBinary(m.Data)
 				return nil
 			},

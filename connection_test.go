@@ -161,7 +161,7 @@ func TestPingsKeepAConnectionAndSilenceEndsIt(t *testing.T) {
 	}
 }
 
-// What TLS sends is taken by the kernel, which is no sign of life of the peer.
+// The kernel takes what TLS sends, and that is no sign of life of the peer.
 func TestSilenceEndsAConnectionOverTLS(t *testing.T) {
 	codes := make(chan int, 1)
 	s := newServer(t, newHub(t, &grouphub.Options{PongTimeout: 50 * time.Millisecond, Consumer: grouphub.Consumer{

@@ -161,7 +161,7 @@ func testCallbackMayCallAnything(t *testing.T, where string) {
 		if s := hub.Stats(); s.Accepted != 1 {
 			t.Errorf("%+v", s)
 		}
-		// What only a connection that lives can do.
+		// Only a connection that is alive can do these.
 		var want error
 		if at == "disconnect" {
 			want = grouphub.ErrClosed

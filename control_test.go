@@ -113,7 +113,7 @@ func TestCommandsThatAreGoneCloseWhoMayHaveBeenLoggedOut(t *testing.T) {
 		}
 	}
 
-	// What is kept is done afterwards, and nobody else is closed.
+	// The commands that are kept are carried out afterwards, and nobody else is closed.
 	layer.cut()
 	logout("ann")
 	layer.mend()
@@ -121,7 +121,7 @@ func TestCommandsThatAreGoneCloseWhoMayHaveBeenLoggedOut(t *testing.T) {
 	bob.Send("still here")
 	bob.Expect("still here")
 
-	// More is said than is kept.
+	// There are more commands than are kept.
 	layer.cut()
 	logout("bob")
 	for range 10_000 {
@@ -199,7 +199,7 @@ func TestAHubDoesNotObeyWhatWasSaidBeforeItsTime(t *testing.T) {
 	close(gate)
 	send(t, two, "all", "note", 1)
 	old.ExpectEvent("note")
-	// By the time that a new one is obeyed, an old one would have been.
+	// By the time that a new command is carried out, an old one would have been.
 	if err := one.GroupClose(background, "all", 4001, "new"); err != nil {
 		t.Fatal(err)
 	}

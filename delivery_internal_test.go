@@ -9,7 +9,7 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 )
 
-// What waits for a slow client counts by its length.
+// A buffer that waits for a slow client counts by its length, so it has no spare capacity.
 func TestWhatIsPushedHoldsNoMoreThanItsLength(t *testing.T) {
 	h := New(nil)
 	defer h.Shutdown(context.Background())

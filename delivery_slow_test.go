@@ -70,8 +70,7 @@ func testSlowClient(t *testing.T, secure bool) {
 		}
 	}
 	eventually(t, func() bool { return hub.Stats().Conns == 1 }, "the slow one is not cut off")
-	// What the slow one finds in its socket is whole frames in order, then 1013 or
-	// the end.
+	// In its socket the slow client finds whole frames in order, and then 1013 or the end.
 	received := 0
 	for ; ; received++ {
 		_, data, err := slow.ReadMessage()

@@ -20,8 +20,8 @@ func keeping(n int) func(string) grouphub.GroupPolicy {
 	return func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{History: n} }
 }
 
-// historyHub returns a hub whose groups keep 100 events. The connection's path says
-// which group it joins, the query what it asks for.
+// historyHub returns a hub whose groups keep 100 events. A connection joins the group that
+// its path names, with the options that its query names.
 func historyHub(t testing.TB, layer grouphub.Layer) *grouphub.Hub {
 	t.Helper()
 	return newHub(t, &grouphub.Options{Layer: layer, Policy: keeping(100), Logger: slog.New(slog.DiscardHandler),
@@ -158,7 +158,7 @@ func expectExactlyOnce(t *testing.T, hubs []*grouphub.Hub, most int, settle func
 	for f.last != total {
 		f.read()
 	}
-	for _, hub := range hubs { // what follows is new, and nothing comes before it
+	for _, hub := range hubs { // these events are new, and nothing comes before them
 		total++
 		send(t, hub, "g", "n", total)
 		for f.last != total {

@@ -15,16 +15,16 @@ import (
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
-// A faultyLayer is a hub's way to a layer in memory. On it a test can lose, repeat and
-// delay what is delivered, refuse and hold up calls, and speak to the hub as a layer does.
-// What the layer keeps is right.
+// A faultyLayer stands between a hub and a memory layer. A test can make it lose, repeat and
+// delay what is delivered, refuse and hold up calls, and call the hub as a layer does. What
+// the memory layer keeps is right.
 type faultyLayer struct {
 	*grouphub.MemoryLayer
 	receiver grouphub.Receiver // the hub that was attached last
 	down     atomic.Bool       // histories cannot be read
 
-	// Each is nil, or is called before the layer does what it is asked for, and in place
-	// of that if it returns an error. They are set before the hub is made.
+	// Each of these may be nil. It is called before the layer does what it is asked for, and
+	// if it returns an error, the layer does not do it. They are set before the hub is made.
 	adding func(topics []string) error
 	lease  func(ctx context.Context, topic string) error
 	// In place of the layer's Publish.
@@ -79,7 +79,7 @@ func (l *faultyLayer) setFault(f func(p grouphub.Publication) []grouphub.Publica
 	l.fault = f
 }
 
-// cut has the hub hear nothing, and read no history, until mend.
+// cut makes the hub hear nothing, and read no history, until mend.
 func (l *faultyLayer) cut() {
 	l.down.Store(true)
 	l.setFault(loseAll)
@@ -162,9 +162,9 @@ func resyncs() (<-chan []string, func(*grouphub.Conn, []string)) {
 	return told, func(_ *grouphub.Conn, groups []string) { told <- groups }
 }
 
-// newFreezingLayer returns a layer, and a function by which its server no longer answers for
-// the leases of the groups whose names begin so: each try takes five seconds, or as long as
-// its context allows.
+// newFreezingLayer returns a layer, and a function after whose call there is no answer for
+// the leases of the groups whose names begin with a prefix: each call takes five seconds, or
+// as long as its context allows.
 func newFreezingLayer() (l *faultyLayer, freeze func(groups string)) {
 	var frozen atomic.Pointer[string]
 	l = newFaultyLayer()

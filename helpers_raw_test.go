@@ -33,8 +33,8 @@ func (l pipeListener) Accept() (net.Conn, error) {
 	return nil, net.ErrClosed
 }
 
-// dialPipe connects through a pipe, for use in a bubble, a client that takes nothing but
-// what the test reads.
+// dialPipe connects a client through a pipe, for use in a bubble. The client takes nothing
+// but what the test reads.
 func dialPipe(t *testing.T, h http.Handler, path string) *websocket.Conn {
 	t.Helper()
 	near, far := net.Pipe()
@@ -60,7 +60,7 @@ func upgradeRaw(conn net.Conn, path string, header ...string) error {
 	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
 		return err
 	}
-	// Byte by byte, so that nothing behind the answer is taken.
+	// It is read byte by byte, so that nothing behind the answer is taken.
 	answer, b := "", make([]byte, 1)
 	for !strings.HasSuffix(answer, "\r\n\r\n") {
 		if _, err := conn.Read(b); err != nil {
@@ -90,7 +90,7 @@ func dialRaw(t testing.TB, hub *grouphub.Hub) net.Conn {
 	return conn
 }
 
-// masked returns a frame as a client sends it. Its first byte is as it is.
+// masked returns a frame as a client sends it. Its first byte is given.
 func masked(first byte, payload string) []byte {
 	b := []byte{first}
 	switch n := len(payload); {

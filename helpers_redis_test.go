@@ -48,7 +48,7 @@ func redisHubs(t *testing.T, s *redistest.Server, c grouphub.Consumer) (a, b *gr
 	return redisHubOn(t, s, options), redisHubOn(t, s, options)
 }
 
-// await polls for what gives no signal.
+// await polls for a condition that gives no signal.
 func await(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	for patience := time.Now().Add(30 * time.Second); !condition(); time.Sleep(time.Millisecond) {

@@ -215,7 +215,7 @@ func wantClose(t *testing.T, conn *websocket.Conn, code int) {
 	}
 }
 
-// eventually waits for what has no signal of its own, by looking again and again.
+// eventually polls for a condition that gives no signal.
 func eventually(t *testing.T, ok func() bool, format string, args ...any) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {

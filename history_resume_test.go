@@ -212,7 +212,7 @@ func TestAPositionFromBeforeTheFirstEventIsNotGoodForever(t *testing.T) {
 		c = hubtest.Dial(t, hub, "/"+resumeQuery("g", id))
 		expectNumbers(t, c, 1, 1)
 		c.Close()
-		time.Sleep(48 * time.Hour) // nobody remembers that there was an event
+		time.Sleep(48 * time.Hour) // so that the layer has forgotten that there was an event
 		c = hubtest.Dial(t, hub, "/"+resumeQuery("g", id))
 		c.Expect(`{"type":"resync","group":"g"}`)
 		c.Close()

@@ -142,7 +142,7 @@ func TestNewEpochBeforeTheLayerTellsOfALossIsResync(t *testing.T) {
 		At: grouphub.Position{Epoch: "old", Number: 1, Nonce: "a"}})
 	sendNumbers(t, hub, "g", 2, 2) // the first of the layer's own epoch
 	expectNumbers(t, c, 1, 2)
-	layer.receiver.Lost([]string{"g:g"}) // so the subscription was broken: what else had the old epoch?
+	layer.receiver.Lost([]string{"g:g"}) // the subscription was interrupted, so the old epoch may have had more
 	c.Expect(`{"type":"resync","group":"g"}`)
 	sendNumbers(t, hub, "g", 3, 3)
 	expectNumbers(t, c, 3, 3)

@@ -51,7 +51,7 @@ func TestShutdownEndsWithItsContextWhateverBecomesOfLeases(t *testing.T) {
 			ctx, cancel := context.WithTimeout(background, allowed)
 			defer cancel()
 			begun := time.Now()
-			// The connection answers at once, and so there is time for a last word.
+			// The connection answers at once, so there is time to remove the lease.
 			err := hub.Shutdown(ctx)
 			if took := time.Since(begun); took > most || err != nil {
 				t.Errorf("%v after %v", err, took)

@@ -128,7 +128,7 @@ func TestLeaveAndExceptAndCloseHoldInAllShards(t *testing.T) {
 	clients[1].Expect(note(`"after the close"`))
 }
 
-// slowly returns a consumer whose Render waits until the test lets go of it.
+// slowly returns a consumer whose Render waits until the test lets it go on.
 func slowly() (consumer grouphub.Consumer, begun <-chan struct{}, proceed chan struct{}) {
 	entered := make(chan struct{}, 1000)
 	proceed = make(chan struct{})

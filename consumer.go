@@ -14,7 +14,7 @@ const (
 	closeGoingAway      = 1001 // Shutdown
 	closeAbnormal       = 1006 // never sent: it stands for the lack of a close frame
 	closeInvalidData    = 1007 // not UTF-8, or not what ReceiveAs decodes
-	closePolicy         = 1008 // more messages than ReceiveRate allows
+	closePolicy         = 1008 // more messages than ReceiveRate allows, or an invalid name
 	closeInternalError  = 1011 // a callback failed
 	closeServiceRestart = 1012 // the user may have been logged out without this hub hearing of it
 	closeTooBig         = 1009 // a message of more than MaxMessageSize
@@ -30,9 +30,10 @@ const (
 // their Conn, except that Shutdown, which waits for them, needs a goroutine of its own.
 //
 // A callback that returns an error ends its connection: with the error's code if it is a
-// [*CloseError], with 1013 if it is ErrUnavailable or ErrUncertain, and with 1011 if it is
-// any other error, which is logged. A panic ends it with 1011, too, and is logged with its
-// stack.
+// [*CloseError], with 1013 if it is ErrUnavailable or ErrUncertain, with 1008 if it is
+// ErrInvalidName, since a stranger has sent what the name is made of, and with 1011 if it is
+// any other error, which is logged. The ErrClosed of a connection that is ending is no error.
+// A panic ends the connection with 1011, too, and is logged with its stack.
 type Consumer struct {
 	// Accept runs before the upgrade, concurrently with itself. A *Reject picks the
 	// HTTP status of the refusal and is logged at debug level; any other error means 403,
@@ -113,10 +114,21 @@ func (c *Conn) fail(name string, err error) {
 		c.hub.logger().Error("grouphub: event dropped", "callback", name, "error", err)
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrUncertain):
 		c.outbox.CloseWith(closeTryAgainLater, "try again later")
+	case errors.Is(err, ErrInvalidName): // made of what a stranger has sent, nearly always
+		c.hub.logger().Debug("grouphub: callback was given an invalid name", "callback", name, "channel", c.channel, "error", err)
+		c.outbox.CloseWith(closePolicy, "invalid name")
+	case errors.Is(err, ErrClosed) && c.closing():
+		c.hub.logger().Debug("grouphub: callback met the end of its connection", "callback", name, "channel", c.channel, "error", err)
 	default:
 		if c.ctx.Err() == nil {
 			c.hub.logger().Error("grouphub: callback failed", "callback", name, "channel", c.channel, "error", err)
 		}
 		c.outbox.CloseWith(closeInternalError, "internal error")
 	}
+}
+
+// closing reports whether the connection has begun to end: a close frame was sent or has
+// come, or the socket is dead.
+func (c *Conn) closing() bool {
+	return c.outbox.Code() != 0 || c.peerCode.Load() != 0 || c.ctx.Err() != nil
 }

@@ -87,6 +87,90 @@ func TestCallbacksRunOneAtATime(t *testing.T) {
 	<-disconnected
 }
 
+// What a callback wants of its own connection is ErrClosed when the client has left, or was
+// closed as too slow, and that is no error of the application's.
+func TestAClientThatLeftIsNoErrorOfACallback(t *testing.T) {
+	for name, end := range map[string]func(*websocket.Conn, *grouphub.Conn){
+		"left":   func(client *websocket.Conn, _ *grouphub.Conn) { client.WriteMessage(websocket.CloseMessage, nil) },
+		"closed": func(_ *websocket.Conn, c *grouphub.Conn) { c.Close(4000, "") },
+		"slow": func(_ *websocket.Conn, c *grouphub.Conn) {
+			for c.Send(make([]byte, 1<<20)) == nil {
+			}
+		},
+		"cut": func(client *websocket.Conn, _ *grouphub.Conn) { client.NetConn().Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			logger, logged := logAll()
+			hub := newHub(t, &grouphub.Options{Logger: logger})
+			conns, entered, proceed := make(chan *grouphub.Conn, 1), make(chan struct{}), make(chan struct{})
+			client := serve(t, hub.Handler(grouphub.Consumer{
+				Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
+				Receive: func(c *grouphub.Conn, _ grouphub.Message) error {
+					close(entered)
+					<-proceed
+					for {
+						if err := c.Send([]byte("x")); err != nil {
+							return fmt.Errorf("answer: %w", err)
+						}
+					}
+				},
+			})).dial("/")
+			client.WriteMessage(websocket.TextMessage, nil)
+			<-entered
+			end(client, <-conns)
+			if name == "left" {
+				wantClose(t, client, 1005) // the answer, so it is known there
+			}
+			close(proceed)
+			client.Close()
+			eventually(t, func() bool { return hub.Stats().Conns == 0 }, "the connection is still there")
+			if text := logged.String(); strings.Contains(text, "level=ERROR") || strings.Contains(text, "level=WARN") {
+				t.Errorf("logged %s", text)
+			}
+		})
+	}
+}
+
+// What another connection is closed for is an error like any other.
+func TestAnotherConnectionsErrClosedIsAnErrorOfACallback(t *testing.T) {
+	logger, logged := logAll()
+	conns := make(chan *grouphub.Conn, 2)
+	hub := newHub(t, &grouphub.Options{Logger: logger, Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { conns <- c; return nil },
+		Receive: func(c *grouphub.Conn, m grouphub.Message) error {
+			return c.Hub().Send(c.Context(), string(m.Data), "note", 1)
+		},
+	}})
+	gone, c := hubtest.Dial(t, hub, "/"), hubtest.Dial(t, hub, "/")
+	other := <-conns
+	gone.Close()
+	eventually(t, func() bool { return hub.Stats().Conns == 1 }, "the other one is still there")
+	c.Send(other.Channel())
+	c.ExpectClose(1011)
+	if !strings.Contains(logged.String(), "level=ERROR") {
+		t.Errorf("logged %s", logged.String())
+	}
+}
+
+func TestAnIllegalNameFromAStrangerIsNoErrorOfTheApplications(t *testing.T) {
+	logger, logged := logAll()
+	hub := newHub(t, &grouphub.Options{Logger: logger, Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join("room:" + c.Request().URL.Query().Get("room")) },
+		Receive: func(c *grouphub.Conn, m grouphub.Message) error {
+			return c.Hub().GroupSend(c.Context(), string(m.Data), "note", 1)
+		},
+	}})
+	hubtest.Dial(t, hub, "/?room=a%00b").ExpectClose(1008)
+	hubtest.Dial(t, hub, "/?room="+strings.Repeat("x", 300)).ExpectClose(1008)
+	c := hubtest.Dial(t, hub, "/?room=a")
+	c.Send("\n")
+	c.ExpectClose(1008)
+	text := logged.String()
+	if strings.Contains(text, "level=ERROR") || strings.Count(text, "level=DEBUG") != 3 || !strings.Contains(text, "control character") {
+		t.Errorf("logged %s", text)
+	}
+}
+
 // meeting returns a function that waits until two are in it at the same time.
 func meeting(t *testing.T, what string) func() {
 	met := make(chan struct{})

@@ -1,6 +1,7 @@
 package layertest
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -14,6 +15,10 @@ type fault struct {
 	name   string
 	caught string // the case that has to find it
 	plant  func(l *faultyLayer)
+}
+
+func concatFaults() []fault {
+	return slices.Concat(publishFaults, subscriptionFaults, historyFaults, leaseFaults, queueFaults, closeFaults)
 }
 
 func TestEveryFaultThatIsPlantedIsFound(t *testing.T) {

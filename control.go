@@ -78,6 +78,8 @@ func (h *Hub) execute(p Publication) {
 			}
 		case envelope.Close:
 			h.closeMembers(env)
+		case envelope.Seen:
+			h.lostEpochs.seenElsewhere(env)
 		default:
 			if err = checkGroupName("change of membership", env.Name); err == nil {
 				h.membershipCommands.add(env)

@@ -45,12 +45,12 @@ func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*d
 }
 
 // commandSequence returns the sequence of a topic on which hubs send each other commands.
-func (h *Hub) commandSequence(topic string, lost func()) *sequence.Sequence[Publication] {
+func (h *Hub) commandSequence(topic string, lost func(), epochLost func(Position)) *sequence.Sequence[Publication] {
 	source := newSource[Publication](h, topic, Keep{}) // keeps nothing, since nobody asks for a replay
 	source.Commands = true
 	source.Decode = func(p Publication) (Publication, bool) { return p, true }
 	source.Deliver = h.execute
-	source.Resync = lost
+	source.Resync, source.EpochLost = lost, epochLost
 	return sequence.New(h.life, source)
 }
 

@@ -201,6 +201,24 @@ func TestFullRedisRefusesEventsAndLosesNone(t *testing.T) {
 	}
 }
 
+func TestFullRedisHasNoEpochToOfferAndEventsArriveAllTheSame(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	l := redisLayer(t, s.URL(), nil)
+	hub := historyHub(t, l)
+	s.CLI("CONFIG", "SET", "maxmemory", "1")
+	c := hubtest.Dial(t, hub, "/g?resume=")
+	id := c.ExpectEvent("grouphub.position").ID
+	if h, err := l.History(t.Context(), "topic", 0); err != nil || h.Epoch != "" {
+		t.Errorf("History of a full server: %+v, %v", h, err)
+	}
+	s.CLI("CONFIG", "SET", "maxmemory", "0")
+	sendNumbers(t, hub, "g", 1, 2)
+	expectNumbers(t, c, 1, 2)
+	// That position says nothing about the store.
+	hubtest.Dial(t, hub, "/g"+resumeQuery("g", id)).ExpectEvent("resync")
+}
+
 func TestServerThatLostWritesIsResync(t *testing.T) {
 	for more := range 4 { // publications that come before the hub is back
 		t.Run(fmt.Sprint("More=", more), func(t *testing.T) {
@@ -254,4 +272,31 @@ func TestServerThatComesBackEmptyIsResync(t *testing.T) {
 			late.Expect(`{"type":"resync","group":"g"}`)
 		})
 	}
+}
+
+func TestServerThatComesBackEmptyIsResyncAlsoWhereNothingWasSentBefore(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	proxy := redistest.StartProxy(t, s.URL())
+	cutOff, sender := historyHub(t, layerBehind(t, proxy)), historyHub(t, redisLayer(t, s.URL(), nil))
+	stays := hubtest.Dial(t, cutOff, "/g?resume=")
+	stays.ExpectEvent("grouphub.position")
+	leaves := hubtest.Dial(t, sender, "/g?resume=")
+	id := leaves.ExpectEvent("grouphub.position").ID
+	leaves.Close()
+	proxy.Cut()
+	eventually(t, func() bool { return !cutOff.Stats().LayerUp }, "the hub notices nothing")
+	sendNumbers(t, sender, "g", 1, 2)
+	s.Kill()
+	s.Restart()
+	proxy.Mend()
+	eventually(t, func() bool { return sender.Ping(background) == nil }, "the sender is not back")
+	stays.Expect(`{"type":"resync","group":"g"}`)
+	sendNumbers(t, sender, "g", 3, 3)
+	expectNumbers(t, stays, 3, 3)
+	back := hubtest.Dial(t, sender, "/g"+resumeQuery("g", id))
+	back.Expect(`{"type":"resync","group":"g"}`)
+	back.ExpectEvent("grouphub.position")
+	sendNumbers(t, sender, "g", 4, 4)
+	expectNumbers(t, back, 4, 4)
 }

@@ -83,7 +83,7 @@ func TestReplayLargerThanMaxPendingWaitsForTheClient(t *testing.T) {
 	}
 	c := serve(t, hub).dialEarly(websocket.DefaultDialer, "/")
 	for i := range 100 {
-		if got := next(t, c); !strings.Contains(got[:80], fmt.Sprintf(`"data":"%dx`, i)) {
+		if got := next(t, c); !strings.Contains(got[:100], fmt.Sprintf(`"data":"%dx`, i)) {
 			t.Fatalf("event %d: got %.80s", i, got)
 		}
 	}

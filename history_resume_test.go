@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 )
 
 func TestResumeReplaysWhatWasMissed(t *testing.T) {
@@ -179,6 +181,53 @@ func TestResumeOfWhatIsGoneIsResync(t *testing.T) {
 	id = expectNumbers(t, c, 1, 1).ID
 	sendNumbers(t, hub, "h", 2, 101)
 	expectNumbers(t, hubtest.Dial(t, hub, "/h"+resumeQuery("h", id)), 2, 101)
+}
+
+func TestAPositionFromBeforeTheFirstEventIsGoodForItsStoreOnly(t *testing.T) {
+	hub := historyHub(t, grouphub.NewMemoryLayer())
+	c := hubtest.Dial(t, hub, "/g?resume=")
+	id := c.ExpectEvent("grouphub.position").ID
+	c.Close()
+	sendNumbers(t, hub, "g", 1, 2)
+	expectNumbers(t, hubtest.Dial(t, hub, "/g"+resumeQuery("g", id)), 1, 2)
+	// The process ends, and its history with it.
+	restarted := historyHub(t, grouphub.NewMemoryLayer())
+	c = hubtest.Dial(t, restarted, "/g"+resumeQuery("g", id))
+	c.Expect(`{"type":"resync","group":"g"}`)
+	c.ExpectEvent("grouphub.position")
+	sendNumbers(t, restarted, "g", 3, 3)
+	expectNumbers(t, c, 3, 3)
+}
+
+func TestAPositionThatWasMadeUpReplaysNothing(t *testing.T) {
+	onBothLayers := func(t *testing.T, run func(t *testing.T, layer grouphub.Layer)) {
+		t.Run("Memory", func(t *testing.T) { run(t, grouphub.NewMemoryLayer()) })
+		t.Run("Redis", func(t *testing.T) { run(t, redisLayer(t, redistest.Start(t).URL(), nil)) })
+	}
+	onBothLayers(t, func(t *testing.T, layer grouphub.Layer) {
+		hub := historyHub(t, layer)
+		sendNumbers(t, hub, "g", 1, 20)
+		stranger := hubtest.Dial(t, hub, "/g?resume=") // who may join, and has no right to the past
+		given := strings.Split(stranger.ExpectEvent("grouphub.position").ID, ".")
+		epoch, number, nonce := given[0], given[1], given[2]
+		now := strconv.FormatInt(time.Now().Unix(), 36)
+		for _, made := range []string{
+			".0." + now, ".0.", "..", epoch + ".0.", epoch + ".0." + now, epoch + ".0." + nonce, epoch + ".1.", epoch + ".1." + nonce,
+			epoch + "." + number + ".", epoch + "." + number + "." + now, "." + number + "." + nonce, epoch + ".j." + nonce,
+			strings.ToLower(epoch) + "." + number + "." + nonce,
+		} {
+			c := hubtest.Dial(t, hub, "/g"+resumeQuery("g", made))
+			c.Expect(`{"type":"resync","group":"g"}`)
+			if at := c.ExpectEvent("grouphub.position"); at.ID != strings.Join(given, ".") {
+				t.Errorf("after %q at %q, want %q", made, at.ID, given)
+			}
+			c.Close()
+		}
+		c := hubtest.Dial(t, hub, "/g"+resumeQuery("g", strings.Join(given, ".")))
+		sendNumbers(t, hub, "g", 21, 21)
+		c.ExpectEvent("grouphub.position")
+		expectNumbers(t, c, 21, 21)
+	})
 }
 
 func TestResumeOfAGroupWithoutHistoryIsResync(t *testing.T) {

@@ -42,12 +42,12 @@ type Hub struct {
 	goroutines *waitGroup // everything else that the hub has started
 	unhandled  seenKeys   // event types that were logged
 	malformed  seenKeys   // faults of payloads that were logged
-	wildcards  seenKeys   // names of path values that a route did not have, and that were logged
 
 	pings              sync.Map                        // the channels to close, by the token that comes back
 	hubCommands        *sequence.Sequence[Publication] // that other hubs send to this one
 	sharedCommands     *sequence.Sequence[Publication] // that are sent to all hubs
 	membershipCommands membershipCommands
+	lostEpochs         lostEpochs    // of sharedCommands
 	leases             *leaseKeeper  // of the groups with presence
 	startUpkeep        func()        // starts the goroutine that runs upkeep, once
 	reads              chan struct{} // holds a token for each history that is being read
@@ -89,11 +89,12 @@ func New(opts *Options) *Hub {
 	}
 	h.life, h.endLife = context.WithCancel(context.Background())
 	h.membershipCommands.hub = h
+	h.lostEpochs.hub = h
 	h.leases = newLeaseKeeper(h)
 	h.startUpkeep = sync.OnceFunc(func() { h.goroutines.Go(h.upkeep) })
 	h.root = newEndpoint(h, o.Consumer)
-	h.hubCommands = h.commandSequence(hubTopic(h.name), h.hubCommandsLost)
-	h.sharedCommands = h.commandSequence(controlTopic, h.sharedCommandsLost)
+	h.hubCommands = h.commandSequence(hubTopic(h.name), h.hubCommandsLost, nil)
+	h.sharedCommands = h.commandSequence(controlTopic, h.sharedCommandsLost, h.lostEpochs.lostHere)
 	if h.subscription, err = h.layer.Attach(hubTopic(h.name), (*receiver)(h)); err != nil {
 		panic("grouphub: New: " + err.Error())
 	}

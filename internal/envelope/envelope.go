@@ -22,11 +22,11 @@ import (
 // name. All lengths and numbers are unsigned varints.
 type Envelope struct {
 	Kind    Kind
-	Name    string   // the event's type; the group to join or leave; the ping's token
+	Name    string   // the event's type; the group to join or leave; the ping's token; the lost epoch
 	Channel string   // the connection it is for, if it is for one
 	Except  []string // connections that do not get it
 	Number  int      // the offset of the id in an event; the code of a close
-	Body    []byte   // an event's JSON; a close's reason
+	Body    []byte   // an event's JSON; a close's reason; the number of the last command of a lost epoch
 }
 
 // A Kind says what an envelope is.
@@ -38,7 +38,8 @@ const (
 	Add          // a connection to a group
 	Discard      // a connection from a group
 	Ping
-	end // the first that is unknown
+	Seen // how far a hub has seen the commands of an epoch that was lost
+	end  // the first that is unknown
 )
 
 const version = 1

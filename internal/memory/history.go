@@ -10,9 +10,13 @@ import (
 	"github.com/seed-29c60982/grouphub/layer"
 )
 
-// countLife is how long after the last publication the count is kept. While it is there,
-// the epoch stays the same.
-const countLife = 24 * time.Hour
+const (
+	// countLife is how long after the last publication the count is kept. While it is there,
+	// the epoch stays the same.
+	countLife = 24 * time.Hour
+	// unusedLife is how long an epoch is kept in which nothing was published.
+	unusedLife = time.Hour
+)
 
 // A keptHistory is what the layer keeps of a topic. Guarded by Layer.mu.
 type keptHistory struct {
@@ -38,9 +42,7 @@ func (l *Layer) keep(t *topicState, p *layer.Publication) bool {
 	defer l.mu.Unlock()
 	h, now, topic := t.history, time.Now(), p.Topic
 	if h == nil {
-		h = &keptHistory{History: layer.History{Epoch: rand.Text()}, once: make(map[string]struct{})}
-		h.next = time.AfterFunc(p.Keep.Life, func() { l.expire(t, h, topic) })
-		t.history = h
+		h = l.beginHistoryLocked(t, topic)
 	}
 	if key := p.Keep.Once; key != "" {
 		h.forgetOnce(now)
@@ -51,7 +53,8 @@ func (l *Layer) keep(t *topicState, p *layer.Publication) bool {
 		h.sent = append(h.sent, sentOnce{key, now.Add(layer.OnceLife)})
 	}
 	h.Last++
-	p.At = layer.Position{Epoch: h.Epoch, Number: h.Last} // without a nonce, since no number is given out again
+	h.Nonce = newNonce()
+	p.At = layer.Position{Epoch: h.Epoch, Number: h.Last, Nonce: h.Nonce}
 	h.Kept = append(h.Kept, *p)
 	h.bytes += len(p.Payload)
 	for len(h.Kept) > p.Keep.Count || p.Keep.Bytes > 0 && h.bytes > p.Keep.Bytes && len(h.Kept) > 1 {
@@ -63,6 +66,22 @@ func (l *Layer) keep(t *topicState, p *layer.Publication) bool {
 	h.next.Reset(p.Keep.Life)
 	return true
 }
+
+// beginHistoryLocked begins an epoch of a topic that has none.
+func (l *Layer) beginHistoryLocked(t *topicState, topic string) *keptHistory {
+	start := newNonce()
+	h := &keptHistory{
+		History: layer.History{Epoch: rand.Text(), Start: start, Nonce: start},
+		count:   time.Now().Add(unusedLife),
+		once:    make(map[string]struct{}),
+	}
+	h.next = time.AfterFunc(unusedLife, func() { l.expire(t, h, topic) })
+	t.history = h
+	return h
+}
+
+// newNonce returns what nobody can guess, of letters and digits.
+func newNonce() string { return rand.Text()[:12] }
 
 // forgetOnce drops the keys that may be used again by now.
 func (h *keptHistory) forgetOnce(now time.Time) {
@@ -94,7 +113,7 @@ func (l *Layer) expire(t *topicState, h *keptHistory, topic string) {
 	case now.Before(h.count):
 		h.next.Reset(h.count.Sub(now))
 	case len(t.subscribers) > 0:
-		h.next.Reset(countLife)
+		h.next.Reset(unusedLife)
 	default:
 		t.history = nil
 		l.forgetLocked(t, topic)
@@ -109,8 +128,13 @@ func (l *Layer) History(_ context.Context, topic string, after uint64) (layer.Hi
 		return layer.History{}, fmt.Errorf("%w: history of %q", layer.ErrClosed, topic)
 	}
 	t := l.topics[topic]
-	if t == nil || t.history == nil {
-		return layer.History{}, nil
+	if t == nil {
+		t = l.addTopicLocked(topic)
+	}
+	if t.history == nil {
+		l.beginHistoryLocked(t, topic)
+	} else if t.history.Last == 0 {
+		t.history.count = time.Now().Add(unusedLife)
 	}
 	h := t.history.History
 	first := h.Last - uint64(len(h.Kept)) + 1

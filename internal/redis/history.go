@@ -19,6 +19,9 @@ const (
 	// countLife is how much longer than the last publication the count is kept: while
 	// it is there, the epoch stays the same.
 	countLife = 24 * time.Hour
+	// unusedLife is how long an epoch is kept in which nothing was published, if nobody asks
+	// for it.
+	unusedLife = time.Hour
 	// maxLife is forever: what Redis computes from it does not overflow.
 	maxLife = 10 * 365 * 24 * time.Hour
 	// maxWord is how long an epoch or a nonce may be that came through Redis.
@@ -26,11 +29,12 @@ const (
 )
 
 // historyKeys returns the two keys of one slot that have what is kept of a topic: the count,
-// "<epoch> <number> <bytes>", and a stream of the messages that were published, in which
-// the id of number n is n-0. An epoch begins with the first publication that finds no
-// count, and is named by its nonce. Numbers go up to 2^53, and the scripts format them by
-// hand: Lua's own conversion prints them exactly to 1e14 only. The stream is trimmed with
-// "~", which is a tenth cheaper than exactly.
+// "<epoch> <number> <bytes> <nonce> <start>", and a stream of the messages that were
+// published, in which the id of number n is n-0. An epoch begins with the first publication
+// or the first reader that finds no count. The nonce is that of the number; the start is
+// that of number 0, and empty if no reader began the epoch. Numbers go up to 2^53, and the
+// scripts format them by hand: Lua's own conversion prints them exactly to 1e14 only. The
+// stream is trimmed with "~", which is a tenth cheaper than exactly.
 //
 // The bytes are those of the stream's payloads, as they are sealed, or more: what MAXLEN
 // trims is not subtracted. Only past the limit are they counted again, and then the stream
@@ -49,7 +53,7 @@ func (l *Layer) publishKept(ctx context.Context, p layer.Publication, channel st
 		keys = append(keys, l.onceKey(p.Topic, p.Keep.Once))
 	}
 	life := min(max(p.Keep.Life, time.Millisecond), maxLife)
-	_, err := l.run(ctx, "publish to", p.Topic, historyPublish, keys, []string{rand.Text()[:12], rueidis.BinaryString(sealed),
+	_, err := l.run(ctx, "publish to", p.Topic, historyPublish, keys, []string{newWord(), rueidis.BinaryString(sealed),
 		strconv.Itoa(p.Keep.Count), milliseconds(life), milliseconds(life + countLife), milliseconds(onceLife), l.publishCommand(), channel, strconv.Itoa(max(p.Keep.Bytes, 0))})
 	return err
 }
@@ -65,7 +69,7 @@ func (l *Layer) publishCommand() string {
 // History implements [layer.Layer]. What cannot be opened is left out, and counted as
 // discarded.
 func (l *Layer) History(ctx context.Context, topic string, after uint64) (layer.History, error) {
-	args := []string{strconv.FormatUint(after, 10) + "-0", milliseconds(countLife)}
+	args := []string{strconv.FormatUint(after, 10) + "-0", milliseconds(countLife), milliseconds(unusedLife), newWord(), newWord()}
 	result, err := l.run(ctx, "history of", topic, historyRead, l.historyKeys(topic), args)
 	if err != nil {
 		return layer.History{}, err
@@ -86,8 +90,9 @@ func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h layer.H
 	if err != nil {
 		return h, err
 	}
-	if h.Epoch, h.Last = cutCount(count); h.Epoch == "" {
-		return layer.History{}, nil // not a count: the next publication begins anew
+	var ok bool
+	if h, ok = cutCount(count); !ok {
+		return layer.History{}, fmt.Errorf("count %q makes no sense", count)
 	}
 	entries, err := answer[1].ToArray()
 	if err != nil {
@@ -109,17 +114,19 @@ func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h layer.H
 	return h, nil
 }
 
-// cutCount reads "<epoch> <number> <bytes>". The bytes are the scripts' alone, and not in
-// what older versions wrote.
-func cutCount(count string) (epoch string, last uint64) {
-	epoch, number, _ := strings.Cut(count, " ")
-	number, bytes, _ := strings.Cut(number, " ")
-	last, err := strconv.ParseUint(number, 10, 64)
-	if strings.Trim(bytes, "0123456789") != "" || err != nil || len(number) > 16 || !isWord(epoch) {
-		return "", 0
+// cutCount reads "<epoch> <number> <bytes> <nonce> <start>", of which older versions wrote
+// less. The bytes are the scripts' alone.
+func cutCount(count string) (h layer.History, ok bool) {
+	fields := append(strings.Split(count, " "), "", "", "", "")
+	last, err := strconv.ParseUint(fields[1], 10, 64)
+	if err != nil || len(fields[1]) > 16 || !isWord(fields[0]) {
+		return layer.History{}, false
 	}
-	return epoch, last
+	return layer.History{Epoch: fields[0], Last: last, Nonce: fields[3], Start: fields[4]}, true
 }
+
+// newWord returns what nobody can guess, for an epoch or a nonce.
+func newWord() string { return rand.Text()[:12] }
 
 // openMessage returns what was published to a channel, or counts it as discarded.
 // Only what is kept has a position.

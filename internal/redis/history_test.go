@@ -91,7 +91,7 @@ func TestEpochBeginsAnewWithoutItsCount(t *testing.T) {
 		if m.Del(l.key("count", "topic")); count != "" {
 			m.Set(l.key("count", "topic"), count)
 		}
-		if h := history(t, l, "topic", 0); h.Epoch != "" || h.Last != 0 || len(h.Kept) != 0 {
+		if h := history(t, l, "topic", 0); h.Epoch == before.Epoch || h.Last != 0 || len(h.Kept) != 0 {
 			t.Errorf("with the count %q: %+v", count, h)
 		}
 		keep(t, l, "topic", "three")
@@ -135,10 +135,30 @@ func TestHistoryAndLeasesLeaveNothingBehind(t *testing.T) {
 	check("the count is renewed", 1)
 	m.FastForward(time.Minute)
 	check("nobody came", 0)
-	if h := history(t, l, "topic", 0); h.Epoch != "" {
+	if h := history(t, l, "topic", 0); h.Last != 0 {
 		t.Errorf("%+v", h)
 	}
-	check("somebody looked", 0)
+	m.FastForward(unusedLife / 2)
+	history(t, l, "topic", 0) // somebody listens
+	m.FastForward(unusedLife - time.Minute)
+	check("somebody listened", 1)
+	m.FastForward(time.Minute)
+	check("nobody came", 0)
+}
+
+func TestCountsOfOlderVersionsAreReadAndGoOn(t *testing.T) {
+	for _, count := range []string{"epoch 7", "epoch 7 1000"} {
+		m := miniredis.RunT(t)
+		l := newTestLayer(t, "redis://"+m.Addr(), Options{})
+		m.Set(l.key("count", "topic"), count)
+		if h := history(t, l, "topic", 0); h.Epoch != "epoch" || h.Last != 7 || h.Nonce != "" || h.Start != "" {
+			t.Errorf("with the count %q: %+v", count, h)
+		}
+		keep(t, l, "topic", "eight")
+		if h := history(t, l, "topic", 0); h.Epoch != "epoch" || h.Last != 8 || len(h.Kept) != 1 || h.Nonce != h.Kept[0].At.Nonce {
+			t.Errorf("after the count %q: %+v", count, h)
+		}
+	}
 }
 
 func TestKeysOfATopicShareASlot(t *testing.T) {
@@ -299,13 +319,13 @@ func TestServerThatRefusesToWriteCanBeRead(t *testing.T) {
 
 func TestGarbageForACountIsNoHindrance(t *testing.T) {
 	for _, count := range []string{"", " ", "garbage", "epoch", "epoch ", "epoch x", "epoch -1", "epoch 1.5", "epoch 1e3", "epoch 0x10",
-		"epoch 1 x", "epoch 1 2 3", "epoch 99999999999999999999", " 1", "ep och 1", "\x00\xff 1", "epoch 1\n"} {
+		"epoch 1 x", "epoch 1 2 3", "epoch 1 2 3 4 5", "epoch 1 2 é ", "epoch 99999999999999999999", " 1", "ep och 1", "\x00\xff 1", "epoch 1\n"} {
 		t.Run(fmt.Sprintf("%q", count), func(t *testing.T) {
 			m := miniredis.RunT(t)
 			l := newTestLayer(t, "redis://"+m.Addr(), Options{})
 			keep(t, l, "topic", "before")
 			m.Set(l.key("count", "topic"), count)
-			if h := history(t, l, "topic", 0); h.Epoch != "" || h.Last != 0 || len(h.Kept) != 0 {
+			if h := history(t, l, "topic", 0); h.Last != 0 || len(h.Kept) != 0 {
 				t.Errorf("a history of %+v", h)
 			}
 			keep(t, l, "topic", "after")

@@ -2,9 +2,8 @@ package redis
 
 import (
 	"context"
-	"runtime"
-
 	"github.com/redis/rueidis"
+	"runtime"
 )
 
 // pipeline sends what is waiting, all at once, then what has come meanwhile. There are

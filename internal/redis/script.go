@@ -19,8 +19,8 @@ import (
 var scripts embed.FS
 
 var (
-	historyPublish = newScript("history_publish")
-	historyRead    = newScript("history_read")
+	historyPublish = newScript("history", "history_publish")
+	historyRead    = newScript("history", "history_read")
 
 	leaseSet  = newScript("leases", "leases_expire", "lease_set")
 	leaseEnd  = newScript("leases", "leases_expire", "lease_end")

@@ -2,10 +2,10 @@ package sequence
 
 import "github.com/seed-29c60982/grouphub/layer"
 
-// fill brings the sequence to where the history ends. Goes on says whether that goes on
-// from what was delivered. Nobody else delivers meanwhile.
-func (s *Sequence[T]) fill(h layer.History, goesOn bool) error {
-	s.beginFill(h, goesOn)
+// fill brings the sequence to where the history ends that a round has read. Nobody else
+// delivers meanwhile.
+func (s *Sequence[T]) fill(h layer.History, r round) error {
+	s.beginFill(h, r)
 	for _, p := range h.Kept {
 		if err := s.waitForRoom(); err != nil {
 			return err
@@ -14,7 +14,7 @@ func (s *Sequence[T]) fill(h layer.History, goesOn bool) error {
 	}
 	s.mu.Lock()
 	if h.Last > s.last.Number {
-		s.skipLocked(layer.Position{Epoch: h.Epoch, Number: h.Last})
+		s.skipLocked(layer.Position{Epoch: h.Epoch, Number: h.Last, Nonce: h.Nonce})
 	}
 	s.mu.Unlock()
 	return s.waitForRoom() // for what is held
@@ -22,7 +22,7 @@ func (s *Sequence[T]) fill(h layer.History, goesOn bool) error {
 
 // beginFill decides which publications of a history are yet to be delivered: those after
 // the sequence's last one.
-func (s *Sequence[T]) beginFill(h layer.History, goesOn bool) {
+func (s *Sequence[T]) beginFill(h layer.History, r round) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -30,12 +30,16 @@ func (s *Sequence[T]) beginFill(h layer.History, goesOn bool) {
 		s.adoptLocked(h)
 		s.phase = phaseFilling
 		close(s.ready)
-	case goesOn:
-		s.last.Epoch = h.Epoch // in which nothing was sent, if it is another one
+	case r.precedes(h):
+		s.learnNonceLocked(h)
+	case h.Epoch == s.last.Epoch: // the layer has lost some of what was delivered
+		s.skipLocked(start(h))
+		s.adoptLocked(h)
+	case !r.interrupted:
+		s.beginEpochLocked(start(h))
 	default:
-		newEpoch := h.Epoch != s.last.Epoch
-		s.skipLocked(layer.Position{Epoch: h.Epoch})
-		if !s.Commands || !newEpoch {
+		s.loseEpochLocked(s.last, start(h))
+		if !s.Commands {
 			s.adoptLocked(h)
 		}
 	}
@@ -48,21 +52,32 @@ func (s *Sequence[T]) adoptLocked(h layer.History) {
 	if s.Commands && len(s.held.queue) > 0 && s.held.queue[0].At.Epoch == h.Epoch {
 		past = min(past, s.held.queue[0].At.Number-1)
 	}
-	s.last = layer.Position{Epoch: h.Epoch}
+	s.last = start(h)
 	s.window.clear()
 	for _, p := range h.Kept {
 		if p.At.Number > past {
 			break
 		}
-		if p.At.Number != s.nextLocked() {
+		if p.At.Number != s.nextLocked() { // what is before it is not kept any more
+			s.last = before(p)
 			s.window.clear()
 		}
 		s.rememberLocked(p)
 	}
 	if s.last.Number < past { // the end of it is not kept any more
-		s.last = layer.Position{Epoch: h.Epoch, Number: past}
+		s.last = layer.Position{Epoch: h.Epoch, Number: past, Nonce: nonceOf(h, past)}
 		s.window.clear()
 	}
+}
+
+// start returns the position before a history's first publication.
+func start(h layer.History) layer.Position {
+	return layer.Position{Epoch: h.Epoch, Nonce: h.Start}
+}
+
+// before returns the position before a publication. Its nonce is unknown.
+func before(p layer.Publication) layer.Position {
+	return layer.Position{Epoch: p.At.Epoch, Number: p.At.Number - 1}
 }
 
 // deliverMissing delivers a publication of the history, unless it was delivered before.
@@ -73,7 +88,7 @@ func (s *Sequence[T]) deliverMissing(p layer.Publication) {
 		return
 	}
 	if p.At.Number > s.nextLocked() { // what is before it is not kept any more
-		s.skipLocked(layer.Position{Epoch: p.At.Epoch, Number: p.At.Number - 1})
+		s.skipLocked(before(p))
 	}
 	s.deliverLocked(p)
 	if s.Recovered != nil {

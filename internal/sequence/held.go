@@ -36,7 +36,7 @@ func (s *Sequence[T]) holdLocked(p layer.Publication) {
 func (s *Sequence[T]) deliverHeldLocked() bool {
 	for len(s.held.queue) > 0 {
 		if !s.deliverFirstHeldLocked() {
-			s.readLocked()
+			s.readBeforeLocked(s.held.queue[0].At)
 			return false
 		}
 		s.held.removeFirst()
@@ -54,7 +54,7 @@ func (s *Sequence[T]) deliverFirstHeldLocked() bool {
 			return true // the epoch was over when the history was read: there is no place for it
 		}
 		if p.At.Number > s.nextLocked() { // the history lacks what is before
-			s.skipLocked(layer.Position{Epoch: p.At.Epoch, Number: p.At.Number - 1})
+			s.skipLocked(before(p))
 		}
 	}
 	if s.aheadLocked(p.At) || s.fullLocked() {

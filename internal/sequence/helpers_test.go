@@ -34,7 +34,7 @@ var errDown = errors.New("down")
 
 func newTopic(keep layer.Keep) *topic {
 	ctx, cancel := context.WithCancel(context.Background())
-	t := &topic{history: layer.History{Epoch: "A"}, end: cancel}
+	t := &topic{history: emptyHistory("A"), end: cancel}
 	locked := func(f func()) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -77,6 +77,11 @@ func newTopic(keep layer.Keep) *topic {
 	return t
 }
 
+// emptyHistory is that of an epoch in which nothing was published.
+func emptyHistory(epoch string) layer.History {
+	return layer.History{Epoch: epoch, Start: epoch + "0", Nonce: epoch + "0"}
+}
+
 // numbered is a publication as the layer numbers it.
 func numbered(epoch string, number uint64) layer.Publication {
 	return layer.Publication{At: layer.Position{Epoch: epoch, Number: number, Nonce: fmt.Sprint(epoch, number)}}
@@ -88,6 +93,7 @@ func (t *topic) publish(n int, deliver bool) {
 		t.mu.Lock()
 		t.history.Last++
 		p := numbered(t.history.Epoch, t.history.Last)
+		t.history.Nonce = p.At.Nonce
 		p.Payload = make([]byte, 1000)
 		t.history.Kept = append(t.history.Kept, p)
 		t.mu.Unlock()

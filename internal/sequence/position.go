@@ -22,10 +22,6 @@ func ParseID(id string) (p layer.Position, ok bool) {
 	return layer.Position{Epoch: fields[0], Number: number, Nonce: fields[2]}, err == nil
 }
 
-// empty reports whether a position is that before the first publication. It has no epoch,
-// and its nonce is the time.
-func empty(at layer.Position) bool { return at.Epoch == "" && at.Number == 0 }
-
 // contradict reports whether two nonces of one number show that it was given out twice:
 // the server has lost writes.
 func contradict(a, b string) bool { return a != "" && b != "" && a != b }

@@ -17,6 +17,9 @@ type reading struct {
 	// from is where the sequence stood when the reading that is due was asked for. The
 	// history has to go on from there.
 	from layer.Position
+	// interrupted says that something may have been missed since from. If not, an epoch that
+	// is new has begun without a loss.
+	interrupted bool
 	// waiting are the channels of those who wait for a reading that begins after they
 	// asked. Each is closed then.
 	waiting []chan struct{}
@@ -50,12 +53,22 @@ func (s *Sequence[T]) readLocked() {
 	}
 }
 
+// readBeforeLocked has the history read for what is missing before a publication. If that
+// is the beginning of an epoch, the subscription cannot be unbroken.
+func (s *Sequence[T]) readBeforeLocked(at layer.Position) {
+	if at.Number > 1 && at.Epoch != s.last.Epoch && s.last.Epoch != "" {
+		s.reading.interrupted = true
+	}
+	s.readLocked()
+}
+
 // A round is one reading of the history.
 type round struct {
-	from    layer.Position // where the sequence stood when the reading was asked for
-	begun   layer.Position // where it stood when the reading began
-	filling bool           // nothing is delivered meanwhile but what the history has
-	waiting int            // how many of those who wait had asked when the reading began
+	from        layer.Position // where the sequence stood when the reading was asked for
+	begun       layer.Position // where it stood when the reading began
+	interrupted bool           // something may have been missed since from
+	filling     bool           // nothing is delivered meanwhile but what the history has
+	waiting     int            // how many of those who wait had asked when the reading began
 }
 
 // reconcile reads the history until it agrees with what was delivered, and nobody has
@@ -83,7 +96,7 @@ func (s *Sequence[T]) reconcileOnce() (done bool, err error) {
 	r := s.beginRound()
 	h, err := s.readFor(r)
 	if err == nil && r.filling {
-		err = s.fill(h, r.precedes(h))
+		err = s.fill(h, r)
 	}
 
 	s.mu.Lock()
@@ -114,14 +127,19 @@ func (s *Sequence[T]) reconcileOnce() (done bool, err error) {
 func (s *Sequence[T]) beginRound() round {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reading.state = readUnderWay
+	r := round{s.reading.from, s.last, s.reading.interrupted, s.phase != phaseLive, len(s.reading.waiting)}
+	s.reading.state, s.reading.interrupted = readUnderWay, false
+	if r.interrupted {
+		s.losePreviousLocked()
+	}
 	s.held.beforeRead = len(s.held.queue)
-	return round{s.reading.from, s.last, s.phase != phaseLive, len(s.reading.waiting)}
+	return r
 }
 
 // repeatLocked makes the same reading due once more.
 func (s *Sequence[T]) repeatLocked(r round) {
 	s.reading.state, s.reading.from = readDue, r.from
+	s.reading.interrupted = s.reading.interrupted || r.interrupted
 }
 
 // agreesLocked reports whether the history agrees with what was delivered, which makes the
@@ -136,6 +154,7 @@ func (s *Sequence[T]) agreesLocked(r round, h layer.History) bool {
 		return true
 	}
 	if s.phase == phaseLive && r.precedes(h) && h.Epoch == s.last.Epoch && h.Last <= s.last.Number {
+		s.learnNonceLocked(h)
 		return true
 	}
 	// What is wrong shows when nothing is delivered meanwhile.
@@ -167,14 +186,35 @@ func (s *Sequence[T]) read(after uint64) (layer.History, error) {
 	return s.Read(s.ctx, after)
 }
 
-// precedes reports whether the history goes on from where the sequence stood.
-func (r round) precedes(h layer.History) bool { return goesOn(h, r.from) && goesOn(h, r.begun) }
+// precedes reports whether the history goes on from where the sequence stood. If an epoch
+// has begun between the two positions, it began with its first publication.
+func (r round) precedes(h layer.History) bool {
+	return goesOn(h, r.begun) && (goesOn(h, r.from) || r.from.Epoch != r.begun.Epoch)
+}
 
 // goesOn reports whether a history goes on from a position, as far as it shows.
 func goesOn(h layer.History, at layer.Position) bool {
-	if empty(at) { // where nothing was ever sent, an epoch begins without a loss
-		return true
+	return h.Epoch == at.Epoch && h.Last >= at.Number && !contradict(nonceOf(h, at.Number), at.Nonce)
+}
+
+// nonceOf returns the nonce of a number, "" if the history does not show it.
+func nonceOf(h layer.History, number uint64) string {
+	switch i := slices.IndexFunc(h.Kept, func(p layer.Publication) bool { return p.At.Number == number }); {
+	case i >= 0:
+		return h.Kept[i].At.Nonce
+	case number == h.Last:
+		return h.Nonce
+	case number == 0:
+		return h.Start
+	default:
+		return ""
 	}
-	i := slices.IndexFunc(h.Kept, func(p layer.Publication) bool { return p.At.Number == at.Number })
-	return h.Epoch == at.Epoch && h.Last >= at.Number && (i < 0 || !contradict(h.Kept[i].At.Nonce, at.Nonce))
+}
+
+// learnNonceLocked gives the sequence's last position its nonce, which is unknown after what
+// was skipped.
+func (s *Sequence[T]) learnNonceLocked(h layer.History) {
+	if s.last.Nonce == "" {
+		s.last.Nonce = nonceOf(h, s.last.Number)
+	}
 }

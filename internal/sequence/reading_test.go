@@ -83,3 +83,61 @@ func TestNumbersGivenOutAgainAreALossEvenIfTheNextOneFits(t *testing.T) {
 		s.expect(t, 1, 1)
 	})
 }
+
+func TestAnEpochThatBeginsOnAnUnbrokenSubscriptionIsNoLoss(t *testing.T) {
+	live(t, hundred, func(s *topic) {
+		s.set(func() { s.history = emptyHistory("B") })
+		s.Reconcile(false)
+		synctest.Wait()
+		s.expect(t, 0, 0)
+		s.publish(3, true)
+		s.set(func() { s.history = emptyHistory("C") })
+		s.publish(2, false)
+		s.Reconcile(false)
+		synctest.Wait()
+		s.expect(t, 5, 0)
+		// It was broken, after all.
+		s.Reconcile(true)
+		synctest.Wait()
+		s.expect(t, 5, 1)
+		s.Reconcile(true)
+		synctest.Wait()
+		s.expect(t, 5, 1)
+	})
+}
+
+func TestAnEpochOfWhichTheBeginningDoesNotArriveIsALoss(t *testing.T) {
+	live(t, hundred, func(s *topic) {
+		s.set(func() { s.history = emptyHistory("B") })
+		s.publish(1, false)
+		s.publish(1, true)
+		synctest.Wait()
+		s.expect(t, 0, 1) // what is there when it is noticed is for replays
+		s.publish(1, true)
+		s.expect(t, 1, 1)
+	})
+}
+
+func TestAnEpochThatBeginsDuringAReadingAfterAnInterruptionIsOneLoss(t *testing.T) {
+	for name, early := range map[string]bool{"before the history is read": true, "meanwhile": false} {
+		t.Run(name, func(t *testing.T) {
+			live(t, hundred, func(s *topic) {
+				s.set(func() { s.history, s.latency = emptyHistory("B"), time.Second })
+				s.Reconcile(true)
+				if early {
+					s.publish(1, true)
+					synctest.Wait()
+				} else {
+					synctest.Wait()
+					s.publish(1, true)
+				}
+				time.Sleep(10 * time.Second)
+				s.publish(1, true)
+				synctest.Wait()
+				if s.resyncs != 1 || len(s.delivered) == 0 || s.delivered[len(s.delivered)-1] != "B.2.B2" {
+					t.Errorf("%d losses, delivered %q", s.resyncs, s.delivered)
+				}
+			})
+		})
+	}
+}

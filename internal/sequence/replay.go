@@ -3,7 +3,6 @@ package sequence
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/layer"
@@ -41,7 +40,7 @@ func (s *Sequence[T]) CatchUp(ctx context.Context, r Replay) error {
 	deadline := time.Now().Add(catchUpTimeout)
 	err := wait(ctx, deadline, s.ready)
 	at, ok := ParseID(r.After)
-	if err != nil || !ok || at.Number == 0 {
+	if err != nil || !ok {
 		return err
 	}
 	s.mu.Lock()
@@ -89,9 +88,6 @@ func (s *Sequence[T]) Piece(r *Replay, limit int, size func(T) int, use func(Pie
 	}
 	p.Live = next > s.last.Number
 	p.At = layer.Position{Epoch: s.last.Epoch, Number: next - 1, Nonce: s.nonceLocked(next - 1)}
-	if empty(p.At) {
-		p.At.Nonce = strconv.FormatInt(time.Now().Unix(), 36)
-	}
 	if use(p) {
 		r.next, r.resync = next, false
 	}
@@ -115,25 +111,14 @@ func (s *Sequence[T]) beginningLocked(r *Replay) (next uint64, resync bool) {
 	if !r.From {
 		return s.nextLocked() - uint64(min(max(r.Last, 0), len(s.window.entries))), false
 	}
-	at, ok := ParseID(r.After)
-	switch {
-	case !ok, at.Number > s.last.Number, at.Number+1 < s.firstLocked():
-	case empty(at):
-		if s.allSinceLocked(at) {
-			return 1, false
-		}
-	case at.Epoch != s.last.Epoch, contradict(s.nonceLocked(at.Number), at.Nonce):
-	default:
+	if at, ok := ParseID(r.After); ok && s.gaveOutLocked(at) {
 		return at.Number + 1, false
 	}
 	return s.nextLocked(), true
 }
 
-// allSinceLocked reports whether everything is kept that came after an empty position: it
-// is if that was too little time for the layer to have forgotten something, and if the
-// layer has not lost anything.
-func (s *Sequence[T]) allSinceLocked(at layer.Position) bool {
-	seconds, err := strconv.ParseInt(at.Nonce, 36, 64)
-	since := time.Unix(seconds, 0)
-	return err == nil && time.Since(since) < s.Keep.Life && since.After(s.brokenAt)
+// gaveOutLocked reports whether the layer has given a position out, and everything after it
+// is kept. Who has only seen other positions cannot know the nonce.
+func (s *Sequence[T]) gaveOutLocked(at layer.Position) bool {
+	return at.Epoch == s.last.Epoch && at.Nonce != "" && at.Nonce == s.nonceLocked(at.Number)
 }

@@ -20,7 +20,7 @@ func TestAReaderFromFurtherOnWaitsForOneRead(t *testing.T) {
 			time.Sleep(time.Millisecond)
 			group.Go(func() {
 				begun := time.Now()
-				r := Replay{From: true, After: fmt.Sprintf("A.%d.", 13+i%2)}
+				r := Replay{From: true, After: fmt.Sprintf("A.%c.A%d", "de"[i%2], 13+i%2)}
 				if err := s.CatchUp(context.Background(), r); err != nil {
 					t.Error(err)
 				}
@@ -78,36 +78,38 @@ func TestAReplayEndsWhenTheCountBeginsAnewBetweenItsPieces(t *testing.T) {
 func TestAPositionBeforeTheFirstPublicationIsGoodForAsLongAsNothingIsForgotten(t *testing.T) {
 	for name, c := range map[string]struct {
 		meanwhile func(s *topic)
-		lost      bool
+		resync    bool
 		values    int
 	}{
-		"at once":                  {func(s *topic) {}, false, 0},
-		"with publications":        {func(s *topic) { s.publish(3, true); time.Sleep(59 * time.Minute) }, false, 3},
-		"later than they are kept": {func(s *topic) { s.publish(3, true); time.Sleep(time.Hour) }, true, 0},
-		"more than are kept":       {func(s *topic) { s.publish(101, true) }, true, 0},
+		"at once":           {func(s *topic) {}, false, 0},
+		"with publications": {func(s *topic) { s.publish(3, true) }, false, 3},
+		"later than they are kept": {func(s *topic) {
+			s.publish(3, true)
+			s.set(func() { s.history.Kept = nil })
+			s.Reconcile(false)
+		}, true, 0},
+		"more than are kept": {func(s *topic) { s.publish(101, true) }, true, 0},
 		"a count that has begun anew": {func(s *topic) {
 			s.publish(3, true)
 			s.Receive(numbered("B", 1))
+		}, true, 0},
+		"another store": {func(s *topic) {
+			s.set(func() { s.history = emptyHistory("B") })
+			s.publish(2, false)
+			s.Reconcile(true)
 		}, true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newTopic(hundred)
-				s.history.Epoch = "" // nothing was ever sent
 				s.Start()
 				synctest.Wait()
 				at := s.replay(&Replay{}, 1).At
-				time.Sleep(time.Second)
-				s.set(func() { s.history.Epoch = "A" })
 				c.meanwhile(s)
+				synctest.Wait()
 				r := Replay{From: true, After: ID(at)}
-				if p := s.replay(&r, 1000); p.Resync != c.lost || len(p.Values) != c.values || !p.Live {
+				if p := s.replay(&r, 1000); p.Resync != c.resync || len(p.Values) != c.values || !p.Live {
 					t.Errorf("after %q got %+v", ID(at), p)
-				}
-				for _, made := range []string{".0.", ".0.?", ".0.0"} {
-					if p := s.replay(&Replay{From: true, After: made}, 1); !p.Resync {
-						t.Errorf("after %q got %+v", made, p)
-					}
 				}
 				s.end()
 				time.Sleep(maxPause)
@@ -118,17 +120,35 @@ func TestAPositionBeforeTheFirstPublicationIsGoodForAsLongAsNothingIsForgotten(t
 
 func TestAPositionBeforeTheFirstPublicationIsGoodAfterALossBeforeIt(t *testing.T) {
 	live(t, hundred, func(s *topic) {
-		s.set(func() { s.history = layer.History{} })
+		s.set(func() { s.history = emptyHistory("B") })
 		s.Reconcile(true)
 		synctest.Wait()
 		s.expect(t, 0, 1)
-		time.Sleep(time.Second)
 		at := s.replay(&Replay{}, 1).At
-		s.set(func() { s.history.Epoch = "B" })
 		s.publish(3, true)
 		r := Replay{From: true, After: ID(at)}
 		if p := s.replay(&r, 1000); p.Resync || len(p.Values) != 3 {
 			t.Errorf("after %q got %+v", ID(at), p)
+		}
+	})
+}
+
+func TestAPositionThatWasNeverGivenOutReplaysNothing(t *testing.T) {
+	live(t, layer.Keep{Count: 5, Life: time.Hour}, func(s *topic) { // 6 to 10 are kept
+		for _, made := range []string{
+			"", ".", "..", "A", "A..", ".0.", ".0.A0", ".0.0", "A.0.", "A.0.A0", "A.4.A4", "A.5.", "A.5.A0", "A.5.A6", "A.9.", "A.9.A8",
+			"A.a.", "A.a.A9", "A.b.", "A.b.A10", "B.9.A9", "A.-1.A9", "A.9.A9.", "A.9.a9", "A.zzzzzzzzzzzzz.A9",
+		} {
+			r := Replay{From: true, After: made}
+			if p := s.replay(&r, 1000); !p.Resync || len(p.Values) != 0 || !p.Live {
+				t.Errorf("after %q got %+v", made, p)
+			}
+		}
+		for number, values := range map[uint64]int{5: 5, 6: 4, 9: 1, 10: 0} {
+			r := Replay{From: true, After: ID(numbered("A", number).At)}
+			if p := s.replay(&r, 1000); p.Resync || len(p.Values) != values {
+				t.Errorf("after %q got %+v, want %d", r.After, p, values)
+			}
 		}
 	})
 }

@@ -4,7 +4,6 @@ package sequence
 import (
 	"context"
 	"sync"
-	"time"
 
 	"github.com/seed-29c60982/grouphub/layer"
 )
@@ -31,6 +30,10 @@ type Source[T any] struct {
 	// Resync is told that publications are gone for good. It is called with the sequence
 	// locked.
 	Resync func()
+	// EpochLost is told, in place of Resync, that an epoch has ended while something may have
+	// been missed, and where the sequence stood in it. It is called with the sequence locked,
+	// and may be nil.
+	EpochLost func(last layer.Position)
 	// Recovered is told of each publication that was missed and found in the history. It
 	// may be nil.
 	Recovered func()
@@ -74,14 +77,12 @@ type Sequence[T any] struct {
 	deferred []func()       // what Do has put off until nothing is held
 	reading  reading        // whether the history is read, and who waits for it
 
-	// epochUnchecked says that the epoch is new since the last Reconcile, and that nothing
-	// seemed to be missing before its first publication.
-	epochUnchecked bool
+	// previous is where the epoch before this one ended, if this one has begun since the last
+	// interruption and nothing seemed to be missing before its first publication.
+	previous layer.Position
 	// breaks counts how often the publications before the next one became unfit to go on
 	// from: a replay that is under way cannot be completed.
 	breaks int
-	// brokenAt is when that was the last time.
-	brokenAt time.Time
 }
 
 // A phase says what becomes of a publication that arrives.
@@ -115,13 +116,13 @@ func (s *Sequence[T]) Start() {
 func (s *Sequence[T]) Reconcile(interrupted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Publications may have arrived between the end of an interruption and the call that
-	// tells of it. The epoch's first one then says nothing about what was before.
-	if interrupted && s.epochUnchecked {
-		s.skipLocked(s.last)
+	// Publications may have arrived, and a history may have been read, before the call that
+	// tells of an interruption. That the epoch has begun without a loss was wrong then.
+	if interrupted {
+		s.losePreviousLocked()
 	}
-	s.epochUnchecked = false
 	if s.phase != phaseIdle { // else Start will read
+		s.reading.interrupted = s.reading.interrupted || interrupted
 		s.readLocked()
 	}
 }
@@ -136,7 +137,7 @@ func (s *Sequence[T]) Receive(p layer.Publication) {
 	case s.aheadLocked(p.At) || s.fullLocked():
 		s.phase = phaseFilling
 		s.holdLocked(p)
-		s.readLocked()
+		s.readBeforeLocked(p.At)
 	default:
 		s.acceptLocked(p)
 	}
@@ -174,17 +175,44 @@ func (s *Sequence[T]) acceptLocked(p layer.Publication) {
 	at := p.At
 	switch {
 	case at.Epoch != s.last.Epoch:
-		if s.epochUnchecked = s.last.Epoch != ""; s.epochUnchecked {
-			s.breakLocked()
-		}
-		s.window.clear()
+		s.beginEpochLocked(layer.Position{Epoch: at.Epoch})
 		s.deliverLocked(p)
 	case at.Number == s.nextLocked():
 		s.deliverLocked(p)
 	case contradict(s.nonceLocked(at.Number), at.Nonce): // it was another one
-		s.skipLocked(layer.Position{Epoch: at.Epoch, Number: at.Number - 1})
+		s.skipLocked(before(p))
 		s.deliverLocked(p)
 	}
+}
+
+// beginEpochLocked adopts an epoch that has begun anew on an unbroken subscription, so that
+// nothing is missing.
+func (s *Sequence[T]) beginEpochLocked(start layer.Position) {
+	s.previous, s.last = s.last, start
+	s.window.clear()
+	s.breaks++
+}
+
+// losePreviousLocked says that the end of the epoch before this one may be lost, if that was
+// not known when this one began.
+func (s *Sequence[T]) losePreviousLocked() {
+	if s.previous.Epoch != "" {
+		s.loseEpochLocked(s.previous, s.last)
+	}
+}
+
+// loseEpochLocked goes on in another epoch, and says that the end of the old one may be
+// lost.
+func (s *Sequence[T]) loseEpochLocked(old, to layer.Position) {
+	s.previous = layer.Position{}
+	if s.EpochLost == nil || old.Epoch == "" {
+		s.skipLocked(to)
+		return
+	}
+	s.last = to
+	s.window.clear()
+	s.breaks++
+	s.EpochLost(old)
 }
 
 // deliverLocked delivers the next publication.
@@ -196,38 +224,36 @@ func (s *Sequence[T]) deliverLocked(p layer.Publication) {
 
 // rememberLocked makes a publication the latest one, and keeps it for replays.
 func (s *Sequence[T]) rememberLocked(p layer.Publication) (value T, ok bool) {
-	s.last = p.At
 	if value, ok = s.Decode(p); ok {
-		s.window.add(value, p, s.Keep)
+		s.window.add(value, p, s.last.Nonce, s.Keep)
 	} else {
 		s.window.clear()
 	}
+	s.last = p.At
 	return value, ok
 }
 
-// skipLocked gives up on what is up to a position.
-func (s *Sequence[T]) skipLocked(at layer.Position) {
-	s.last = layer.Position{Epoch: at.Epoch, Number: at.Number}
+// skipLocked gives up on what is up to a position, whose nonce may be unknown.
+func (s *Sequence[T]) skipLocked(to layer.Position) {
+	s.last = to
 	s.window.clear()
-	s.breakLocked()
+	s.breaks++
 	s.Resync()
 }
 
-// breakLocked notes that no replay goes on from before the next publication.
-func (s *Sequence[T]) breakLocked() {
-	s.breaks++
-	s.brokenAt = time.Now()
-}
-
-// nonceLocked returns the nonce of a number that was delivered, "" if it is forgotten.
+// nonceLocked returns the nonce of a number that the sequence has passed, "" if it is
+// forgotten.
 func (s *Sequence[T]) nonceLocked(number uint64) string {
-	if number == s.last.Number {
+	switch first := s.firstLocked(); {
+	case number == s.last.Number:
 		return s.last.Nonce
-	}
-	if first := s.firstLocked(); number >= first && number < s.nextLocked() {
+	case number > s.last.Number || number+1 < first:
+		return ""
+	case number+1 == first:
+		return s.window.before
+	default:
 		return s.window.entries[number-first].nonce
 	}
-	return ""
 }
 
 // firstLocked returns the number of the first publication that is kept for replays, the

@@ -6,7 +6,8 @@ import "github.com/seed-29c60982/grouphub/layer"
 // the sequence's lock.
 type window[T any] struct {
 	entries []entry[T] // oldest first; the last one's number is the sequence's
-	bytes   int        // of the payloads that their values were made of
+	before  string     // the nonce of the number before the first entry's, "" if it is unknown
+	bytes   int        // of the payloads that the values were made of
 }
 
 type entry[T any] struct {
@@ -15,15 +16,24 @@ type entry[T any] struct {
 	size  int // of the payload, in bytes
 }
 
-// add appends the value of the next publication, and drops what is no longer kept.
-func (w *window[T]) add(value T, p layer.Publication, keep layer.Keep) {
+// add appends the value of the next publication, and drops what is no longer kept. The
+// nonce of the number before it may be unknown.
+func (w *window[T]) add(value T, p layer.Publication, before string, keep layer.Keep) {
+	if len(w.entries) == 0 {
+		w.before = before
+	}
 	w.entries = append(w.entries, entry[T]{value, p.At.Nonce, len(p.Payload)})
 	w.bytes += len(p.Payload)
 	for len(w.entries) > keep.Count || keep.Bytes > 0 && w.bytes > keep.Bytes && len(w.entries) > 1 {
-		w.bytes -= w.entries[0].size
-		w.entries[0] = entry[T]{} // or the array would keep it
-		w.entries = w.entries[1:]
+		w.removeFirst()
 	}
+}
+
+func (w *window[T]) removeFirst() {
+	w.before = w.entries[0].nonce
+	w.bytes -= w.entries[0].size
+	w.entries[0] = entry[T]{} // or the array would keep it
+	w.entries = w.entries[1:]
 }
 
 func (w *window[T]) clear() { *w = window[T]{} }

@@ -9,8 +9,8 @@ import (
 )
 
 var leaseCases = []testCase{
-	{name: "LeasesBelongToTheirTopicsAndHolders", run: testLeases},
-	{name: "LeaseEndsUnlessItIsProlonged", run: testLeaseLife, slow: true},
+	{"LeasesBelongToTheirTopicsAndHolders", testLeases},
+	{"LeaseEndsUnlessItIsProlonged", testLeaseLife},
 }
 
 // expectLeases compares a topic's leases, as both ends see them.

@@ -19,16 +19,18 @@
 local sent = KEYS[3] and redis.call('GET', KEYS[3])
 if sent then return sent end
 local before = redis.call('GET', KEYS[1])
-local epoch, number, bytes = string.match(before or '', '^(%w+) (%d+) ?(%d*)$')
-if not epoch or #number > 16 then
-  epoch, number, bytes = ARGV[1], 0, 0
+local epoch, number, bytes, start = read_count(before)
+if not epoch then
+  epoch, number, bytes, start = ARGV[1], 0, 0, ''
   redis.call('DEL', KEYS[2])
 end
 number = string.format('%.0f', number + 1)
 local count = epoch .. ' ' .. number
 local message = '\3' .. count .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]
 bytes = (tonumber(bytes) or 0) + #ARGV[2]
-local function save() redis.call('SET', KEYS[1], count .. ' ' .. string.format('%.0f', bytes), 'PX', ARGV[5]) end
+local function save()
+  redis.call('SET', KEYS[1], count .. ' ' .. string.format('%.0f', bytes) .. ' ' .. ARGV[1] .. ' ' .. start, 'PX', ARGV[5])
+end
 save()
 local published = redis.pcall(ARGV[7], ARGV[8], message)
 if type(published) == 'table' and published.err then

@@ -1,6 +1,20 @@
--- Returns the count and the entries behind an id, also while the server refuses writes.
--- KEYS: the count, the stream. ARGV: the id, the count's least life.
+-- Returns the count and the entries behind an id. If there is no count, an epoch begins.
+-- While the server refuses writes, it returns nothing in that case.
+-- KEYS: the count, the stream.
+-- ARGV:
+--   1  the id
+--   2  the count's least life
+--   3  the life of a count that nothing was published in
+--   4  the name of an epoch that begins
+--   5  the nonce of its number 0
 local count = redis.call('GET', KEYS[1])
-if not count then return {} end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.pcall('PEXPIRE', KEYS[1], ARGV[2]) end
+local epoch, number = read_count(count)
+local life = ARGV[2]
+if not epoch then
+  count, number = ARGV[4] .. ' 0 0 ' .. ARGV[5] .. ' ' .. ARGV[5], '0'
+  if redis.pcall('SET', KEYS[1], count, 'PX', ARGV[3]).err then return {} end
+  redis.call('DEL', KEYS[2])
+end
+if number == '0' then life = ARGV[3] end
+if redis.call('PTTL', KEYS[1]) < tonumber(life) then redis.pcall('PEXPIRE', KEYS[1], life) end
 return {count, redis.call('XRANGE', KEYS[2], '(' .. ARGV[1], '+')}

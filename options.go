@@ -33,8 +33,9 @@ type Options struct {
 	MaxEventSize int
 
 	// MaxPending is how many bytes of frames may wait for a connection's socket, and how
-	// many bytes of events for its callbacks, where each event counts for 200 bytes more
-	// than it has. Past that the connection is closed with 1013. 0 means 1 MiB.
+	// many bytes of events for its callbacks, where a frame counts for up to 48 bytes more
+	// than it has, and an event for 200. Past that the connection is closed with 1013. 0
+	// means 1 MiB.
 	MaxPending int
 
 	// MaxConns is how many connections the hub has at the most; one more gets 503

@@ -6,14 +6,19 @@ import "github.com/seed-29c60982/grouphub/internal/frame"
 // how many of a large frame it writes before it looks at its deadline again.
 const flushChunk = 16 << 10
 
+// overhead is what a pushed buffer that waits counts for besides its bytes: its place in the
+// backlog, and what its allocation takes that is rounded up. Small frames would else take
+// many times what they count for.
+const overhead = 48
+
 // A backlog is what waits to be written, in whole frames but for the first one's beginning:
 // first the frame that was begun, then control frames, then data. It holds references
 // to what was pushed, and no copies.
 type backlog struct {
-	begun     []byte   // a frame that is partly written; nil if none is
-	begunSent int      // bytes of begun that the kernel has
-	urgent    [][]byte // control frames, which overtake data at a frame's boundary
-	data      [][]byte // data frames, and the close frame at the end
+	begun     []byte    // a frame that is partly written; nil if none is
+	begunSent int       // bytes of begun that the kernel has
+	urgent    [2][]byte // a ping and a pong, which overtake data at a frame's boundary; nil where none waits
+	data      [][]byte  // data frames, and the close frame at the end
 }
 
 // A priority says which frames a frame overtakes.
@@ -24,14 +29,22 @@ const (
 	urgent priority = true  // data, at a frame's boundary
 )
 
-// add appends whole frames.
-func (b *backlog) add(frames []byte, p priority) {
+// add makes whole frames wait. It returns how many bytes more wait now. A ping or a pong
+// takes the place of one that waits: RFC 6455, 5.5.3, lets a pong answer all pings before it,
+// and a peer that sends pings without reading must not make anything grow.
+func (b *backlog) add(frames []byte, p priority) (more int) {
 	if p == urgent {
-		b.urgent = append(b.urgent, frames)
-	} else {
-		b.data = append(b.data, frames)
+		place := &b.urgent[frame.Opcode(frames)-frame.Ping]
+		more = len(frames) - len(*place)
+		*place = frames
+		return more
 	}
+	b.data = append(b.data, frames)
+	return len(frames)
 }
+
+// overhead is what the backlog counts for besides its bytes.
+func (b *backlog) overhead() int { return overhead * len(b.data) }
 
 // addRest makes an empty backlog hold what is left of frames, of which the kernel has the
 // first sent bytes.
@@ -55,9 +68,11 @@ func (b *backlog) next() (frames []byte, sent int) {
 		b.begun = nil
 		return frames, sent
 	}
-	if len(b.urgent) > 0 {
-		frames, b.urgent = b.urgent[0], b.urgent[1:]
-		return frames, 0
+	for i, control := range b.urgent {
+		if control != nil {
+			b.urgent[i] = nil
+			return control, 0
+		}
 	}
 	return b.nextData(), 0
 }
@@ -78,7 +93,10 @@ func (b *backlog) nextData() (frames []byte) {
 		} else {
 			frames = append(frames, head[:n]...)
 		}
-		if b.data[0] = head[n:]; n == len(head) {
+		if n < len(head) {
+			b.data[0] = head[n:]
+		} else {
+			b.data[0] = nil // or the array would keep the buffer until it is replaced
 			b.data = b.data[1:]
 		}
 	}
@@ -98,7 +116,7 @@ func (b *backlog) dropUnbegun() (bytes, dataFrames int) {
 	for _, f := range b.urgent {
 		bytes += len(f)
 	}
-	b.data, b.urgent = nil, nil
+	b.data, b.urgent = nil, [2][]byte{}
 	return bytes, dataFrames
 }
 

@@ -22,3 +22,10 @@ type owner struct {
 
 func (o owner) Ending(how Ending) { o.ending(how) }
 func (o owner) Lost(frames int)   { o.lost(frames) }
+
+// Waiting returns what waits to be written, in bytes.
+func (o *Outbox) Waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.waitingLocked()
+}

@@ -92,7 +92,7 @@ const (
 
 // Limits of one outbox.
 type Limits struct {
-	Pending      int           // bytes that may wait
+	Pending      int           // bytes that may wait, where each pushed buffer counts for 48 more
 	PingInterval time.Duration // between two pings
 	PongTimeout  time.Duration // without a byte from the peer
 	WriteTimeout time.Duration // without a byte taken by the peer; it may be noticed after twice that
@@ -144,7 +144,7 @@ func (o *Outbox) PushWith(w *Writer, frames []byte) error {
 		}
 		return ErrClosed
 	}
-	waiting := o.pending
+	waiting := o.waitingLocked()
 	if err := o.sendLocked(w, frames, data); err != nil {
 		return o.failAndUnlock(err, frame.CountData(frames, 0))
 	}
@@ -158,7 +158,8 @@ func (o *Outbox) PushWith(w *Writer, frames []byte) error {
 	return nil
 }
 
-// controlAndUnlock sends a control frame, without waiting.
+// controlAndUnlock sends a control frame, without waiting. Unlike data it never makes a
+// connection slow, however much waits: two frames more at the most wait for it.
 func (o *Outbox) controlAndUnlock(control []byte) error {
 	switch {
 	case o.phase == dead:
@@ -177,13 +178,16 @@ func (o *Outbox) controlAndUnlock(control []byte) error {
 	if err := o.sendControlLocked(control, urgent); err != nil {
 		return o.failAndUnlock(err, 0)
 	}
-	// A peer that sends pings and reads no pongs is slow like any other.
-	if o.pending-flushChunk > o.limits.Pending {
-		o.cutSlowAndUnlock()
-		return nil
-	}
 	o.mu.Unlock()
 	return nil
+}
+
+// waitingLocked returns what the frames that wait count for, in bytes.
+func (o *Outbox) waitingLocked() int {
+	if o.pending == 0 {
+		return 0
+	}
+	return o.pending + o.extra.backlog.overhead()
 }
 
 func (o *Outbox) sendControlLocked(control []byte, p priority) error {
@@ -195,8 +199,7 @@ func (o *Outbox) sendControlLocked(control []byte, p priority) error {
 // sendLocked writes frames if nothing waits, and queues what the kernel does not take.
 func (o *Outbox) sendLocked(w *Writer, frames []byte, p priority) error {
 	if o.flushing {
-		o.extra.backlog.add(frames, p)
-		o.pending += len(frames)
+		o.pending += o.extra.backlog.add(frames, p)
 		return nil
 	}
 	sent := 0

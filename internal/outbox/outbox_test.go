@@ -6,7 +6,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -122,21 +121,17 @@ func TestSlowPeerThatGoesOnNotReadingIsCutOff(t *testing.T) {
 	})
 }
 
-func TestPeerThatReadsNoPongsIsSlow(t *testing.T) {
+func TestSmallFramesThatWaitCountForWhatTheyTake(t *testing.T) {
 	limits := generous
-	limits.Pending = 10_000
+	limits.Pending = 100_000
 	synctestOnPipe(t, limits, func(t *testing.T, s *socket) {
-		for n := 0; s.Code() == 0; n++ {
-			if n > 1000 {
-				t.Fatal("never slow")
+		n := 0
+		for s.Push(numbered(n, 4)) == nil {
+			if n++; n > limits.Pending/40 {
+				t.Fatalf("%d frames wait, which take 40 bytes each and more, of %d", n, limits.Pending)
 			}
-			s.control(t, opPong, strings.Repeat("x", 125))
-			synctest.Wait() // the flusher has begun the first
 		}
 		s.wantEnding(t, outbox.Slow)
-		s.wantControl(t, opPong, "") // it had been begun
-		s.wantControl(t, opClose, code(1013))
-		s.wantLost(t, 0)
 	})
 }
 

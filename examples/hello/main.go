@@ -5,6 +5,7 @@ package main
 import (
 	"log"
 	"net/http"
+	"time"
 
 	"github.com/seed-29c60982/grouphub"
 )
@@ -28,14 +29,26 @@ func routes(hub *grouphub.Hub) http.Handler {
 
 	// Any code of the backend can send to the room.
 	mux.HandleFunc("POST /announce/{room}", func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 		m := message{Text: r.FormValue("text")}
+		if m.Text == "" {
+			http.Error(w, "an announcement needs a text of at most 4 KiB", http.StatusBadRequest)
+			return
+		}
 		if err := hub.GroupSend(r.Context(), "room:"+r.PathValue("room"), "chat.message", m); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		}
 	})
-	return mux
+	// The hub refuses pages of other sites by itself. This refuses their forms, too.
+	return http.NewCrossOriginProtection().Handler(mux)
 }
 
 func main() {
-	log.Fatal(http.ListenAndServe("127.0.0.1:8080", routes(grouphub.New(nil))))
+	server := http.Server{
+		Addr:        "127.0.0.1:8080",
+		Handler:     routes(grouphub.New(nil)),
+		ReadTimeout: 10 * time.Second, // of a request; it does not concern connections that were upgraded
+		IdleTimeout: time.Minute,
+	}
+	log.Fatal(server.ListenAndServe())
 }

@@ -23,7 +23,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -89,7 +88,7 @@ func run(ctx context.Context, addr, redis string, out io.Writer) error {
 		return err
 	}
 	hub := grouphub.New(options)
-	server := &http.Server{Handler: routes(hub), ReadHeaderTimeout: 3 * time.Second}
+	server := newServer(routes(hub))
 	ctx, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() {
@@ -112,6 +111,12 @@ func run(ctx context.Context, addr, redis string, out io.Writer) error {
 	return err
 }
 
+// newServer returns a server with time limits: without them a stranger can occupy any number
+// of connections by sending nothing. They do not concern connections that were upgraded.
+func newServer(handler http.Handler) *http.Server {
+	return &http.Server{Handler: handler, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+}
+
 // newOptions returns the hub's options. They have to be the same in every process, the policy
 // above all.
 func newOptions() *grouphub.Options {
@@ -122,22 +127,23 @@ func newOptions() *grouphub.Options {
 			if !strings.HasPrefix(group, roomPrefix) {
 				return grouphub.GroupPolicy{}
 			}
-			return grouphub.GroupPolicy{History: lastMessages, HistoryTTL: time.Hour, Presence: true}
+			return grouphub.GroupPolicy{History: lastMessages, HistoryTTL: roomLife, Presence: true}
 		},
 	}
 }
 
 // routes returns the whole application.
 func routes(hub *grouphub.Hub) http.Handler {
+	open := &rooms{used: make(map[string]time.Time)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Write(page)
 	})
 	mux.Handle("GET /client.js", grouphub.ClientJS())
-	mux.Handle("GET /ws", grouphub.Authenticate(visitor)(hub.Handler(consumer())))
+	mux.Handle("GET /ws", grouphub.Authenticate(visitor)(hub.Handler(consumer(open))))
 	mux.HandleFunc("GET /members", members(hub))
-	mux.HandleFunc("POST /announce", announce(hub))
+	mux.HandleFunc("POST /announce", announce(hub, open))
 	// The hub refuses other origins by itself. This refuses them for the form, too.
 	return http.NewCrossOriginProtection().Handler(mux)
 }
@@ -148,7 +154,7 @@ func visitor(r *http.Request) (grouphub.User, error) {
 }
 
 // consumer says what happens on one visitor's connection.
-func consumer() grouphub.Consumer {
+func consumer(open *rooms) grouphub.Consumer {
 	return grouphub.Consumer{
 		Accept: func(r *http.Request) error {
 			if query := r.URL.Query(); !validName(query.Get("room")) || !validName(query.Get("name")) {
@@ -156,6 +162,9 @@ func consumer() grouphub.Consumer {
 					Status: http.StatusBadRequest,
 					Reason: fmt.Sprintf("room and name must have 1 to %d characters", maxNameLength),
 				}
+			}
+			if !open.use(r.URL.Query().Get("room")) {
+				return &grouphub.Reject{Status: http.StatusServiceUnavailable, Reason: "there are too many rooms"}
 			}
 			return nil
 		},
@@ -176,6 +185,9 @@ func consumer() grouphub.Consumer {
 		Receive: grouphub.ReceiveAs(func(c *grouphub.Conn, m message) error {
 			if !validText(m.Text) {
 				return &grouphub.CloseError{Code: 1008, Reason: "a text is empty or too long"}
+			}
+			if !open.use(roomOf(c)) { // it was not used for longer than roomLife, and others are
+				return &grouphub.CloseError{Code: 1013, Reason: "there are too many rooms"}
 			}
 			// The connection's user is the author, whatever the message claims.
 			m.Name = c.User().ID
@@ -214,26 +226,37 @@ func members(hub *grouphub.Hub) http.HandlerFunc {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		names := []string{}
-		for _, member := range here {
-			if !slices.Contains(names, member.UserID) { // two windows are one person
-				names = append(names, member.UserID)
-			}
-		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
-		json.NewEncoder(w).Encode(names)
+		json.NewEncoder(w).Encode(names(here))
 	}
+}
+
+// names returns the names of members in their order. Two windows are one person.
+func names(members []grouphub.Member) []string {
+	names := []string{}
+	seen := make(map[string]bool)
+	for _, member := range members {
+		if !seen[member.UserID] {
+			seen[member.UserID] = true
+			names = append(names, member.UserID)
+		}
+	}
+	return names
 }
 
 // announce writes to a room without being in it, as any part of a backend can. A real
 // application would ask first who is calling.
-func announce(hub *grouphub.Hub) http.HandlerFunc {
+func announce(hub *grouphub.Hub, open *rooms) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, 16<<10)
 		room, text := r.PostFormValue("room"), r.PostFormValue("text")
 		if !validName(room) || !validText(text) {
 			http.Error(w, "an announcement needs a room and a text", http.StatusBadRequest)
+			return
+		}
+		if !open.use(room) {
+			http.Error(w, "there are too many rooms", http.StatusServiceUnavailable)
 			return
 		}
 		err := hub.GroupSend(r.Context(), group(room), "chat.announcement", message{Text: text})

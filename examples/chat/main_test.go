@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 
@@ -217,6 +218,28 @@ func TestVisitorNeedsARoomAndAName(t *testing.T) {
 		if response := hubtest.DialRefused(t, chat, "/ws?"+query); response.StatusCode != http.StatusBadRequest {
 			t.Errorf("%q: status %d, want %d", query, response.StatusCode, http.StatusBadRequest)
 		}
+	}
+}
+
+func TestNamesOfManyMembersTakeNoTime(t *testing.T) {
+	const people = 100_000
+	members := make([]grouphub.Member, 2*people)
+	for i := range members {
+		members[i].UserID = fmt.Sprintf("%06d", i/2) // each in two windows
+	}
+	begun := time.Now()
+	got := names(members)
+	if took := time.Since(begun); took > 3*time.Second {
+		t.Errorf("the names of %d members took %v", len(members), took)
+	}
+	if len(got) != people || got[0] != "000000" || got[people-1] != "099999" {
+		t.Errorf("%d names, want %d in their order", len(got), people)
+	}
+}
+
+func TestServerWaitsForNobodyWhoSendsNothing(t *testing.T) {
+	if server := newServer(nil); server.ReadTimeout == 0 || server.IdleTimeout == 0 {
+		t.Errorf("reads for %v, idle for %v, want limits", server.ReadTimeout, server.IdleTimeout)
 	}
 }
 

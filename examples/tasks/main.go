@@ -24,8 +24,9 @@ import (
 )
 
 const (
-	maxJobs = 100              // at a time, including finished ones that are kept
-	keepFor = 10 * time.Minute // how long a finished job can still be looked at
+	maxJobs     = 100              // that run at the same time; a real application also limits them for each user
+	maxFinished = 1000             // that can still be looked at; beyond it the oldest goes
+	keepFor     = 10 * time.Minute // how long a finished job can be looked at
 )
 
 //go:embed index.html
@@ -53,8 +54,8 @@ func run(ctx context.Context, addr string, duration time.Duration, out io.Writer
 	}
 	ctx, stop := context.WithCancel(ctx)
 	hub := grouphub.New(nil)
-	js := &jobs{ctx: ctx, hub: hub, duration: duration, byID: map[string]progress{}}
-	server := &http.Server{Handler: js.routes(), ReadHeaderTimeout: 3 * time.Second}
+	js := newJobs(ctx, hub, duration)
+	server := newServer(js.routes())
 	served := make(chan error, 1)
 	go func() {
 		served <- server.Serve(listener)
@@ -75,6 +76,12 @@ func run(ctx context.Context, addr string, duration time.Duration, out io.Writer
 	return err
 }
 
+// newServer returns a server with time limits: without them a stranger can occupy any number
+// of connections by sending nothing. They do not concern connections that were upgraded.
+func newServer(handler http.Handler) *http.Server {
+	return &http.Server{Handler: handler, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+}
+
 // A progress is what everybody who watches a job is told.
 type progress struct {
 	Name    string `json:"name"`
@@ -91,8 +98,20 @@ type jobs struct {
 
 	running sync.WaitGroup
 
-	mu   sync.Mutex
-	byID map[string]progress // guarded by mu
+	// Guarded by mu.
+	mu       sync.Mutex
+	byID     map[string]progress // those that run, and the finished ones
+	finished []finishedJob       // oldest first
+}
+
+// A finishedJob is a job that is only looked at, until a time.
+type finishedJob struct {
+	id    string
+	until time.Time
+}
+
+func newJobs(ctx context.Context, hub *grouphub.Hub, duration time.Duration) *jobs {
+	return &jobs{ctx: ctx, hub: hub, duration: duration, byID: map[string]progress{}}
 }
 
 func (js *jobs) routes() http.Handler {
@@ -135,16 +154,13 @@ func (js *jobs) start(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 	id, name := rand.Text(), r.PostFormValue("name")
 	if !js.add(id, progress{Name: name}) {
+		w.Header().Set("Retry-After", "5")
 		http.Error(w, "there are too many jobs", http.StatusServiceUnavailable)
 		return
 	}
 	js.running.Go(func() {
-		defer js.remove(id)
+		defer js.finish(id)
 		js.work(id, name)
-		select {
-		case <-time.After(keepFor):
-		case <-js.ctx.Done():
-		}
 	})
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusCreated)
@@ -173,10 +189,11 @@ func (js *jobs) work(id, name string) {
 
 func group(id string) string { return "job:" + id }
 
+// add begins a job. It reports false if as many run as may.
 func (js *jobs) add(id string, p progress) bool {
 	js.mu.Lock()
 	defer js.mu.Unlock()
-	if len(js.byID) >= maxJobs {
+	if len(js.byID)-len(js.finished) >= maxJobs {
 		return false
 	}
 	js.byID[id] = p
@@ -186,6 +203,7 @@ func (js *jobs) add(id string, p progress) bool {
 func (js *jobs) get(id string) (progress, bool) {
 	js.mu.Lock()
 	defer js.mu.Unlock()
+	js.forgetLocked()
 	p, ok := js.byID[id]
 	return p, ok
 }
@@ -196,8 +214,19 @@ func (js *jobs) set(id string, p progress) {
 	js.byID[id] = p
 }
 
-func (js *jobs) remove(id string) {
+// finish notes that a job no longer runs. It can still be looked at for a while.
+func (js *jobs) finish(id string) {
 	js.mu.Lock()
 	defer js.mu.Unlock()
-	delete(js.byID, id)
+	js.finished = append(js.finished, finishedJob{id, time.Now().Add(keepFor)})
+	js.forgetLocked()
+}
+
+// forgetLocked drops the finished jobs that have had their time, or are too many.
+func (js *jobs) forgetLocked() {
+	now := time.Now()
+	for len(js.finished) > maxFinished || len(js.finished) > 0 && now.After(js.finished[0].until) {
+		delete(js.byID, js.finished[0].id)
+		js.finished = js.finished[1:]
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/seed-29c60982/grouphub"
@@ -24,7 +26,7 @@ func TestMain(m *testing.M) { leak.Check(m) }
 
 func newTasks(t *testing.T, duration time.Duration) http.Handler {
 	ctx, stop := context.WithCancel(context.Background())
-	js := &jobs{ctx: ctx, hub: grouphub.New(nil), duration: duration, byID: map[string]progress{}}
+	js := newJobs(ctx, grouphub.New(nil), duration)
 	t.Cleanup(func() {
 		stop()
 		if err := js.hub.Shutdown(context.Background()); err != nil {
@@ -114,6 +116,44 @@ func TestJobsAreLimited(t *testing.T) {
 	}
 	if w := post(tasks, "one too many", nil); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("status %d, want %d", w.Code, http.StatusServiceUnavailable)
+	}
+}
+
+func TestFinishedJobsAreInNobodysWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const duration = 8 * time.Second
+		tasks := newTasks(t, duration)
+		first := startJob(t, tasks, "first")
+		for range maxJobs - 1 {
+			startJob(t, tasks, "one of many")
+		}
+		time.Sleep(duration + time.Second)
+		last := startJob(t, tasks, "last")
+		time.Sleep(duration + time.Second)
+		for id, want := range map[string]progress{first: {"first", 100}, last: {"last", 100}} {
+			if got := next(t, hubtest.Dial(t, tasks, "/ws/"+id)); got != want {
+				t.Errorf("after the job: %+v, want %+v", got, want)
+			}
+		}
+		time.Sleep(keepFor)
+		hubtest.Dial(t, tasks, "/ws/"+last).ExpectClose(4404)
+	})
+}
+
+func TestFinishedJobsAreLimited(t *testing.T) {
+	js := newJobs(t.Context(), nil, 0)
+	for i := range maxFinished + 10 {
+		js.add(fmt.Sprint(i), progress{})
+		js.finish(fmt.Sprint(i))
+	}
+	if _, ok := js.get("9"); ok || len(js.byID) != maxFinished {
+		t.Errorf("%d finished jobs are kept, want the last %d", len(js.byID), maxFinished)
+	}
+}
+
+func TestServerWaitsForNobodyWhoSendsNothing(t *testing.T) {
+	if server := newServer(nil); server.ReadTimeout == 0 || server.IdleTimeout == 0 {
+		t.Errorf("reads for %v, idle for %v, want limits", server.ReadTimeout, server.IdleTimeout)
 	}
 }
 

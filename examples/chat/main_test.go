@@ -245,8 +245,9 @@ func TestServerWaitsForNobodyWhoSendsNothing(t *testing.T) {
 
 func TestTextThatIsEmptyOrTooLongClosesItsConnection(t *testing.T) {
 	chat := newChat(t)
-	for _, text := range []string{"", " \n", strings.Repeat("长", maxTextLength+1)} {
-		ann := enter(t, chat, "lobby", "Ann")
+	for i, text := range []string{"", " \n", strings.Repeat("长", maxTextLength+1)} {
+		// Each in a room of its own, where nobody else comes or goes.
+		ann := enter(t, chat, fmt.Sprint("room ", i), "Ann")
 		ann.ExpectEvent("chat.members")
 		ann.Send(message{Text: text})
 		ann.ExpectClose(1008)

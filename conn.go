@@ -41,9 +41,10 @@ type Conn struct {
 	upgraded sync.WaitGroup // until the upgrade has set session, or has failed
 	hijacked bool           // outbox is set; owned by the goroutine that upgrades
 
-	connected bool         // Connect is to be called, or was; owned by the goroutine of the callbacks
-	peerCode  atomic.Int32 // of the peer's close frame, 0 if there was none
-	finished  atomic.Bool
+	authenticated bool         // static: Authenticate has found user
+	connected     bool         // Connect is to be called, or was; owned by the goroutine of the callbacks
+	peerCode      atomic.Int32 // of the peer's close frame, 0 if there was none
+	finished      atomic.Bool
 
 	mu         sync.Mutex // may be held while a shard's is taken, never the reverse
 	ended      bool       // no more memberships
@@ -63,12 +64,24 @@ func (c *Conn) Hub() *Hub { return c.hub }
 // is empty, and it must not be changed.
 func (c *Conn) Request() *http.Request { return c.request.get() }
 
-// PathValue returns the request's value for a wildcard of the route's pattern.
-func (c *Conn) PathValue(name string) string { return c.request.pathValue(name) }
+// PathValue returns the request's value for a wildcard of the route's pattern. Routers other
+// than net/http's may have to be asked for it: the README shows how. A name that the route
+// does not have is logged as an error, once, and its value is empty.
+func (c *Conn) PathValue(name string) string {
+	value := c.request.pathValue(name)
+	if value == "" {
+		c.hub.checkWildcard(c.request.pattern(), name)
+	}
+	return value
+}
 
 // Context returns a context with the request's values. It is cancelled when the
 // connection ends; when the client has closed it properly, only after the messages
 // before that have been handled, for which there is a second.
+//
+// The values are those of the context that the hub was given with the request. If that is a
+// framework's own, which is used again for another request, they are that request's later;
+// except the User, which stays.
 func (c *Conn) Context() context.Context { return c.ctx }
 
 // User returns what [Authenticate] found, the zero User without it.

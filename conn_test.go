@@ -3,6 +3,7 @@ package grouphub_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -84,4 +85,47 @@ func TestCloseSendsWhatWaitsFirst(t *testing.T) {
 		}
 	}
 	wantClose(t, c, 4000)
+}
+
+func TestPathValueOfANameThatTheRouteDoesNotHaveIsLoggedOnce(t *testing.T) {
+	logger, logged := logAll()
+	values := make(chan string, 3)
+	hub := newHub(t, &grouphub.Options{Logger: logger, Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			values <- c.PathValue("room")
+			values <- c.PathValue("room")
+			values <- c.PathValue("rest")
+			return nil
+		},
+	}})
+	mux := http.NewServeMux()
+	mux.Handle("GET /all/{room}/{rest...}", hub)
+	mux.Handle("GET /set/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // another router
+		r.SetPathValue("room", "set")
+		r.SetPathValue("rest", "too")
+		hub.ServeHTTP(w, r)
+	}))
+	mux.Handle("GET /room/{room}", hub)
+	for _, test := range []struct {
+		path   string
+		values [3]string
+		errors int // in all
+	}{
+		{"/all/lobby/", [3]string{"lobby", "lobby", ""}, 0}, // where that is the value
+		{"/set/", [3]string{"set", "set", "too"}, 0},
+		{"/room/lobby", [3]string{"lobby", "lobby", ""}, 1},
+		{"/room/lobby", [3]string{"lobby", "lobby", ""}, 1},
+	} {
+		hubtest.Dial(t, mux, test.path)
+		if got := [3]string{<-values, <-values, <-values}; got != test.values {
+			t.Errorf("%s: %q, want %q", test.path, got, test.values)
+		}
+		eventually(t, func() bool { return strings.Count(logged.String(), "level=ERROR") == test.errors }, "%s: logged %s", test.path, logged)
+	}
+	hubtest.Dial(t, hub, "/lobby") // a router that says nothing
+	<-values
+	eventually(t, func() bool { return strings.Count(logged.String(), "level=ERROR") == 2 }, "logged %s", logged)
+	if text := logged.String(); !strings.Contains(text, "name=rest") || !strings.Contains(text, "name=room") || !strings.Contains(text, "SetPathValue") {
+		t.Errorf("logged %s", text)
+	}
 }

@@ -42,6 +42,7 @@ type Hub struct {
 	goroutines *waitGroup // everything else that the hub has started
 	unhandled  seenKeys   // event types that were logged
 	malformed  seenKeys   // faults of payloads that were logged
+	wildcards  seenKeys   // names of path values that a route did not have, and that were logged
 
 	pings              sync.Map                        // the channels to close, by the token that comes back
 	hubCommands        *sequence.Sequence[Publication] // that other hubs send to this one

@@ -3,6 +3,7 @@ package grouphub
 import (
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 )
 
@@ -30,6 +31,18 @@ func (h *Hub) logLater(message string, args ...any) {
 func (h *Hub) logUnhandled(event string) {
 	if h.unhandled.first(event) {
 		h.goroutines.Go(func() { h.logger().Debug("grouphub: event type without a handler", "type", event) })
+	}
+}
+
+// checkWildcard logs a wildcard that a route's pattern does not have, the first time that a
+// callback asks for it: every value of it is empty, which puts all into one room, say.
+func (h *Hub) checkWildcard(pattern, name string) {
+	if strings.Contains(pattern, "{"+name+"}") || strings.Contains(pattern, "{"+name+"...}") {
+		return
+	}
+	if h.wildcards.first(name) {
+		h.logLater("grouphub: PathValue of a name that the route does not have: routers other than net/http's "+
+			"may need Request.SetPathValue", "name", name, "pattern", pattern)
 	}
 }
 

@@ -42,6 +42,9 @@ func (k *keptRequest) keep(r *http.Request) { k.request = r }
 // pathValue returns the request's value for a wildcard.
 func (k *keptRequest) pathValue(name string) string { return k.request.PathValue(name) }
 
+// pattern is that of the request's route, "" if its router did not say.
+func (k *keptRequest) pattern() string { return k.request.Pattern }
+
 // get returns the request as it was before it was packed. It is not packed again.
 func (k *keptRequest) get() *http.Request {
 	k.mu.Lock()

@@ -67,6 +67,18 @@ type connContext struct {
 	conn *Conn
 }
 
+// Value implements [context.Context]. The user is the connection's own: what is behind the
+// context may be somebody else's, once the request is over.
+func (c *connContext) Value(key any) any {
+	if key != (userKey{}) {
+		return c.Context.Value(key)
+	}
+	if c.conn.authenticated {
+		return c.conn.user
+	}
+	return nil
+}
+
 func connOf(s *melody.Session) *Conn { return s.Request.Context().(*connContext).conn }
 
 // ServeHTTP upgrades the request and returns when Connect has. The connection lives
@@ -144,7 +156,7 @@ func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
 	r = r.WithContext(c.ctx)
 	r.Body = http.NoBody
 	c.request.keep(r)
-	c.user, _ = UserFrom(ctx) // read now, because what is behind the context may end with the request
+	c.user, c.authenticated = UserFrom(ctx) // read now, because what is behind the context may end with the request
 	c.resume = parseResume(r.URL)
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)

@@ -91,9 +91,10 @@ func TestHubWorksUnderAnyRouterAndItsMiddleware(t *testing.T) {
 		"gin": func(hub http.Handler) http.Handler {
 			router := gin.New()
 			router.Use(gin.Recovery())
+			hub = unwrapping(hub)
 			router.GET("/ws/:room", func(c *gin.Context) {
 				c.Request.SetPathValue("room", c.Param("room"))
-				hub.ServeHTTP(unwrapper{c.Writer}, c.Request)
+				hub.ServeHTTP(c.Writer, c.Request)
 			})
 			return router
 		},

@@ -136,12 +136,3 @@ func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) error {
 	}
 	return nil
 }
-
-// resumesAt returns the position from which the client wants to resume a group, and
-// whether it does.
-func (c *Conn) resumesAt(group string) (id string, resumes bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	id, resumes = c.resume[group]
-	return id, resumes
-}

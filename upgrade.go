@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,6 +97,14 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, err, http.StatusForbidden)
 		return
 	}
+	resume := parseResume(r.URL.RawQuery)
+	if resume.overflow {
+		r = withoutResumes(r)
+	}
+	if err := checkRequestSize(r); err != nil {
+		h.refuse(w, r, err, http.StatusRequestHeaderFieldsTooLarge)
+		return
+	}
 	if err := h.admit(); err != nil {
 		w.Header().Set("Retry-After", "5") // seconds
 		h.refuse(w, r, err, http.StatusServiceUnavailable)
@@ -108,7 +115,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, err, http.StatusForbidden)
 		return
 	}
-	c, r := e.newConn(r)
+	c, r := e.newConn(r, resume)
 	h.goroutines.goDeep(func() { c.serve(w, r) })
 	// Upgrade may answer with an error of its own, so the handler waits for it.
 	c.upgraded.Wait()
@@ -143,7 +150,7 @@ func (e *endpoint) accept(r *http.Request) (err error) {
 }
 
 // newConn returns a connection that is about to be upgraded, and its request.
-func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
+func (e *endpoint) newConn(r *http.Request, resume resumeRequest) (*Conn, *http.Request) {
 	h := e.hub
 	c := &Conn{
 		hub:      h,
@@ -157,7 +164,7 @@ func (e *endpoint) newConn(r *http.Request) (*Conn, *http.Request) {
 	r.Body = http.NoBody
 	c.request.keep(r)
 	c.user, c.authenticated = UserFrom(ctx) // read now, because what is behind the context may end with the request
-	c.resume = parseResume(r.URL)
+	c.resume = resume.ids
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)
 	}
@@ -211,23 +218,4 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	// The server's deadlines were for the request, and must not end the connection.
 	conn.SetDeadline(time.Time{})
 	return &c.outbox, rw, nil
-}
-
-// parseResume reads a URL's resume parameters, group@id. It returns the id for each group,
-// nil if there are no such parameters.
-func parseResume(u *url.URL) map[string]string {
-	if u.RawQuery == "" { // as in nearly all requests
-		return nil
-	}
-	query := u.Query()
-	if !query.Has("resume") {
-		return nil
-	}
-	ids := make(map[string]string)
-	for _, v := range query["resume"] {
-		if i := strings.LastIndexByte(v, '@'); i > 0 { // an id has none
-			ids[v[:i]] = v[i+1:]
-		}
-	}
-	return ids
 }

@@ -1,0 +1,108 @@
+package grouphub
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+const (
+	// maxRequestSize is how many bytes of a request may be kept with its connection: of its
+	// header, and of its URL without the positions, if these are too many.
+	maxRequestSize = 32 << 10
+	// maxResumes is how many groups a client can resume, and maxResumeSize how many bytes
+	// their names and positions may have. It gets a Resync of the groups beyond that.
+	maxResumes    = 256
+	maxResumeSize = 32 << 10
+)
+
+// otherGroups is in a connection's positions if there were more of them than are kept. No
+// group has this name.
+const otherGroups = ""
+
+// A resumeRequest is what the resume parameters of a URL, group@id, ask for.
+type resumeRequest struct {
+	ids      map[string]string // the id for each group; nil if there are no such parameters
+	overflow bool              // there are more than are kept
+}
+
+// parseResume reads the resume parameters of a URL's query.
+func parseResume(query string) (asked resumeRequest) {
+	if !strings.Contains(query, "resume") { // as it is nearly always
+		return asked
+	}
+	for size := 0; query != ""; {
+		var pair string
+		pair, query, _ = strings.Cut(query, "&")
+		value, ok := resumeParameter(pair)
+		if !ok {
+			continue
+		}
+		if asked.ids == nil {
+			asked.ids = make(map[string]string)
+		}
+		i := strings.LastIndexByte(value, '@') // an id has none
+		if i <= 0 || i > maxName {             // no group has that name
+			continue
+		}
+		if size += len(value); len(asked.ids) == maxResumes || size > maxResumeSize {
+			asked.ids[otherGroups] = ""
+			asked.overflow = true
+			return asked
+		}
+		// Cloned, or it would keep the whole query.
+		asked.ids[strings.Clone(value[:i])] = strings.Clone(value[i+1:])
+	}
+	return asked
+}
+
+// resumeParameter returns the value of a query's key and value, if the key is resume.
+func resumeParameter(pair string) (value string, ok bool) {
+	key, value, _ := strings.Cut(pair, "=")
+	if key != "resume" {
+		return "", false
+	}
+	value, err := url.QueryUnescape(value)
+	return value, err == nil
+}
+
+// withoutResumes returns a copy of a request whose URL has no resume parameters.
+func withoutResumes(r *http.Request) *http.Request {
+	var rest []string
+	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
+		if key, _, _ := strings.Cut(pair, "="); key != "resume" {
+			rest = append(rest, pair)
+		}
+	}
+	r = r.WithContext(r.Context())
+	u := *r.URL
+	u.RawQuery = strings.Join(rest, "&")
+	r.URL, r.RequestURI = &u, u.RequestURI()
+	r.Form, r.PostForm = nil, nil // parsed from the old URL, if somebody has asked; they can be again
+	return r
+}
+
+// checkRequestSize returns the *Reject for a request of which too much would be kept.
+func checkRequestSize(r *http.Request) error {
+	size := len(r.RequestURI)
+	for key, values := range r.Header {
+		for _, value := range values {
+			size += len(key) + len(value)
+		}
+	}
+	if size > maxRequestSize {
+		return &Reject{http.StatusRequestHeaderFieldsTooLarge, "the request's header and URL have more than 32 KiB"}
+	}
+	return nil
+}
+
+// resumesAt returns the position from which the client wants to resume a group, and
+// whether it does. The position is none if it was not kept.
+func (c *Conn) resumesAt(group string) (id string, resumes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id, resumes = c.resume[group]; !resumes {
+		id, resumes = c.resume[otherGroups]
+	}
+	return id, resumes
+}

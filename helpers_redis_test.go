@@ -3,7 +3,6 @@ package grouphub_test
 import (
 	"log/slog"
 	"testing"
-	"time"
 
 	"github.com/redis/rueidis"
 
@@ -46,14 +45,4 @@ func redisHubs(t *testing.T, s *redistest.Server, c grouphub.Consumer) (a, b *gr
 	t.Helper()
 	options := grouphub.Options{Consumer: c, Logger: slog.New(slog.DiscardHandler)}
 	return redisHubOn(t, s, options), redisHubOn(t, s, options)
-}
-
-// await polls for a condition that gives no signal.
-func await(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for patience := time.Now().Add(30 * time.Second); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(patience) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
 }

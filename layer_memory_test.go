@@ -1,7 +1,6 @@
 package grouphub_test
 
 import (
-	"context"
 	"testing"
 
 	"github.com/seed-29c60982/grouphub"
@@ -13,20 +12,4 @@ func TestMemoryLayer(t *testing.T) {
 		l := grouphub.NewMemoryLayer()
 		return l, l
 	})
-}
-
-func attach(t *testing.T, l grouphub.Layer, hub string, r grouphub.Receiver, topics ...string) grouphub.Subscription {
-	t.Helper()
-	s, err := l.Attach(hub, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Add(context.Background(), topics...); err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func publication(topic, payload string) grouphub.Publication {
-	return grouphub.Publication{Topic: topic, Payload: []byte(payload)}
 }

@@ -23,7 +23,9 @@
 //     full hub and one that shuts down 503, each with one line of text.
 //   - Same origin by default. A browser's request from a page of another origin is
 //     refused unless [AllowOrigins] names it, and one with two Origin headers is always
-//     refused. Requests without an Origin header pass.
+//     refused. Requests without an Origin header pass. The server's own origin is that of
+//     a page of http or https whose host and port the request names; [AllowHosts] says
+//     which hosts a request may name.
 //   - Connect is part of the request: it runs before the mounted handler returns.
 //   - One at a time, and Disconnect can still act: see [Consumer].
 //   - Left means left, joined means joined: see [Conn.Leave] and [Conn.Join].

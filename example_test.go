@@ -246,6 +246,20 @@ func ExampleAllowOrigins() {
 	// Output: 403 Forbidden
 }
 
+// A server that only this machine reaches names its hosts: a page whose name was made to lead
+// here says another one.
+func ExampleAllowHosts() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+	mux := http.NewServeMux()
+
+	mux.Handle("GET /ws", grouphub.AllowHosts("localhost", "127.0.0.1", "*.example.com")(hub))
+
+	dial(mux, "/ws", http.Header{"Host": {"localhost:8080"}, "Origin": {"http://localhost:8080"}}).close()
+	dial(mux, "/ws", http.Header{"Host": {"evil.example"}, "Origin": {"http://evil.example"}}).close()
+	// Output: 403 Forbidden
+}
+
 // The browser client is part of the program.
 func ExampleClientJS() {
 	mux := http.NewServeMux()

@@ -46,7 +46,7 @@ func Authenticate(fn func(r *http.Request) (User, error)) func(http.Handler) htt
 				err = &Reject{Status: http.StatusUnauthorized} // the session has ended, as it was meant to
 			}
 			if err != nil {
-				refuseUnauthenticated(w, r, err, hubBehind(next, r))
+				refuseInFront(w, r, err, http.StatusUnauthorized, hubBehind(next, r))
 				return
 			}
 			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), userKey{}, user)))
@@ -54,17 +54,18 @@ func Authenticate(fn func(r *http.Request) (User, error)) func(http.Handler) htt
 	}
 }
 
-// refuseUnauthenticated refuses a request that is meant for a hub, if that is known.
-func refuseUnauthenticated(w http.ResponseWriter, r *http.Request, err error, h *Hub) {
+// refuseInFront refuses a request in front of the handler it is meant for, which is the
+// hub's if h is not nil.
+func refuseInFront(w http.ResponseWriter, r *http.Request, err error, fallback int, h *Hub) {
 	switch {
 	case h == nil:
 		logRefusal(slog.Default(), r, err)
-		refuse(w, err, http.StatusUnauthorized)
+		refuse(w, err, fallback)
 	case !websocket.IsWebSocketUpgrade(r): // which the hub would not count either
 		logRefusal(h.logger(), r, err)
-		refuse(w, err, http.StatusUnauthorized)
+		refuse(w, err, fallback)
 	default:
-		h.refuse(w, r, err, http.StatusUnauthorized)
+		h.refuse(w, r, err, fallback)
 	}
 }
 

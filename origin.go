@@ -19,19 +19,29 @@ type originsKey struct{}
 //
 //   - "https://example.com" or "https://example.com:8443": this scheme, host and port,
 //   - "https://*.example.com": the subdomains of any depth, not example.com itself,
+//   - "http://localhost:*": this scheme and host, or these subdomains, with any port,
+//   - "capacitor://localhost": the pages of an application that has its own scheme,
+//   - "file://": what some of these send for the pages that they were installed with,
+//   - "null": pages without an origin: files, and sandboxed frames. Any site can put a page
+//     of its own into such a frame, so this is hardly less than "*",
 //   - "*": any page of anyone, with the user's cookies. Use it only where cookies
 //     mean nothing.
 //
 // Scheme and host are compared without regard to case, and :80 of http and :443 of
 // https may be left out. Patterns of nested calls add up. AllowOrigins panics if a
 // pattern is none of the above.
+//
+// The server's own origin is allowed in any case: a page of http or https whose host and
+// port are those of the request's Host header. Whoever owns a name can have it lead to the
+// server's address, and his pages are of the same origin then, though with no cookies of
+// yours. [AllowHosts] refuses such names.
 func AllowOrigins(patterns ...string) func(http.Handler) http.Handler {
 	allowed := make([]originPattern, len(patterns))
 	for i, p := range patterns {
 		var ok bool
 		if allowed[i], ok = parseOriginPattern(p); !ok {
 			panic(fmt.Sprintf("grouphub: AllowOrigins: %s is not an origin, such as https://example.com, "+
-				"https://*.example.com, or *", quoted(p)))
+				"https://*.example.com, http://localhost:*, file://, null, or *", quoted(p)))
 		}
 	}
 	return func(next http.Handler) http.Handler {
@@ -92,35 +102,56 @@ func parseOrigin(s string) (origin, bool) {
 
 // An originPattern says which origins are allowed.
 type originPattern struct {
-	origin
-	subdomains bool // those of host, and not host itself
-	any        bool // whatever the header says
+	origin            // zero if what follows says all
+	subdomains bool   // those of host, and not host itself
+	anyPort    bool   // port is empty, and means nothing
+	literal    string // what a browser sends for a page without a host: "null" or "file://"
+	any        bool   // whatever the header says
 }
 
-// parseOriginPattern parses an origin, an origin with *. before its host, or *.
+// parseOriginPattern parses a pattern of AllowOrigins.
 func parseOriginPattern(s string) (originPattern, bool) {
-	if s == "*" {
+	switch s {
+	case "*":
 		return originPattern{any: true}, true
+	case "null", "file://":
+		return originPattern{literal: s}, true
 	}
 	scheme, host, _ := strings.Cut(s, "://")
 	host, subdomains := strings.CutPrefix(host, "*.")
+	host, anyPort := strings.CutSuffix(host, ":*")
 	o, ok := parseOrigin(scheme + "://" + host)
 	_, err := netip.ParseAddr(strings.Trim(o.host, "[]"))
 	switch {
 	case subdomains && err == nil: // an address has no subdomains,
 		ok = false
+	case anyPort && strings.LastIndex(host, ":") > strings.LastIndex(host, "]"): // an origin has one port,
+		ok = false
 	case o.scheme == "ws" || o.scheme == "wss": // and no page is at ws:
 		ok = false
 	}
-	return originPattern{origin: o, subdomains: subdomains}, ok
+	return originPattern{origin: o, subdomains: subdomains, anyPort: anyPort}, ok
 }
 
-// matches reports whether the pattern allows an origin.
-func (p originPattern) matches(o origin) bool {
-	if p.subdomains && len(o.host) > len(p.host)+1 && strings.HasSuffix(o.host, "."+p.host) {
-		o.host = p.host
-	} else if p.subdomains {
+// allows reports whether the pattern allows what an Origin header says. It is an origin if
+// valid says so.
+func (p originPattern) allows(header string, o origin, valid bool) bool {
+	switch {
+	case p.any:
+		return true
+	case p.literal != "":
+		return header == p.literal
+	case !valid:
 		return false
+	}
+	if p.subdomains {
+		if len(o.host) <= len(p.host)+1 || !strings.HasSuffix(o.host, "."+p.host) {
+			return false
+		}
+		o.host = p.host
+	}
+	if p.anyPort {
+		o.port = ""
 	}
 	return o == p.origin
 }
@@ -143,10 +174,11 @@ func originFault(r *http.Request, allowed []originPattern) string {
 	if _, host, _ := strings.Cut(header[0], "://"); host != r.Host { // as it nearly never is
 		own, valid = parseOrigin(from.scheme + "://" + r.Host)
 	}
-	if ok && valid && from == own && (r.TLS == nil || from.scheme == "https") {
+	page := from.scheme == "https" || from.scheme == "http" && r.TLS == nil
+	if ok && valid && from == own && page {
 		return ""
 	}
-	if slices.ContainsFunc(allowed, func(p originPattern) bool { return p.any || ok && p.matches(from) }) {
+	if slices.ContainsFunc(allowed, func(p originPattern) bool { return p.allows(header[0], from, ok) }) {
 		return ""
 	}
 	return "origin " + quoted(header[0]) + " is not allowed"

@@ -52,6 +52,10 @@ func TestSameOriginByDefault(t *testing.T) {
 		{"example.com", "//example.com", false},
 		{"example.com", "example.com", false},
 		{"example.com", "null", false},
+		{"example.com", "foo://example.com", false}, // the scheme of some application
+		{"localhost", "capacitor://localhost", false},
+		{"example.com:21", "ftp://example.com:21", false},
+		{"example.com", "ws://example.com", false},
 		{"example.com", "", false},
 		{"", "null", false},
 		{"", "", false},
@@ -107,6 +111,22 @@ func TestAllowOriginsAllowsWhatItNames(t *testing.T) {
 		{"https://*.example.com", "https://a.example.com:8443", false},
 		{"https://*.example.com", "null", false},
 		{"*", "https://evil.example", true},
+		{"http://localhost:*", "http://localhost", true},
+		{"http://localhost:*", "http://localhost:5173", true},
+		{"http://localhost:*", "https://localhost:5173", false},
+		{"http://localhost:*", "http://localhost.evil.example:5173", false},
+		{"http://localhost:*", "http://localhost:x", false},
+		{"http://[::1]:*", "http://[0::1]:5173", true},
+		{"https://*.example.com:*", "https://a.example.com:8443", true},
+		{"https://*.example.com:*", "https://example.com:8443", false},
+		{"file://", "file://", true},
+		{"file://", "file:///etc/passwd", false},
+		{"file://", "null", false},
+		{"file://", "https://evil.example", false},
+		{"null", "null", true},
+		{"null", "file://", false},
+		{"null", "https://null", false},
+		{"null", "", false},
 		{"*", "null", true},
 		{"*", "\x00garbage", true},
 	} {
@@ -154,6 +174,9 @@ func FuzzCheckOrigin(f *testing.F) {
 	for _, o := range []string{"https://example.com", "http://[::1]:80", "null", "", "https://a.b.example", "//x", "a://%41", "https://x:0"} {
 		f.Add(o, "example.com", "https://*.example")
 	}
+	for _, pattern := range []string{"null", "file://", "http://localhost:*"} {
+		f.Add(pattern, "localhost:8080", pattern)
+	}
 	f.Fuzz(func(t *testing.T, from, host, pattern string) {
 		err := checkedBehind(host, []string{from})
 		if o, ok := parseOrigin(from); err == nil && !ok {
@@ -168,7 +191,7 @@ func FuzzCheckOrigin(f *testing.F) {
 			before := err
 			if err := checkedBehind(host, []string{from}, pattern); err != nil && before == nil {
 				t.Errorf("AllowOrigins(%q) took %q at %q away: %v", pattern, from, host, err)
-			} else if err == nil && before != nil && !p.any && !strings.HasPrefix(strings.ToLower(from), p.scheme+"://") {
+			} else if err == nil && before != nil && !p.any && p.literal == "" && !strings.HasPrefix(strings.ToLower(from), p.scheme+"://") {
 				t.Errorf("AllowOrigins(%q) let %q in", pattern, from)
 			}
 		}
@@ -179,9 +202,10 @@ func TestAllowOriginsPanicsNamingThePattern(t *testing.T) {
 	for _, pattern := range []string{
 		"", "example.com", "*.example.com", "https://", "https://*", "https://*.", "https://a.*.com", "https://*.*.com",
 		"https://example.com/", "https://example.com/path", "https://user@example.com", "https://example.com?a",
-		"https://example.com#", "https://example.com:", "https://example.com:*", "https://example.com:0443",
+		"https://example.com#", "https://example.com:", "https://example.com:8443:*", "http://example.com:80:*", "https://example.com::*", "https://*:*",
+		"https://example.com:0443", "http://localhost:**", "file:///", "file://host/", "NULL", "https://[::1:*",
 		"https://example.com:99999", "https://exämple.com", "https://a b", "https://[::1", "https://[1.2.3.4]",
-		"https://*.[::1]", "https://*.127.0.0.1", "wss://example.com", "null", "**", "https://example.com\n",
+		"https://*.[::1]", "https://*.127.0.0.1", "wss://example.com", "**", "https://example.com\n",
 	} {
 		func() {
 			defer func() {

@@ -158,25 +158,88 @@ func TestFrameThatIsBegunWhenTheSocketIsKilledIsCounted(t *testing.T) {
 // A peer that takes bytes slowly, but all the time, is not given up, though the kernel says that
 // there is room only when a third of its buffer is free.
 func TestPeerThatTakesBytesSlowlyIsNotGivenUp(t *testing.T) {
-	conn, peer := accepted(t, "tcp", "127.0.0.1:0")
-	limits := generous
-	limits.WriteTimeout = 500 * time.Millisecond
-	s := upgraded(t, conn, peer, limits)
-	defer s.end(t)
-	sent := frame.New(opText, make([]byte, 8<<20), false)
-	s.push(t, sent)
-	// 400 KiB per second for two seconds: never WriteTimeout without a byte.
-	b, got := make([]byte, 20<<10), 0
-	for range 40 {
-		n, err := s.r.Read(b)
-		if err != nil {
-			t.Fatalf("after %d of %d: %v", got, len(sent), err)
+	plain := func(t *testing.T) (conn, peer net.Conn) {
+		conn, peer = accepted(t, "tcp", "127.0.0.1:0")
+		// The peer's kernel acknowledges rarely what it has much room for.
+		if err := peer.(*net.TCPConn).SetReadBuffer(32 << 10); err != nil {
+			t.Fatal(err)
 		}
-		got += n
-		time.Sleep(50 * time.Millisecond)
+		return conn, peer
 	}
-	go io.Copy(io.Discard, s.r)
-	if err := s.Drained(t.Context()); err != nil || len(s.endings) > 0 {
-		t.Errorf("Drained: %v, with %d endings", err, len(s.endings))
+	wrap := func(c net.Conn) net.Conn { return struct{ net.Conn }{c} }
+	for name, dial := range map[string]func(t *testing.T) (conn, peer net.Conn){
+		"plain":   plain,
+		"wrapped": func(t *testing.T) (net.Conn, net.Conn) { c, p := plain(t); return wrap(c), p },
+		"hidden":  func(t *testing.T) (net.Conn, net.Conn) { c, p := plain(t); return hiding{c}, p },
+		"TLS":     func(t *testing.T) (net.Conn, net.Conn) { c, p := plain(t); return secured(t, c, p) },
+		"TLS over wrapped": func(t *testing.T) (net.Conn, net.Conn) {
+			c, p := plain(t)
+			return secured(t, wrap(c), p)
+		},
+		"wrapped TLS": func(t *testing.T) (net.Conn, net.Conn) {
+			c, p := plain(t)
+			c, p = secured(t, c, p)
+			return wrap(c), p
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conn, peer := dial(t)
+			limits := generous
+			limits.WriteTimeout = 500 * time.Millisecond
+			s := upgraded(t, conn, peer, limits)
+			sent := frame.New(opText, make([]byte, 8<<20), false)
+			s.push(t, sent)
+			// 400 KiB per second for two seconds: never WriteTimeout without a byte.
+			b, got := make([]byte, 20<<10), 0
+			for range 40 {
+				n, err := io.ReadFull(s.r, b)
+				if got += n; err != nil || len(s.endings) > 0 {
+					t.Fatalf("after %d of %d: %v", got, len(sent), err)
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+			go io.Copy(io.Discard, s.r)
+			if err := s.Drained(t.Context()); err != nil || len(s.endings) > 0 {
+				t.Errorf("Drained: %v, with %d endings", err, len(s.endings))
+			}
+			s.peer.Close()
+			s.Close()
+			s.Linger(true)
+		})
+	}
+}
+
+// hiding is a wrapper that does not say what it wraps.
+type hiding struct{ conn net.Conn }
+
+func (h hiding) Read(p []byte) (int, error)         { return h.conn.Read(p) }
+func (h hiding) Write(p []byte) (int, error)        { return h.conn.Write(p) }
+func (h hiding) Close() error                       { return h.conn.Close() }
+func (h hiding) LocalAddr() net.Addr                { return h.conn.LocalAddr() }
+func (h hiding) RemoteAddr() net.Addr               { return h.conn.RemoteAddr() }
+func (h hiding) SetDeadline(t time.Time) error      { return h.conn.SetDeadline(t) }
+func (h hiding) SetReadDeadline(t time.Time) error  { return h.conn.SetReadDeadline(t) }
+func (h hiding) SetWriteDeadline(t time.Time) error { return h.conn.SetWriteDeadline(t) }
+
+func TestPeerThatTakesNothingIsGivenUpWhateverItsConnectionIs(t *testing.T) {
+	for _, transport := range transports {
+		t.Run(transport.name, func(t *testing.T) {
+			t.Parallel()
+			conn, peer := transport.dial(t)
+			limits := generous
+			limits.WriteTimeout = 200 * time.Millisecond
+			s := upgraded(t, conn, peer, limits)
+			start := time.Now()
+			s.push(t, numbered(0, 20<<20))
+			s.wantEnding(t, outbox.Dead)
+			if took := time.Since(start); took < limits.WriteTimeout {
+				t.Errorf("given up after %v", took)
+			}
+			s.wantLost(t, 1)
+			s.peer.Close()
+			s.Close()
+			s.Linger(true)
+		})
 	}
 }

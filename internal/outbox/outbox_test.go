@@ -125,6 +125,8 @@ func TestSmallFramesThatWaitCountForWhatTheyTake(t *testing.T) {
 	limits := generous
 	limits.Pending = 100_000
 	synctestOnPipe(t, limits, func(t *testing.T, s *socket) {
+		s.push(t, numbered(0, 50_000))
+		synctest.Wait() // the flusher has begun it
 		n := 0
 		for s.Push(numbered(n, 4)) == nil {
 			if n++; n > limits.Pending/40 {

@@ -33,13 +33,13 @@ var (
 // the named channels. grouphub.NewMemoryLayer and
 // grouphub.NewRedisLayer make one; layertest.Test checks another.
 //
-// Topics and queue names are opaque strings of 1 to 300 bytes. Except for Attach and
-// Close, every method but Take ends when its context does, or after five seconds,
-// whichever is first. No method repeats what may already have taken effect: an error
-// that is [ErrUnavailable] says that nothing happened, one that is [ErrUncertain] that
-// it may have, and the caller decides. All methods may be called concurrently. A layer
-// keeps no slice it is given after the call has returned, unless it copied it, and
-// changes none. After Close every method returns [ErrClosed], and nothing is
+// Topics, queue names and the holders of leases are opaque strings of 1 to 300 bytes. Except
+// for Attach and Close, every method but Take ends when its context does, or after five
+// seconds, whichever is first. No method repeats what may already have taken effect: an
+// error that is [ErrUnavailable] says that nothing happened and nothing will, one that is
+// [ErrUncertain] that it may have, and the caller decides. All methods may be called
+// concurrently. A layer keeps no slice it is given after the call has returned, unless it
+// copied it, and changes none. After Close every method returns [ErrClosed], and nothing is
 // delivered any more.
 type Layer interface {
 	// Attach makes a hub known under a name that no other hub has, and subscribes
@@ -54,27 +54,34 @@ type Layer interface {
 	// consistent view: all that is kept from after+1 to Last. If the topic has no epoch, its
 	// first one begins, so that a position from before the first publication says which
 	// store it is from. An epoch that nothing was published in may end after an hour in
-	// which nobody has asked for it.
+	// which nobody has asked for it. The slice Kept is the caller's; nobody changes the
+	// payloads in it.
 	History(ctx context.Context, topic string, after uint64) (History, error)
 
 	// Lease keeps a holder's value for a topic for as long as life says, in place of
-	// what it kept before; a life of zero removes it. A nil value prolongs what is
-	// there, and reports false if nothing is.
+	// what it kept before; a life of zero removes it, and reports true whether there was
+	// one or not. A nil value prolongs what is there, and reports false if nothing is.
 	Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error)
 
-	// Leases returns the values that are kept for a topic, by holder.
+	// Leases returns the values that are kept for a topic, by holder. Map and values are
+	// the caller's.
 	Leases(ctx context.Context, topic string) (map[string][]byte, error)
 
-	// Append adds a message to a queue, or returns ErrQueueFull.
+	// Append adds a message to a queue, or returns ErrQueueFull. Every queue of a layer
+	// holds the same number of messages, and no more, however many callers append at the
+	// same time.
 	Append(ctx context.Context, queue string, message []byte) error
 
 	// Take waits for a message and removes it from the queue: each message goes to
-	// one caller. It ends only with a message, its context, or Close; while the
-	// layer is down it waits. The slice is the caller's.
+	// one caller. A message that is appended while a caller waits goes to one in a moment,
+	// and not only when a poll is due. Take ends only with a message, its context, or
+	// Close; while the layer is down it waits. A message that it does not return, because
+	// its context has ended, stays in the queue. The slice is the caller's.
 	Take(ctx context.Context, queue string) ([]byte, error)
 
 	// Close ends every subscription and lets go of every connection and goroutine
-	// before it returns. It is called once by whoever made the layer.
+	// before it returns. It is called once, by whoever made the layer; a second Close
+	// returns ErrClosed.
 	Close() error
 }
 
@@ -84,7 +91,8 @@ type Publisher interface {
 	// the sender's own included, and returns once it can no longer be lost on the
 	// sender's side. Publications of one goroutine to one topic, each after the
 	// last returned nil, arrive in that order; subscribers of one topic on one
-	// layer all see the same order of what they see.
+	// layer all see the same order of what they see. Publications with equal payloads are
+	// each delivered.
 	Publish(ctx context.Context, p Publication) error
 }
 
@@ -101,7 +109,7 @@ type Publication struct {
 // of their numbers, though perhaps with gaps.
 type Keep struct {
 	Count int           // of publications of the topic that are kept at least, and not many more; 0: this one is not
-	Bytes int           // of their payloads together: beyond it the oldest go, perhaps down to three quarters of it; 0: no limit
+	Bytes int           // of their payloads together: beyond it the oldest go, perhaps down to three quarters of it, but never the newest; 0: no limit
 	Life  time.Duration // how long they are kept after the last of them
 	Once  string        // if not empty: within OnceLife of a publication with the same key, do nothing
 }
@@ -112,9 +120,14 @@ const OnceLife = 5 * time.Minute
 // A Position says where a kept publication stands in its topic. Numbers begin at 1 and
 // leave none out within an epoch; 0 is the position before the first one. The epoch changes
 // when the count began anew: the server has lost its data, or nothing was sent for a day at
-// least. The nonce is the publication's own, and cannot be guessed: a server that lost some
+// least. No two stores have an epoch in common, so it is random, or made of something that
+// is. The nonce is the position's own and cannot be guessed: a server that loses its last
 // publications gives their numbers out again, and a client proves by the nonce that the
-// position was given to it. Epoch and nonce are of 1 to 64 letters and digits.
+// position was given to it.
+//
+// Clients get a position as an event's id, and return it to resume. So that the id can be
+// read again, Epoch and Nonce are 1 to 64 letters, digits, '-' and '_' of ASCII: a hub
+// answers an id with anything else in it with a Resync, every time.
 type Position struct {
 	Epoch  string
 	Number uint64
@@ -155,8 +168,9 @@ type Receiver interface {
 // concurrently.
 type Subscription interface {
 	// Add subscribes to topics and returns once every publication that is sent
-	// from now on will be delivered. Adding a topic twice is the same as once. On
-	// an error the topics that were not subscribed to before are not afterwards.
+	// from now on will be delivered. What was published before Add was called is not
+	// delivered. Adding a topic twice is the same as once. On an error the topics that
+	// were not subscribed to before are not afterwards.
 	Add(ctx context.Context, topics ...string) error
 
 	// Remove ends the subscription to topics. It never blocks: the layer forgets

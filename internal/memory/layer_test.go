@@ -17,7 +17,7 @@ import (
 func TestMain(m *testing.M) { leak.Check(m) }
 
 func TestLayer(t *testing.T) {
-	layertest.Test(t, func(*testing.T) (a, b layer.Layer) {
+	layertest.TestInBubbles(t, func(*testing.T) (a, b layer.Layer) {
 		l := New()
 		return l, l
 	})

@@ -61,7 +61,19 @@ func TestLayerOnMiniredis(t *testing.T) {
 
 func TestLayerOnRedis(t *testing.T) {
 	s := redistest.Start(t)
-	layertest.Test(t, testPair(s.URL, Options{}))
+	layertest.TestWithHooks(t, func(t *testing.T) (a, b layer.Layer, hooks layertest.Hooks) {
+		a, b = testPair(s.URL, Options{})(t)
+		return a, b, layertest.Hooks{
+			Stop: s.Kill, Start: s.Restart,
+			Stall: s.Freeze, Resume: s.Thaw,
+			LoseLast: func(run func()) {
+				s.CLI("SAVE")
+				run()
+				s.Kill()
+				s.Restart()
+			},
+		}
+	})
 }
 
 func TestLayerShardedAndEncrypted(t *testing.T) {

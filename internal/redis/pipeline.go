@@ -2,8 +2,9 @@ package redis
 
 import (
 	"context"
-	"github.com/redis/rueidis"
 	"runtime"
+
+	"github.com/redis/rueidis"
 )
 
 // pipeline sends what is waiting, all at once, then what has come meanwhile. There are

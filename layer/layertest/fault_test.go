@@ -1,8 +1,7 @@
 package layertest
 
 import (
-	"bytes"
-	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -10,68 +9,53 @@ import (
 	"github.com/seed-29c60982/grouphub/layer"
 )
 
-// A faultyLayer is the memory layer with one fault.
-type faultyLayer struct {
-	layer.Layer
-	publish func(ctx context.Context, p layer.Publication) error // nil: the memory layer's
-	history func(ctx context.Context, topic string, after uint64) (layer.History, error)
+// A fault is a mistake that a layer may make. plant makes it in a layer that is otherwise
+// the memory layer.
+type fault struct {
+	name   string
+	caught string // the case that has to find it
+	plant  func(l *faultyLayer)
 }
 
-func (l *faultyLayer) Publish(ctx context.Context, p layer.Publication) error {
-	if l.publish != nil {
-		return l.publish(ctx, p)
-	}
-	return l.Layer.Publish(ctx, p)
+func concatFaults() []fault {
+	return slices.Concat(publishFaults, subscriptionFaults, historyFaults, leaseFaults, queueFaults, closeFaults)
 }
 
-func (l *faultyLayer) History(ctx context.Context, topic string, after uint64) (layer.History, error) {
-	if l.history != nil {
-		return l.history(ctx, topic, after)
-	}
-	return l.Layer.History(ctx, topic, after)
-}
-
-func TestEveryPlantedFaultIsFound(t *testing.T) {
-	for _, fault := range []struct {
-		name   string
-		plant  func(l *faultyLayer)
-		caught string // the case that has to find it
-	}{
-		{"every other publication is dropped", func(l *faultyLayer) {
-			n := 0
-			l.publish = func(ctx context.Context, p layer.Publication) error {
-				if n++; n%2 == 0 {
-					return nil
-				}
-				return l.Layer.Publish(ctx, p)
-			}
-		}, "OneSendersOrderHolds"},
-		{"payloads are cut at a zero byte", func(l *faultyLayer) {
-			l.publish = func(ctx context.Context, p layer.Publication) error {
-				p.Payload, _, _ = bytes.Cut(p.Payload, []byte{0})
-				return l.Layer.Publish(ctx, p)
-			}
-		}, "PayloadsAreOpaqueAndTheSlicesBelongToTheirOwners"},
-		{"the history includes the number it should begin after", func(l *faultyLayer) {
-			l.history = func(ctx context.Context, topic string, after uint64) (layer.History, error) {
-				return l.Layer.History(ctx, topic, max(after, 1)-1)
-			}
-		}, "HistoryBeginsAfterANumber"},
-	} {
+func TestEveryFaultThatIsPlantedIsFound(t *testing.T) {
+	all := cases()
+	for _, fault := range concatFaults() {
 		t.Run(fault.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				for _, c := range cases() {
-					if c.name != fault.caught {
-						continue
-					}
-					l := &faultyLayer{Layer: memory.New()}
-					fault.plant(l)
-					failures := record(t, func(t testing.TB) { runCase(t, c, l, l) })
-					if len(failures) == 0 {
-						t.Errorf("%s passed", c.name)
-					}
+			for _, c := range all {
+				if c.name == fault.caught {
+					expectFound(t, c, func() pair {
+						l := newFaultyLayer(memory.New())
+						fault.plant(l)
+						return pair{a: l, b: l}
+					})
+					return
 				}
-			})
+			}
+			t.Fatalf("there is no case %s", fault.caught)
 		})
 	}
+}
+
+// expectFound runs a case in a bubble and checks that it fails.
+func expectFound(t *testing.T, c testCase, newPair func() pair) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		failures := record(t, func(t testing.TB) { runCase(t, c, newPair) })
+		if len(failures) == 0 {
+			t.Errorf("%s passed", c.name)
+			return
+		}
+		t.Logf("%s: %.300s", c.name, failures[0])
+	})
+}
+
+func TestALayerWithoutAFaultPasses(t *testing.T) {
+	TestInBubbles(t, func(*testing.T) (a, b layer.Layer) {
+		l := newFaultyLayer(memory.New())
+		return l, l
+	})
 }

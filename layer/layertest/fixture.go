@@ -12,25 +12,29 @@ import (
 
 // A fixture has the two ends under test, and what every case does with them.
 type fixture struct {
+	pair
 	t         testing.TB
 	ctx       context.Context // ends when the case has taken too long
-	a, b      layer.Layer
-	receivers int // attached so far
+	newPair   func() pair     // for a case that needs another store
+	receivers int             // attached so far
 	closing   sync.Once
 }
 
 // close closes both ends and checks that Close reports no error.
 func (f *fixture) close() {
-	f.closing.Do(func() {
-		if err := f.a.Close(); err != nil {
-			f.t.Errorf("Close: %v", err)
-		}
-		if f.b != f.a {
-			if err := f.b.Close(); err != nil {
-				f.t.Errorf("Close: %v", err)
-			}
-		}
-	})
+	f.closing.Do(func() { f.closePair(f.pair) })
+}
+
+func (f *fixture) closePair(p pair) {
+	if err := p.a.Close(); err != nil {
+		f.t.Errorf("Close: %v", err)
+	}
+	if p.b == p.a {
+		return
+	}
+	if err := p.b.Close(); err != nil {
+		f.t.Errorf("Close: %v", err)
+	}
 }
 
 // attach attaches a new receiver to a layer and subscribes it to topics.

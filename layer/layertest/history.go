@@ -12,15 +12,16 @@ import (
 )
 
 var historyCases = []testCase{
-	{"KeptPublicationsAreNumberedInTheirOrder", testKeep},
-	{"KeptAndOthersOfOneSenderKeepTheirOrder", testKeepOrder},
-	{"HistoryBeginsAfterANumber", testHistoryAfter},
-	{"AnEpochBeginsBeforeTheFirstPublication", testHistoryStart},
-	{"NoncesTellPositionsApart", testNonces},
-	{"HistoryKeepsAsManyAsItWasTold", testHistoryCount},
-	{"HistoryEndsWithItsLifeAndTheNumbersGoOn", testHistoryLife},
-	{"HistoryIsOneViewWhileOthersPublish", testHistoryView},
-	{"PublishTakesAKeyOnce", testOnce},
+	{name: "KeptPublicationsAreNumberedInTheirOrder", run: testKeep},
+	{name: "KeptAndOthersOfOneSenderKeepTheirOrder", run: testKeepOrder},
+	{name: "HistoryBeginsAfterANumber", run: testHistoryAfter},
+	{name: "HistoryKeepsAsManyAsItWasTold", run: testHistoryCount},
+	{name: "HistoryIsBoundedInBytes", run: testHistoryBytes},
+	{name: "HistoryEndsWithItsLifeAndTheNumbersGoOn", run: testHistoryLife, slow: true},
+	{name: "HistoryIsOneViewWhileOthersPublish", run: testHistoryView},
+	{name: "HistoryBelongsToItsCaller", run: testHistorySlices},
+	{name: "PublishTakesAKeyOnce", run: testOnce},
+	{name: "AKeyIsRememberedForMinutes", run: testOnceLife, slow: true},
 }
 
 func testKeep(t testing.TB, f *fixture) {
@@ -103,56 +104,54 @@ func testHistoryAfter(t testing.TB, f *fixture) {
 	}
 }
 
-func testHistoryStart(t testing.TB, f *fixture) {
-	before := f.history(f.a, "topic", 0)
-	if !isWord(before.Epoch) || !isWord(before.Start) || before.Nonce != before.Start {
-		t.Errorf("History of a topic that nothing was published to: %+v, want epoch and nonces of letters and digits", before)
-	}
-	if again := f.history(f.b, "topic", 0); again.Epoch != before.Epoch || again.Start != before.Start {
-		t.Errorf("History is %+v, then %+v", before, again)
-	}
-	if other := f.history(f.b, "other", 0); other.Epoch == before.Epoch || other.Start == before.Start {
-		t.Errorf("History of another topic is %+v as well", other)
-	}
-	f.publishKept(f.b, "topic", "one", plenty)
-	if h := f.history(f.a, "topic", 0); h.Epoch != before.Epoch || h.Start != before.Start || h.Last != 1 || len(h.Kept) != 1 {
-		t.Errorf("History is %+v, and after the first publication %+v", before, h)
-	}
-}
-
-func testNonces(t testing.TB, f *fixture) {
-	nonces := map[string]bool{f.history(f.a, "topic", 0).Start: true}
-	for i := range 20 {
-		f.publishKept(f.a, "topic", fmt.Sprint(i), layer.Keep{Count: 10, Life: time.Minute})
-		h := f.history(f.b, "topic", uint64(i))
-		if len(h.Kept) != 1 {
-			t.Fatalf("History after %d: %d publications, want 1", i, len(h.Kept))
-		}
-		at := h.Kept[0].At
-		if !isWord(at.Nonce) || nonces[at.Nonce] || h.Nonce != at.Nonce {
-			t.Errorf("number %d has nonce %q, and the last one %q; it has to be of letters and digits, and its own",
-				at.Number, at.Nonce, h.Nonce)
-		}
-		nonces[at.Nonce] = true
-	}
-	if h := f.history(f.b, "topic", 20); len(h.Kept) != 0 || !nonces[h.Nonce] {
-		t.Errorf("History after the last number: %+v, want its nonce", h)
-	}
-}
-
-// isWord reports whether s can be part of an id.
-func isWord(s string) bool {
-	return 0 < len(s) && len(s) <= 64 && strings.Trim(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") == ""
-}
-
+// testHistoryCount looks after each publication, since a layer may trim now and then only.
 func testHistoryCount(t testing.TB, f *fixture) {
-	const count, published = 10, 500
-	for i := range published {
-		f.publishKept(f.a, "topic", fmt.Sprint(i+1), layer.Keep{Count: count, Life: time.Minute})
+	for count, published := range map[int]int{1: 30, 10: 500, 100: 250} {
+		topic := fmt.Sprint("topic", count)
+		for i := range published {
+			f.publishKept(f.a, topic, fmt.Sprint(i+1), layer.Keep{Count: count, Life: time.Minute})
+			if i > 40 && i%10 != 9 {
+				continue
+			}
+			h := f.history(f.b, topic, 0)
+			if n := len(h.Kept); n < min(count, i+1) || n > count+200 || h.Last != uint64(i+1) {
+				t.Fatalf("%d of %d publications are kept, last %d, want %d", n, i+1, h.Last, min(count, i+1))
+			}
+		}
 	}
+}
+
+func testHistoryBytes(t testing.TB, f *fixture) {
+	const size, most = 1000, 20_000
+	keep := layer.Keep{Count: 1000, Bytes: most, Life: time.Minute}
+	for i := range 100 {
+		f.publishKept(f.a, "topic", strings.Repeat("x", size), keep)
+		kept := len(f.history(f.b, "topic", 0).Kept)
+		// A layer may store a little more than a payload, and count that, too.
+		if least := min(i+1, most/2/size); kept > most/size || kept < least {
+			t.Fatalf("%d payloads of %d bytes are kept of %d, want %d to %d", kept, size, i+1, least, most/size)
+		}
+	}
+	f.publishKept(f.a, "topic", strings.Repeat("x", 2*most), keep)
+	if h := f.history(f.b, "topic", 0); len(h.Kept) != 1 || len(h.Kept[0].Payload) != 2*most {
+		t.Errorf("%d publications are kept after one that is larger than all may be together, want that one", len(h.Kept))
+	}
+	f.publishKept(f.a, "topic", "small", keep)
 	h := f.history(f.b, "topic", 0)
-	if n := len(h.Kept); n < count || n > published/2 || h.Last != published {
-		t.Errorf("%d of %d publications are kept, last %d, want %d", n, published, h.Last, count)
+	if len(h.Kept) != 1 || string(h.Kept[0].Payload) != "small" || h.Last != 102 {
+		t.Errorf("%d publications are kept, last %d, want the small one, 102", len(h.Kept), h.Last)
+	}
+}
+
+func testHistorySlices(t testing.TB, f *fixture) {
+	for _, payload := range []string{"one", "two", "three"} {
+		f.publishKept(f.a, "topic", payload, plenty)
+	}
+	h := f.history(f.a, "topic", 0)
+	clear(h.Kept) // the caller's, unlike the payloads
+	h = f.history(f.a, "topic", 0)
+	if len(h.Kept) != 3 || string(h.Kept[0].Payload) != "one" {
+		t.Errorf("a history that was changed by its caller has changed: %+v", h)
 	}
 }
 
@@ -214,13 +213,15 @@ func testHistoryView(t testing.TB, f *fixture) {
 	}
 }
 
+// once returns a Keep with a key.
+func once(key string) layer.Keep {
+	keep := plenty
+	keep.Once = key
+	return keep
+}
+
 func testOnce(t testing.TB, f *fixture) {
 	h := f.attach(f.a, "topic", "other")
-	once := func(key string) layer.Keep {
-		keep := plenty
-		keep.Once = key
-		return keep
-	}
 	var wg sync.WaitGroup
 	for _, l := range []layer.Layer{f.a, f.b, f.a, f.b} {
 		wg.Go(func() {
@@ -245,5 +246,16 @@ func testOnce(t testing.TB, f *fixture) {
 	h.expect("other", "of another topic")
 	if got := f.history(f.b, "topic", 0); len(got.Kept) != len(want)+2 {
 		t.Errorf("%d publications are kept, want %d", len(got.Kept), len(want)+2)
+	}
+}
+
+// testOnceLife cannot wait for all of layer.OnceLife, but for longer than a layer that
+// remembers keys only while it publishes them.
+func testOnceLife(t testing.TB, f *fixture) {
+	f.publishKept(f.a, "topic", "x", once("key"))
+	time.Sleep(3 * time.Second)
+	f.publishKept(f.b, "topic", "x", once("key"))
+	if h := f.history(f.a, "topic", 0); h.Last != 1 {
+		t.Errorf("a key was forgotten after three seconds, want %v", layer.OnceLife)
 	}
 }

@@ -7,14 +7,20 @@
 //			return newLayer(t, server), newLayer(t, server)
 //		})
 //	}
+//
+// A test that can stop its server and start it again runs [TestWithHooks] instead, and a
+// layer that has no server and no connection [TestInBubbles].
 package layertest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/layer"
@@ -32,38 +38,97 @@ const (
 type testCase struct {
 	name string
 	run  func(t testing.TB, f *fixture)
+	slow bool // it waits for seconds, and runs beside the other slow ones
 }
 
-// cases returns the whole suite.
+// cases returns the whole suite, but for what needs hooks.
 func cases() []testCase {
-	return slices.Concat(publishCases, subscriptionCases, historyCases, leaseCases, queueCases, lifeCases)
+	return slices.Concat(publishCases, subscriptionCases, historyCases, positionCases, leaseCases, queueCases, lifeCases)
+}
+
+// A pair is two ends of one layer.
+type pair struct {
+	a, b  layer.Layer
+	hooks Hooks
 }
 
 // Test checks that a layer does what [layer.Layer], [layer.Receiver] and
-// [layer.Subscription] promise. It calls newPair once for each case; newPair returns two
-// ends of one layer: two layers on one server, or the same layer twice. Test closes both;
-// whatever else newPair starts, it ends with t.Cleanup. Each case fails if a goroutine is
-// left after it, so no other test may run at the same time.
+// [layer.Subscription] promise. It calls newPair at least once for each case; newPair
+// returns two ends of one layer, on which nothing was sent yet: two layers on one server, or
+// the same layer twice. Test closes both; whatever else newPair starts, it ends with
+// t.Cleanup. Test fails if a goroutine is left after a case, so no other test may run at the
+// same time.
 //
-// Test does not check what a layer does when its server goes away, nor how long a queue
-// keeps a message.
+// Test does not check how long a queue keeps a message, nor, unlike [TestWithHooks], what a
+// layer does when its server goes away.
 func Test(t *testing.T, newPair func(t *testing.T) (a, b layer.Layer)) {
+	run(t, cases(), withoutHooks(newPair))
+}
+
+// TestWithHooks is [Test] with further cases, in which the layer's server fails: newPair
+// also returns what makes it fail.
+func TestWithHooks(t *testing.T, newPair func(t *testing.T) (a, b layer.Layer, hooks Hooks)) {
+	run(t, slices.Concat(cases(), hookCases), func(t *testing.T) pair {
+		a, b, hooks := newPair(t)
+		return pair{a, b, hooks}
+	})
+}
+
+// TestInBubbles is [Test] with each case in a bubble of testing/synctest, where waiting
+// takes no time. It is for layers without files and connections.
+func TestInBubbles(t *testing.T, newPair func(t *testing.T) (a, b layer.Layer)) {
 	for _, c := range cases() {
-		before := runtime.NumGoroutine()
-		ok := t.Run(c.name, func(t *testing.T) {
-			a, b := newPair(t)
-			runCase(t, c, a, b)
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				runCase(t, c, func() pair { return withoutHooks(newPair)(t) })
+			})
 		})
-		// The cleanups of newPair have run by now.
-		if ok && !eventually(func() bool { return runtime.NumGoroutine() <= before }) {
-			t.Errorf("%s: %d goroutines before, %d after Close:\n%s", c.name, before, runtime.NumGoroutine(), stacks())
-		}
 	}
 }
 
-// runCase runs a case and closes the layers after it. A case that hangs ends the process,
+func withoutHooks(newPair func(t *testing.T) (a, b layer.Layer)) func(t *testing.T) pair {
+	return func(t *testing.T) pair {
+		a, b := newPair(t)
+		return pair{a: a, b: b}
+	}
+}
+
+// run runs the fast cases one after the other, and then the slow ones at the same time.
+func run(t *testing.T, all []testCase, newPair func(t *testing.T) pair) {
+	var slow []testCase
+	for _, c := range all {
+		if c.slow {
+			slow = append(slow, c)
+			continue
+		}
+		runAlone(t, c.name, func(t *testing.T) {
+			runCase(t, c, func() pair { return newPair(t) })
+		})
+	}
+	runAlone(t, "WhatTakesSeconds", func(t *testing.T) {
+		var running sync.WaitGroup
+		defer running.Wait()
+		for _, c := range slow {
+			p := newPair(t) // it may end the test, so it runs in the test's own goroutine
+			running.Go(func() {
+				runCase(&concurrent{TB: t, name: c.name}, c, func() pair { return p })
+			})
+		}
+	})
+}
+
+// runAlone runs a subtest and checks that it leaves no goroutine.
+func runAlone(t *testing.T, name string, fn func(t *testing.T)) {
+	before := runtime.NumGoroutine()
+	// The cleanups of newPair have run when Run returns.
+	if t.Run(name, fn) && !eventually(func() bool { return runtime.NumGoroutine() <= before }) {
+		t.Errorf("%s: %d goroutines before, %d after Close:\n%s", name, before, runtime.NumGoroutine(), stacks())
+	}
+}
+
+// runCase runs a case and closes its layers after it. A case that hangs ends the process,
 // with the stacks of all goroutines.
-func runCase(t testing.TB, c testCase, a, b layer.Layer) {
+func runCase(t testing.TB, c testCase, newPair func() pair) {
 	watchdog := time.AfterFunc(watchdogLimit, func() {
 		os.Stderr.Write(stacks())
 		panic("layertest: the layer hangs in " + c.name)
@@ -71,9 +136,37 @@ func runCase(t testing.TB, c testCase, a, b layer.Layer) {
 	defer watchdog.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	f := &fixture{t: t, ctx: ctx, a: a, b: b}
+	f := &fixture{t: t, ctx: ctx, pair: newPair(), newPair: newPair}
 	defer f.close()
 	c.run(t, f)
+}
+
+// A concurrent is the testing.TB of a case that runs beside others in one test. A failure
+// ends the case and not the test.
+type concurrent struct {
+	testing.TB
+	name string
+}
+
+func (c *concurrent) Errorf(format string, args ...any) {
+	c.TB.Helper()
+	c.TB.Errorf("%s: %s", c.name, fmt.Sprintf(format, args...))
+}
+
+func (c *concurrent) Error(args ...any) {
+	c.TB.Helper()
+	c.Errorf("%s", fmt.Sprint(args...))
+}
+
+func (c *concurrent) Fatalf(format string, args ...any) {
+	c.TB.Helper()
+	c.Errorf(format, args...)
+	runtime.Goexit()
+}
+
+func (c *concurrent) Fatal(args ...any) {
+	c.TB.Helper()
+	c.Fatalf("%s", fmt.Sprint(args...))
 }
 
 func stacks() []byte {

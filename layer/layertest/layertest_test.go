@@ -2,20 +2,16 @@ package layertest
 
 import (
 	"testing"
-	"testing/synctest"
 
 	"github.com/seed-29c60982/grouphub/internal/memory"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
-// The memory layer needs no server, so that a case runs in a bubble, where the time that it
-// waits for costs none.
-func TestTheMemoryLayerPassesEveryCase(t *testing.T) {
-	for _, c := range cases() {
-		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				l := memory.New()
-				runCase(t, c, l, l)
-			})
-		})
-	}
+func memoryPair(*testing.T) (a, b layer.Layer) {
+	l := memory.New()
+	return l, l
 }
+
+func TestTheMemoryLayerPassesEveryCase(t *testing.T) { Test(t, memoryPair) }
+
+func TestTheMemoryLayerPassesEveryCaseInABubble(t *testing.T) { TestInBubbles(t, memoryPair) }

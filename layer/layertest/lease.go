@@ -9,8 +9,8 @@ import (
 )
 
 var leaseCases = []testCase{
-	{"LeasesBelongToTheirTopicsAndHolders", testLeases},
-	{"LeaseEndsUnlessItIsProlonged", testLeaseLife},
+	{name: "LeasesBelongToTheirTopicsAndHolders", run: testLeases},
+	{name: "LeaseEndsUnlessItIsProlonged", run: testLeaseLife, slow: true},
 }
 
 // expectLeases compares a topic's leases, as both ends see them.

@@ -18,9 +18,9 @@ import (
 const contextPatience = 4 * time.Second
 
 var lifeCases = []testCase{
-	{"CallsEndWithTheirContext", testContexts},
-	{"EverythingAtOnce", testEverythingAtOnce},
-	{"AfterCloseEverythingIsErrClosed", testClose},
+	{name: "CallsEndWithTheirContext", run: testContexts},
+	{name: "EverythingAtOnce", run: testEverythingAtOnce},
+	{name: "AfterCloseEverythingIsErrClosed", run: testClose},
 }
 
 // testContexts calls everything with a context that has ended, and with one that ends

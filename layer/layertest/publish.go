@@ -15,13 +15,16 @@ import (
 )
 
 var publishCases = []testCase{
-	{"PublishReachesEverySubscriber", testPublishReachesEverySubscriber},
-	{"PublishWithoutSubscribersIsNoError", testPublishWithoutSubscribers},
-	{"OneSendersOrderHolds", testOrder},
-	{"SubscribersOfOneLayerSeeOneOrder", testOneOrder},
-	{"PayloadsAreOpaqueAndTheSlicesBelongToTheirOwners", testPayloads},
-	{"NamesAreOpaque", testNames},
-	{"PublishThatFailedReachesNobody", testPublishFailed},
+	{name: "PublishReachesEverySubscriber", run: testPublishReachesEverySubscriber},
+	{name: "PublishWithoutSubscribersIsNoError", run: testPublishWithoutSubscribers},
+	{name: "OneSendersOrderHolds", run: testOrder},
+	{name: "SubscribersOfOneLayerSeeOneOrder", run: testOneOrder},
+	{name: "PayloadsAreOpaqueAndTheSlicesBelongToTheirOwners", run: testPayloads},
+	{name: "NamesAreOpaque", run: testNames},
+	{name: "IdenticalPublicationsAreEachDelivered", run: testIdentical},
+	{name: "PublishThatFailedReachesNobody", run: testPublishFailed},
+	{name: "WhatIsUnavailableHasNotGoneOut", run: testUnavailable},
+	{name: "PublishWithoutRoomEndsAfterFiveSeconds", run: testPublishLimit, slow: true},
 }
 
 func testPublishReachesEverySubscriber(t testing.TB, f *fixture) {
@@ -146,7 +149,8 @@ func testNames(t testing.TB, f *fixture) {
 			f.lease(f.b, name, holder, []byte(name+holder), time.Minute, true)
 		}
 	}
-	for _, name := range oddNames {
+	// Backwards, so that a queue that two names have in common is found out.
+	for _, name := range slices.Backward(oddNames) {
 		h.expect(name, name, name)
 		f.take(f.a, name, name)
 		if h := f.history(f.a, name, 0); len(h.Kept) != 1 || string(h.Kept[0].Payload) != name {
@@ -178,4 +182,108 @@ func testPublishFailed(t testing.TB, f *fixture) {
 	}
 	roomy.expect("topic", want...)
 	full.expect("topic", want...)
+}
+
+// testIdentical publishes the same bytes many times at once. A layer that merges what is
+// equal delivers too few.
+func testIdentical(t testing.TB, f *fixture) {
+	const publishers, each = 8, 25
+	hubs := []*receiver{f.attach(f.a, "topic"), f.attach(f.b, "topic")}
+	var wg sync.WaitGroup
+	for i := range publishers {
+		l, keep := f.a, layer.Keep{}
+		if i%2 == 1 {
+			l = f.b
+		}
+		if i%4 < 2 {
+			keep = plenty
+		}
+		wg.Go(func() {
+			for range each {
+				if err := l.Publish(f.ctx, layer.Publication{Topic: "topic", Payload: []byte("same"), Keep: keep}); err != nil {
+					t.Errorf("Publish: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	f.publish(f.a, "topic", "last")
+	for _, h := range hubs {
+		got := h.await("topic", publishers*each+1)
+		if len(got) != publishers*each+1 || got[len(got)-1] != "last" {
+			t.Errorf("%s received %d publications, want %d and one more", h.name, len(got), publishers*each)
+		}
+	}
+	if h := f.history(f.b, "topic", 0); h.Last != publishers*each/2 {
+		t.Errorf("last is %d, want %d", h.Last, publishers*each/2)
+	}
+}
+
+// testUnavailable makes calls whose contexts end before, during and after them. What
+// returned ErrUnavailable must have had no effect.
+func testUnavailable(t testing.TB, f *fixture) {
+	h := f.attach(f.b, "topic", "kept")
+	begun := time.Now()
+	f.publish(f.a, "topic", "first")
+	usual := time.Since(begun)
+	const rounds = 90
+	failed := make(map[string]bool)
+	for i := range rounds {
+		name := fmt.Sprint(i)
+		ctx, cancel := context.WithTimeout(f.ctx, usual*time.Duration(i)/rounds*2)
+		for call, err := range map[string]error{
+			"topic": f.a.Publish(ctx, layer.Publication{Topic: "topic", Payload: []byte(name)}),
+			"kept":  f.a.Publish(ctx, layer.Publication{Topic: "kept", Payload: []byte(name), Keep: plenty}),
+			"queue": f.a.Append(ctx, fmt.Sprint("queue", name), []byte(name)),
+		} {
+			if errors.Is(err, layer.ErrUnavailable) {
+				failed[call+name] = true
+			} else if err != nil && !errors.Is(err, layer.ErrUncertain) {
+				t.Errorf("%s: %v, want ErrUnavailable, ErrUncertain or none", call, err)
+			}
+		}
+		cancel()
+	}
+	f.publish(f.a, "topic", "last")
+	f.publishKept(f.a, "kept", "last", plenty)
+	for _, topic := range []string{"topic", "kept"} {
+		got := h.await(topic, 1)
+		for n := 1; got[len(got)-1] != "last"; n++ {
+			got = h.await(topic, n)
+		}
+		for _, payload := range got {
+			if failed[topic+payload] {
+				t.Errorf("Publish to %q returned ErrUnavailable, and %q was delivered", topic, payload)
+			}
+		}
+	}
+	for _, p := range f.history(f.b, "kept", 0).Kept {
+		if failed["kept"+string(p.Payload)] {
+			t.Errorf("Publish returned ErrUnavailable, and %q is kept", p.Payload)
+		}
+	}
+	for i := range rounds {
+		name := fmt.Sprint(i)
+		if !failed["queue"+name] {
+			continue
+		}
+		f.append(f.a, "queue"+name, "last")
+		f.take(f.b, "queue"+name, "last")
+	}
+}
+
+// callLimit is how long a call may take that ends by itself after five seconds.
+const callLimit = 8 * time.Second
+
+func testPublishLimit(t testing.TB, f *fixture) {
+	full := f.attach(f.a, "topic")
+	full.setFull(true)
+	begun := time.Now()
+	err := f.a.Publish(f.ctx, layer.Publication{Topic: "topic", Payload: []byte("x")})
+	if took := time.Since(begun); took > callLimit {
+		t.Errorf("Publish without room took %v, want five seconds at most", took)
+	}
+	if err != nil && !errors.Is(err, layer.ErrUnavailable) && !errors.Is(err, layer.ErrUncertain) {
+		t.Errorf("Publish without room: %v, want ErrUnavailable, ErrUncertain or none", err)
+	}
 }

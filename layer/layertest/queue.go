@@ -5,19 +5,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/seed-29c60982/grouphub/layer"
 )
 
 var queueCases = []testCase{
-	{"QueueKeepsItsOrder", testQueueOrder},
-	{"QueueGivesEachMessageToOneTaker", testQueueOneTaker},
-	{"QueueWakesATakerThatWaits", testQueueWakes},
-	{"QueueIsFullAtItsCapacity", testQueueFull},
-	{"QueueLosesNothingWhenATakerLeaves", testQueueTakerLeaves},
-	{"QueueMessagesBelongToTheirOwners", testQueueSlices},
+	{name: "QueueKeepsItsOrder", run: testQueueOrder},
+	{name: "QueueGivesEachMessageToOneTaker", run: testQueueOneTaker},
+	{name: "QueueWakesATakerThatWaits", run: testQueueWakes},
+	{name: "QueueWakesATakerAtOnce", run: testQueueWakesAtOnce},
+	{name: "QueueIsFullAtItsCapacity", run: testQueueFull},
+	{name: "QueueHoldsNoMoreWhenManyAppend", run: testQueueFullForMany},
+	{name: "QueueLosesNothingWhenATakerLeaves", run: testQueueTakerLeaves},
+	{name: "QueueMessagesBelongToTheirOwners", run: testQueueSlices},
 }
 
 func testQueueOrder(t testing.TB, f *fixture) {
@@ -50,7 +55,11 @@ func testQueueOneTaker(t testing.TB, f *fixture) {
 					}
 					return
 				}
-				took <- string(message)
+				select {
+				case took <- string(message):
+				case <-ctx.Done(): // far more came than were sent
+					return
+				}
 			}
 		})
 	}
@@ -90,6 +99,33 @@ func testQueueWakes(t testing.TB, f *fixture) {
 	}
 }
 
+// testQueueWakesAtOnce measures how long a taker that waits already takes to return. A layer
+// that only polls may be quick once, but not most of the time.
+func testQueueWakesAtOnce(t testing.TB, f *fixture) {
+	const rounds, quick = 9, 200 * time.Millisecond
+	var took []time.Duration
+	for i := range rounds {
+		woken := make(chan time.Time, 1)
+		go func() {
+			f.take(f.a, "queue", fmt.Sprint(i))
+			woken <- time.Now()
+		}()
+		time.Sleep(time.Duration(20+10*i) * time.Millisecond) // it waits by then
+		begun := time.Now()
+		f.append(f.b, "queue", fmt.Sprint(i))
+		select {
+		case end := <-woken:
+			took = append(took, end.Sub(begun))
+		case <-f.ctx.Done():
+			t.Fatal("a taker that waits is not woken")
+		}
+	}
+	slices.Sort(took)
+	if took[rounds/2] > quick {
+		t.Errorf("takers that waited were woken after %v, want less than %v mostly", took, quick)
+	}
+}
+
 func testQueueFull(t testing.TB, f *fixture) {
 	const most = 1000
 	capacity := 0
@@ -113,7 +149,61 @@ func testQueueFull(t testing.TB, f *fixture) {
 	f.take(f.a, "queue", "1")
 }
 
+// testQueueFullForMany fills two queues, one by one caller and the other by many at once.
+func testQueueFullForMany(t testing.TB, f *fixture) {
+	const callers, each = 16, 100
+	var alone, together atomic.Int64
+	// fill appends until the queue is full.
+	fill := func(l layer.Layer, queue string, count *atomic.Int64) {
+		for i := range each * callers {
+			switch err := l.Append(f.ctx, queue, fmt.Append(nil, i)); {
+			case errors.Is(err, layer.ErrQueueFull):
+				return
+			case err != nil:
+				t.Errorf("Append: %v", err)
+				return
+			}
+			count.Add(1)
+		}
+	}
+	fill(f.a, "alone", &alone)
+	var wg sync.WaitGroup
+	for i := range callers {
+		l := f.a
+		if i%2 == 1 {
+			l = f.b
+		}
+		wg.Go(func() { fill(l, "together", &together) })
+	}
+	wg.Wait()
+	if alone.Load() != together.Load() {
+		t.Errorf("%d messages fit into a queue, and %d if many append at once", alone.Load(), together.Load())
+	}
+}
+
+// testQueueTakerLeaves ends the taker's context at all times: before the message is there,
+// with it, and while it is being taken.
 func testQueueTakerLeaves(t testing.TB, f *fixture) {
+	f.append(f.b, "queue", "first")
+	begun := time.Now()
+	f.take(f.a, "queue", "first")
+	usual := time.Since(begun)
+	const rounds = 100
+	for i := range rounds {
+		name := fmt.Sprint(i)
+		f.append(f.b, "queue", name) // the taker finds it there
+		ctx, cancel := context.WithTimeout(f.ctx, usual*time.Duration(i)/rounds*2)
+		message, err := f.a.Take(ctx, "queue")
+		cancel()
+		switch {
+		case err == nil && string(message) != name:
+			t.Fatalf("took %q, want %d", message, i)
+		case err != nil && !errors.Is(err, context.DeadlineExceeded):
+			t.Errorf("Take: %v", err)
+		case err != nil:
+			f.take(f.b, "queue", name) // it was left for others
+		}
+	}
 	for i := range 50 {
 		ctx, cancel := context.WithCancel(f.ctx)
 		took := make(chan string)

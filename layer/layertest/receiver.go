@@ -23,12 +23,14 @@ type receiver struct {
 	busy    map[string]bool                // topics with a call under way
 	full    bool                           // Ready waits until its context ends
 	closed  bool                           // every further call is an error
+	mayLose bool                           // Lost may be called
+	lost    map[string]int                 // how often Lost named a topic
 	changed chan struct{}                  // closed and replaced when got changes
 }
 
 func newReceiver(f *fixture, name string) *receiver {
 	return &receiver{name: name, t: f.t, fixture: f, got: make(map[string][]layer.Publication),
-		busy: make(map[string]bool), changed: make(chan struct{})}
+		busy: make(map[string]bool), lost: make(map[string]int), changed: make(chan struct{})}
 }
 
 // setFull says whether Ready waits from now on.
@@ -88,7 +90,37 @@ func (h *receiver) Deliver(p layer.Publication) {
 }
 
 func (h *receiver) Lost(topics []string) {
-	h.t.Errorf("Lost(%q) while the layer was up", topics)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.mayLose {
+		h.t.Errorf("Lost(%q) while the layer was up", topics)
+	}
+	for _, topic := range topics {
+		h.lost[topic]++
+	}
+	clear(topics) // the slice is the receiver's
+}
+
+// expectLoss allows Lost from now on, and forgets what it has said so far.
+func (h *receiver) expectLoss() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mayLose = true
+	clear(h.lost)
+}
+
+// awaitLoss waits until Lost has named all of the topics.
+func (h *receiver) awaitLoss(topics ...string) {
+	h.t.Helper()
+	var missing []string
+	if !eventually(func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		missing = slices.DeleteFunc(slices.Clone(topics), func(topic string) bool { return h.lost[topic] > 0 })
+		return len(missing) == 0
+	}) {
+		h.t.Fatalf("%s: Lost was not called for %q", h.name, missing)
+	}
 }
 
 func (h *receiver) add(topics ...string) {
@@ -115,15 +147,30 @@ func (h *receiver) received(topic string) []string {
 	return payloads
 }
 
-// await waits until n publications of the topic have arrived, and returns them all.
+// count returns how many publications have been delivered of a topic.
+func (h *receiver) count(topic string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.got[topic])
+}
+
+// await waits until n publications of the topic have arrived, and returns the payloads of
+// all that have.
 func (h *receiver) await(topic string, n int) []string {
+	h.t.Helper()
+	h.awaitCount(topic, n)
+	return h.received(topic)
+}
+
+// awaitCount waits until n publications of the topic have arrived.
+func (h *receiver) awaitCount(topic string, n int) {
 	h.t.Helper()
 	for {
 		h.mu.Lock()
 		changed, got := h.changed, len(h.got[topic])
 		h.mu.Unlock()
 		if got >= n {
-			return h.received(topic)
+			return
 		}
 		select {
 		case <-changed:

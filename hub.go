@@ -36,6 +36,8 @@ type Hub struct {
 	endLife      context.CancelFunc
 	down         chan struct{} // closed when Shutdown has come to its end
 
+	heartbeatLimits sync.Map // of *outbox.Limits, by seconds: the limits for connections with heartbeats
+
 	lastConn   atomic.Uint64 // number of the connection that was made last
 	count      counters
 	callbacks  *waitGroup // callbacks that run or wait, and connections that owe a Disconnect

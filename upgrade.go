@@ -14,6 +14,8 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/olahol/melody"
 	"golang.org/x/time/rate"
+
+	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
 // An endpoint serves one consumer: the http.Handler that Hub.Handler returns. Its
@@ -193,7 +195,7 @@ func (c *Conn) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	// The error needs no answer: Upgrader.Error has given and logged one, or the client is gone.
-	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{ResponseWriter: w, conn: c}, r)
+	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{w, c, c.hub.limitsFor(r.URL)}, r)
 	if c.hijacked {
 		c.outbox.Linger(c.peerCode.Load() != 0)
 	}
@@ -202,7 +204,8 @@ func (c *Conn) serve(w http.ResponseWriter, r *http.Request) {
 // An upgradeWriter gives melody the hijacked connection wrapped in its outbox.
 type upgradeWriter struct {
 	http.ResponseWriter
-	conn *Conn
+	conn   *Conn
+	limits *outbox.Limits
 }
 
 // Hijack implements http.Hijacker, which gorilla asserts, by way of the
@@ -213,7 +216,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("grouphub: upgrade: the server, or a middleware, cannot hijack: %w", err)
 	}
-	c.outbox.Init(conn, &c.hub.limits, (*connOwner)(c))
+	c.outbox.Init(conn, w.limits, (*connOwner)(c))
 	c.hijacked = true
 	// The server's deadlines were for the request, and must not end the connection.
 	conn.SetDeadline(time.Time{})

@@ -38,6 +38,7 @@ type Outbox struct {
 	flushing bool            // a flusher owns the write side; everything joins the backlog
 	slow     bool            // it was closed for having too much waiting
 	code     uint16          // of the close frame; 0 while there is none
+	pushed   tick            // when frames were pushed last; kept for heartbeats only
 	mu       sync.Mutex      // guards what is not static, from the phase on
 	pending  int             // bytes that wait in the backlog
 	extra    *extra          // nil while nothing has had to wait
@@ -94,6 +95,7 @@ const (
 type Limits struct {
 	Pending      int           // bytes that may wait, where each pushed buffer counts for 48 more
 	PingInterval time.Duration // between two pings
+	Heartbeat    time.Duration // without a pushed frame, until a heartbeat is; 0: there are none; at most maxHeartbeat
 	PongTimeout  time.Duration // without a byte from the peer
 	WriteTimeout time.Duration // without a byte taken by the peer; it may be noticed after twice that
 	CloseTimeout time.Duration // for the peer's answer to a close frame
@@ -102,7 +104,7 @@ type Limits struct {
 // Init makes the outbox that of a connection that is about to be upgraded. The limits may be
 // shared, and are not to be changed any more.
 func (o *Outbox) Init(conn net.Conn, limits *Limits, owner Owner) {
-	o.Conn, o.limits, o.owner, o.pinged = conn, limits, owner, now()
+	o.Conn, o.limits, o.owner, o.pinged, o.pushed = conn, limits, owner, now(), tickNow()
 	// Only the exact types are written raw: anything that wraps them may transform
 	// the bytes, as TLS does.
 	switch c := conn.(type) {
@@ -143,6 +145,9 @@ func (o *Outbox) PushWith(w *Writer, frames []byte) error {
 			return ErrSlow
 		}
 		return ErrClosed
+	}
+	if o.limits.Heartbeat > 0 {
+		o.pushed = tickNow()
 	}
 	waiting := o.waitingLocked()
 	if err := o.sendLocked(w, frames, data); err != nil {

@@ -78,8 +78,19 @@ func (o *Outbox) PingUntil(done <-chan struct{}) {
 	}
 }
 
-// ping sends a ping if it is due, and returns how long the next one will be.
+// ping sends the ping and the heartbeat that are due, and returns how long the next one of
+// them will be.
 func (o *Outbox) ping() (time.Duration, error) {
+	wait, err := o.sendPing()
+	if err == nil && o.limits.Heartbeat > 0 {
+		var heartbeat time.Duration
+		heartbeat, err = o.sendHeartbeat()
+		wait = min(wait, heartbeat)
+	}
+	return wait, err
+}
+
+func (o *Outbox) sendPing() (time.Duration, error) {
 	o.mu.Lock()
 	at := now()
 	if wait := o.limits.PingInterval - (at - o.pinged); wait > 0 {

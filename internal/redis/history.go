@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -105,7 +106,7 @@ func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h layer.H
 			if fields, _ := pair[1].ToArray(); len(fields) == 2 { // name and value
 				message, _ := fields[1].ToString()
 				var ok bool
-				if p.At, p.Payload, ok = l.openMessage(channel, message); ok && p.At.Epoch == h.Epoch {
+				if p.At, p.Payload, ok = l.openMessage(channel, []byte(message)); ok && p.At.Epoch == h.Epoch {
 					h.Kept = append(h.Kept, p)
 				}
 			}
@@ -130,8 +131,8 @@ func newWord() string { return rand.Text()[:12] }
 
 // openMessage returns what was published to a channel, or counts it as discarded.
 // Only what is kept has a position.
-func (l *Layer) openMessage(channel, message string) (at layer.Position, payload []byte, ok bool) {
-	if message != "" && message[0] == formatNumbered {
+func (l *Layer) openMessage(channel string, message []byte) (at layer.Position, payload []byte, ok bool) {
+	if len(message) > 0 && message[0] == formatNumbered {
 		if at, message, ok = cutPosition(message[1:]); !ok {
 			l.discard(channel, errNoPosition)
 			return layer.Position{}, nil, false
@@ -144,15 +145,14 @@ func (l *Layer) openMessage(channel, message string) (at layer.Position, payload
 var errNoPosition = errors.New("numbered, and the number makes no sense")
 
 // cutPosition reads "<epoch> <number> <nonce> " and returns what follows.
-func cutPosition(message string) (at layer.Position, rest string, ok bool) {
-	head, rest, _ := strings.Cut(message, " ")
-	at.Epoch = head
-	head, rest, _ = strings.Cut(rest, " ")
-	number, err := strconv.ParseUint(head, 10, 63)
-	at.Number = number
-	at.Nonce, rest, ok = strings.Cut(rest, " ")
+func cutPosition(message []byte) (at layer.Position, rest []byte, ok bool) {
+	epoch, rest, _ := bytes.Cut(message, []byte{' '})
+	digits, rest, _ := bytes.Cut(rest, []byte{' '})
+	nonce, rest, ok := bytes.Cut(rest, []byte{' '})
+	number, err := strconv.ParseUint(string(digits), 10, 63)
+	at = layer.Position{Epoch: string(epoch), Number: number, Nonce: string(nonce)}
 	if !ok || err != nil || number == 0 || !isWord(at.Epoch) || !isWord(at.Nonce) {
-		return layer.Position{}, "", false
+		return layer.Position{}, nil, false
 	}
 	return at, rest, true
 }

@@ -54,6 +54,7 @@ type Options struct {
 type Layer struct {
 	// Static after construction.
 	client      rueidis.Client
+	option      rueidis.ClientOption // as the client has it
 	connections *connections
 	sealer      *sealer
 	prefix      string
@@ -146,6 +147,8 @@ func (l *Layer) connect(option rueidis.ClientOption) error {
 	option.ConnWriteTimeout = cmp.Or(option.ConnWriteTimeout, writeTimeout)
 	// An announced failover can be missed.
 	option.Sentinel.TopologyRefreshInterval = cmp.Or(option.Sentinel.TopologyRefreshInterval, defaultHeartbeat)
+	option.Dialer.KeepAlive = cmp.Or(option.Dialer.KeepAlive, rueidis.DefaultTCPKeepAlive)
+	l.option = option
 	timeout := time.AfterFunc(dialTimeout, l.connections.close)
 	client, err := rueidis.NewClient(option)
 	if !timeout.Stop() && err == nil {
@@ -201,9 +204,10 @@ func (l *Layer) publish(channel string, sealed []byte) rueidis.Completed {
 	return l.client.B().Publish().Channel(channel).Message(message).Build().SetSlot(channel)
 }
 
-// open returns what was sealed for this key, or counts it as discarded: others may
-// write to Redis, too, and one bad payload must not trouble anybody.
-func (l *Layer) open(key, sealed string) ([]byte, bool) {
+// open returns what was sealed for this key, perhaps as a part of the slice, which nobody
+// uses afterwards; or it counts it as discarded: others may write to Redis, too, and one bad
+// payload must not trouble anybody.
+func (l *Layer) open(key string, sealed []byte) ([]byte, bool) {
 	payload, err := l.sealer.open(key, sealed)
 	if err != nil {
 		l.discard(key, err)

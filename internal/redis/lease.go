@@ -42,7 +42,7 @@ func (l *Layer) Leases(ctx context.Context, topic string) (map[string][]byte, er
 	pairs, _ := result.AsStrSlice()
 	values := make(map[string][]byte, len(pairs)/2)
 	for i := 0; i+1 < len(pairs); i += 2 {
-		if value, ok := l.open(leaseSeal(keys, pairs[i]), pairs[i+1]); ok {
+		if value, ok := l.open(leaseSeal(keys, pairs[i]), []byte(pairs[i+1])); ok {
 			values[pairs[i]] = value
 		}
 	}

@@ -5,9 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	mathrand "math/rand/v2"
+	"strings"
 	"time"
-
-	"github.com/redis/rueidis"
 
 	"github.com/seed-29c60982/grouphub/internal/gate"
 	"github.com/seed-29c60982/grouphub/layer"
@@ -97,16 +96,17 @@ func pause(ctx context.Context, delay time.Duration) {
 	}
 }
 
-// connectTo returns the node to connect to: the link's, or any.
-func (k *link) connectTo() (string, rueidis.Client) {
+// connectTo returns the address of the node to connect to, the link's or any, and whether
+// there is one.
+func (k *link) connectTo() (string, bool) {
 	nodes := k.s.layer.client.Nodes()
 	if k.node != "" {
-		return k.node, nodes[k.node]
+		return k.node, nodes[k.node] != nil
 	}
-	for address, node := range nodes { // in random order
-		return address, node
+	for address := range nodes { // in random order
+		return address, true
 	}
-	return "", nil
+	return "", false
 }
 
 // begin returns the gate of a new session, which has everything to subscribe to.
@@ -144,7 +144,7 @@ func (k *link) end() (wasUp bool) {
 }
 
 // deliver hands a publication to the receiver. It is called by the connection's reader.
-func (k *link) deliver(channel, message string) {
+func (k *link) deliver(channel string, message []byte) {
 	k.s.mu.Lock()
 	t := k.s.topics[channel]
 	mine := t != nil && t.link == k && t.used()
@@ -225,17 +225,23 @@ func (k *link) hasUnused() bool {
 }
 
 // takeUnused returns the topics that are still unused, and takes them for leaving. Who adds
-// one again meanwhile waits until it is subscribed to anew.
+// one again meanwhile waits until it is subscribed to anew. What is not confirmed yet stays
+// among the unused.
 func (k *link) takeUnused() (leaving []*topic) {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
+	var later []*topic
 	for _, t := range k.unused {
-		if t.link == k && !t.used() && (t.state == stateRequested || t.state == stateConfirmed) {
+		switch {
+		case t.link != k || t.used():
+		case t.state == stateConfirmed:
 			t.setState(stateLeaving)
 			leaving = append(leaving, t)
+		case t.state == stateRequested:
+			later = append(later, t)
 		}
 	}
-	k.unused = nil
+	k.unused = later
 	return leaving
 }
 
@@ -244,6 +250,9 @@ func (k *link) left(topics []*topic) {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
 	for _, t := range topics {
+		if t.link != k || t.state != stateLeaving {
+			continue
+		}
 		t.setState(stateIdle)
 		if t.used() {
 			t.move(k)
@@ -253,10 +262,34 @@ func (k *link) left(topics []*topic) {
 	}
 }
 
-// refused deals with an answer that is an error. Those that wait for a new topic get it;
-// to get back one that was lost, perhaps a new connection helps.
-func (k *link) refused(topics []*topic, answer *rueidis.RedisError) error {
-	_, moved := answer.IsMoved()
+// stayed notes that the server has refused to unsubscribe from these topics.
+func (k *link) stayed(topics []*topic) {
+	k.s.mu.Lock()
+	defer k.s.mu.Unlock()
+	for _, t := range topics {
+		if t.link != k || t.state != stateLeaving {
+			continue
+		}
+		t.setState(stateConfirmed)
+		if !t.used() {
+			k.s.forgetLocked(t)
+		}
+	}
+}
+
+// A refusal is an error that the server answered with.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+// isElsewhere reports whether another node has the slot, or none.
+func (r refusal) isElsewhere() bool {
+	return strings.HasPrefix(string(r), "MOVED") || strings.HasPrefix(string(r), "CLUSTERDOWN")
+}
+
+// refused deals with the answer to a subscription that is an error. Those that wait for a
+// new topic get it; to get back one that was lost, perhaps a new connection helps.
+func (k *link) refused(topics []*topic, answer refusal) error {
 	k.s.mu.Lock()
 	defer k.s.mu.Unlock()
 	for _, t := range topics {
@@ -264,9 +297,12 @@ func (k *link) refused(topics []*topic, answer *rueidis.RedisError) error {
 			continue
 		}
 		t.setState(stateIdle)
-		if moved || answer.IsClusterDown() {
+		switch {
+		case !t.used():
+			k.s.forgetLocked(t)
+		case answer.isElsewhere():
 			t.move(k.s.unrouted)
-		} else if t.added {
+		case t.added:
 			return answer
 		}
 		for _, wait := range t.waiters {
@@ -279,23 +315,19 @@ func (k *link) refused(topics []*topic, answer *rueidis.RedisError) error {
 	return nil
 }
 
-// bySlot groups topics, and their channels, as commands may have them: in a Cluster, a
-// command on sharded channels is about one slot.
-func (k *link) bySlot(topics []*topic) (groups [][]*topic, channels [][]string) {
+// bySlot groups topics as commands may have them: in a Cluster, a command on sharded
+// channels is about one slot.
+func (k *link) bySlot(topics []*topic) (groups [][]*topic) {
+	if k.node == "" {
+		return [][]*topic{topics}
+	}
 	bySlot := make(map[uint16][]*topic)
 	for _, t := range topics {
-		slot := uint16(0)
-		if k.node != "" {
-			slot = k.s.layer.slot(t.channel)
-		}
+		slot := k.s.layer.slot(t.channel)
 		bySlot[slot] = append(bySlot[slot], t)
 	}
 	for _, group := range bySlot {
-		var names []string
-		for _, t := range group {
-			names = append(names, t.channel)
-		}
-		groups, channels = append(groups, group), append(channels, names)
+		groups = append(groups, group)
 	}
-	return groups, channels
+	return groups
 }

@@ -107,7 +107,7 @@ func (l *Layer) serve(k *taker) {
 		result, err := l.runQueue(l.ctx, "take from", k.queue, queueTake, milliseconds(queueLease))
 		if taken, _ := result.AsStrSlice(); err == nil && len(taken) == 2 {
 			// What cannot be opened is done with.
-			if message, ok := l.open(l.key("messages", k.queue), taken[1]); ok && !l.hand(k, message) {
+			if message, ok := l.open(l.key("messages", k.queue), []byte(taken[1])); ok && !l.hand(k, message) {
 				l.runQueue(l.ctx, "give back to", k.queue, queueBack, append(taken[:1], l.wakeCommand(k.queue)...)...)
 			} else {
 				l.runQueue(l.ctx, "remove from", k.queue, queueDone, taken[0])

@@ -61,18 +61,18 @@ func (s *sealer) seal(name string, payload []byte) []byte {
 	return s.keys[0].Seal(sealed, nil, payload, []byte(name))
 }
 
-// open returns a slice of its own.
-func (s *sealer) open(name, sealed string) ([]byte, error) {
+// open returns what was sealed, perhaps as a part of the slice.
+func (s *sealer) open(name string, sealed []byte) ([]byte, error) {
 	switch {
-	case sealed == "" || sealed[0] != formatPlain && sealed[0] != formatSealed:
+	case len(sealed) == 0 || sealed[0] != formatPlain && sealed[0] != formatSealed:
 		return nil, errUnknownFormat
 	case sealed[0] == formatPlain && len(s.keys) > 0:
 		return nil, errNotSealed
 	case sealed[0] == formatPlain:
-		return []byte(sealed[1:]), nil
+		return sealed[1:], nil
 	}
 	for _, key := range s.keys {
-		if payload, err := key.Open(nil, nil, []byte(sealed[1:]), []byte(name)); err == nil {
+		if payload, err := key.Open(nil, nil, sealed[1:], []byte(name)); err == nil {
 			return payload, nil
 		}
 	}

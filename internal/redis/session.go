@@ -1,13 +1,10 @@
 package redis
 
 import (
-	"context"
 	"crypto/rand"
+	"errors"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/redis/rueidis"
 
 	"github.com/seed-29c60982/grouphub/internal/gate"
 )
@@ -26,40 +23,43 @@ import (
 type session struct {
 	link       *link
 	address    string // of its node
-	client     rueidis.DedicatedClient
+	conn       *subscriber
 	gate       *gate.Gate
-	heartbeats string // the channel that they come through
-	ended      <-chan error
+	heartbeats string     // the channel that they come through
+	ended      chan error // has room for one: why the connection ended
 
-	beat          *time.Ticker
-	silence       *time.Timer      // fires when heartbeats have not come through
-	unsubscribing <-chan time.Time // nil while nothing is unused
+	beat        *time.Ticker
+	silence     *time.Timer // fires when heartbeats have not come through
+	unsubscribe *time.Timer // fires when it is time to look for what is unused
+	looking     bool        // the timer runs
 }
 
 // serve connects, subscribes to all topics of the link, and follows their changes until
 // the connection ends.
 func (k *link) serve() (wasUp bool, err error) {
-	address, node := k.connectTo()
-	if node == nil {
+	address, ok := k.connectTo()
+	if !ok {
 		return false, errNoNode
 	}
-	client, _ := node.Dedicate()
-	defer client.Close()
-	s := &session{link: k, address: address, client: client, heartbeats: k.heartbeatChannel(), gate: k.begin()}
+	conn, err := k.s.layer.newSubscriber(k.ctx, address)
+	if err != nil {
+		return false, err
+	}
+	heartbeat := k.s.layer.Heartbeat
+	s := &session{link: k, address: address, conn: conn, heartbeats: k.heartbeatChannel(), gate: k.begin(), ended: make(chan error, 1),
+		beat: time.NewTicker(heartbeat), silence: time.NewTimer(patience(heartbeat)), unsubscribe: time.NewTimer(unsubscribeDelay)}
+	s.unsubscribe.Stop()
+	defer s.beat.Stop()
+	defer s.silence.Stop()
+	defer s.unsubscribe.Stop()
 	defer func() { wasUp = k.end() }()
 	defer s.gate.Shut()
-	s.ended = client.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: s.message, OnSubscription: s.confirmation})
-	for _, result := range s.command(true, [][]string{{s.heartbeats}}) {
-		if err := result.Error(); err != nil {
-			return false, err
-		}
+	defer conn.conn.Close()
+	k.s.layer.running.Go(func() { s.end(conn.read(s.message, s.confirmed, s.givenAway)) })
+	if err := conn.send(&request{name: s.subscribeName(), channels: []string{s.heartbeats}, done: s.heartbeatAnswered}); err != nil {
+		return false, err
 	}
 	notify(k.wake)
-	heartbeat := k.s.layer.Heartbeat
-	s.beat = time.NewTicker(heartbeat)
-	defer s.beat.Stop()
-	s.silence = time.NewTimer(patience(heartbeat))
-	defer s.silence.Stop()
 	for err == nil {
 		err = s.next()
 	}
@@ -83,6 +83,14 @@ func (k *link) heartbeatChannel() string {
 	}
 }
 
+// end has the session end with an error. It never blocks.
+func (s *session) end(err error) {
+	select {
+	case s.ended <- err:
+	default: // it ends already
+	}
+}
+
 // next waits for something to happen, and does what it calls for. An error ends the
 // session.
 func (s *session) next() error {
@@ -92,9 +100,9 @@ func (s *session) next() error {
 	case err := <-s.ended:
 		return err
 	case <-s.link.wake:
-		return s.subscribe()
-	case <-s.unsubscribing:
-		return s.unsubscribe()
+		return s.subscribePending()
+	case <-s.unsubscribe.C:
+		return s.unsubscribeUnused()
 	case <-s.beat.C:
 		return s.sendHeartbeat()
 	case <-s.link.beaten:
@@ -111,56 +119,66 @@ func (s *session) sendHeartbeat() error {
 	if l.client.Nodes()[s.address] == nil { // after a failover, perhaps
 		return errNoNode
 	}
+	if s.conn.overdue() {
+		return errSilent
+	}
 	l.post(l.publish(s.heartbeats, nil))
-	return nil
+	return s.conn.refresh(s.end)
 }
 
 // message passes on a publication. It is called by the connection's reader.
-func (s *session) message(m rueidis.PubSubMessage) {
-	if m.Channel == s.heartbeats {
+func (s *session) message(channel string, payload []byte) {
+	if channel == s.heartbeats {
 		notify(s.link.beaten)
 	} else if s.gate.Enter() {
 		defer s.gate.Leave()
-		s.link.deliver(m.Channel, m.Message)
+		s.link.deliver(channel, payload)
 	}
 }
 
-// confirmation passes on what the server says of a channel. It is called by the
+// confirmed notes that the server has subscribed to a channel. It is called by the
 // connection's reader.
-func (s *session) confirmation(c rueidis.PubSubSubscription) {
-	if !s.gate.Enter() {
-		return
-	}
-	defer s.gate.Leave()
-	switch c.Kind {
-	case "subscribe", "ssubscribe":
-		s.link.confirmed(c.Channel)
-	case "sunsubscribe":
-		s.link.givenAway(c.Channel)
+func (s *session) confirmed(channel string) {
+	if s.gate.Enter() {
+		defer s.gate.Leave()
+		s.link.confirmed(channel)
 	}
 }
 
-// subscribe sends what is pending, whose confirmations arrive by themselves, and tells the
-// receiver of the gaps that have ended.
-func (s *session) subscribe() error {
-	for {
-		batch := s.link.takePending()
-		if len(batch) == 0 {
-			break
-		}
-		groups, channels := s.link.bySlot(batch)
-		for i, result := range s.command(true, channels) {
-			err := result.Error()
-			if answer, ok := rueidis.IsRedisErr(err); ok {
-				err = s.link.refused(groups[i], answer)
+// givenAway notes that a channel's slot has moved to another node. It is called by the
+// connection's reader.
+func (s *session) givenAway(channel string) {
+	if s.gate.Enter() {
+		defer s.gate.Leave()
+		s.link.givenAway(channel)
+	}
+}
+
+// heartbeatAnswered ends the session if it may not hear its own heartbeats.
+func (s *session) heartbeatAnswered(answer reply) {
+	if answer.isError() {
+		s.end(errors.New(string(answer.text)))
+	}
+}
+
+// subscribePending sends what is pending, whose confirmations arrive by themselves, and
+// tells the receiver of the gaps that have ended.
+func (s *session) subscribePending() error {
+	for batch := s.link.takePending(); len(batch) > 0; batch = s.link.takePending() {
+		err := s.send(s.subscribeName(), batch, func(topics []*topic, answer reply) {
+			if answer.isError() && s.gate.Enter() {
+				defer s.gate.Leave()
+				if err := s.link.refused(topics, refusal(answer.text)); err != nil {
+					s.end(err)
+				}
 			}
-			if err != nil {
-				return err
-			}
+		})
+		if err != nil {
+			return err
 		}
 	}
-	if s.unsubscribing == nil && s.link.hasUnused() {
-		s.unsubscribing = time.After(unsubscribeDelay)
+	if s.link.hasUnused() {
+		s.lookLater()
 	}
 	if lost := s.link.healed(); len(lost) > 0 && s.gate.Enter() {
 		defer s.gate.Leave()
@@ -169,59 +187,63 @@ func (s *session) subscribe() error {
 	return nil
 }
 
-// unsubscribe ends the subscription to what is still unused, or tries again later.
-func (s *session) unsubscribe() error {
-	s.unsubscribing = nil
-	safe, err := s.mayUnsubscribe()
-	if err != nil {
-		return err
+// lookLater has the session look for what is unused after a while.
+func (s *session) lookLater() {
+	if !s.looking {
+		s.looking = true
+		s.unsubscribe.Reset(unsubscribeDelay)
 	}
-	if !safe {
-		s.unsubscribing = time.After(unsubscribeDelay)
-		return nil
-	}
+}
+
+// unsubscribeUnused ends the subscription to what is still unused. Where the server refuses,
+// busy or out of disk, the topics stay unused, and it is asked again.
+func (s *session) unsubscribeUnused() error {
+	s.looking = false
 	for batch := range slices.Chunk(s.link.takeUnused(), batchSize) {
-		_, channels := s.link.bySlot(batch)
-		for _, result := range s.command(false, channels) {
-			if err := result.NonRedisError(); err != nil {
-				return err
+		err := s.send(s.unsubscribeName(), batch, func(topics []*topic, answer reply) {
+			if !s.gate.Enter() {
+				return
 			}
+			defer s.gate.Leave()
+			if answer.isError() && !refusal(answer.text).isElsewhere() {
+				s.link.stayed(topics)
+			} else {
+				s.link.left(topics)
+			}
+		})
+		if err != nil {
+			return err
 		}
-		s.link.left(batch)
+	}
+	if s.link.hasUnused() {
+		s.lookLater()
 	}
 	return nil
 }
 
-// mayUnsubscribe reports whether the server answers PING as rueidis needs it: it sends
-// one behind each UNSUBSCRIBE, and what it does not expect there ends the process with a
-// panic. A server whose disk is full, for one, answers with an error.
-func (s *session) mayUnsubscribe() (bool, error) {
-	ctx, cancel := context.WithTimeout(s.link.ctx, callTimeout)
-	defer cancel()
-	err := s.client.Do(ctx, s.client.B().Ping().Build()).Error()
-	if answer, ok := rueidis.IsRedisErr(err); ok {
-		return strings.HasPrefix(answer.Error(), "NOPERM"), nil // this one it expects
+// send sends a command about topics: in a Cluster one for each slot.
+func (s *session) send(name string, topics []*topic, done func(topics []*topic, answer reply)) error {
+	var requests []*request
+	for _, group := range s.link.bySlot(topics) {
+		channels := make([]string, len(group))
+		for i, t := range group {
+			channels[i] = t.channel
+		}
+		requests = append(requests, &request{name: name, channels: channels, done: func(answer reply) { done(group, answer) }})
 	}
-	return err == nil, err
+	return s.conn.send(requests...)
 }
 
-// command subscribes to each list of channels, or unsubscribes from it, and returns the
-// first answer about each.
-func (s *session) command(subscribe bool, lists [][]string) []rueidis.RedisResult {
-	ctx, cancel := context.WithTimeout(s.link.ctx, callTimeout)
-	defer cancel()
-	var commands []rueidis.Completed
-	for _, channels := range lists {
-		switch b, sharded := s.client.B(), s.link.s.layer.sharded; {
-		case subscribe && sharded:
-			commands = append(commands, b.Ssubscribe().Channel(channels...).Build())
-		case subscribe:
-			commands = append(commands, b.Subscribe().Channel(channels...).Build())
-		case sharded:
-			commands = append(commands, b.Sunsubscribe().Channel(channels...).Build())
-		default:
-			commands = append(commands, b.Unsubscribe().Channel(channels...).Build())
-		}
+func (s *session) subscribeName() string {
+	if s.link.s.layer.sharded {
+		return ssubscribeName
 	}
-	return s.client.DoMulti(ctx, commands...)
+	return subscribeName
+}
+
+func (s *session) unsubscribeName() string {
+	if s.link.s.layer.sharded {
+		return sunsubscribeName
+	}
+	return unsubscribeName
 }

@@ -9,8 +9,9 @@ package redis
 //	idle → requested             SUBSCRIBE was sent
 //	requested → confirmed        the server has confirmed it
 //	requested → idle             the server has refused it
-//	requested, confirmed → leaving   it is not used any more, and UNSUBSCRIBE was sent
+//	confirmed → leaving          it is not used any more, and UNSUBSCRIBE was sent
 //	leaving → idle               the server has done so
+//	leaving → confirmed          the server has refused to
 //	all but leaving → idle       its node has given the slot away
 //	all → idle                   the connection has ended
 type topic struct {

@@ -18,6 +18,8 @@ type Proxy struct {
 	down   bool
 	conns  map[net.Conn]struct{} // of both sides
 	behead string                // whoever sends this gets no answer, but the end of the connection
+	hold   string                // what this is in waits for before
+	before func()
 }
 
 // StartProxy starts a proxy that ends with the test. It takes the server's URL or its
@@ -82,6 +84,13 @@ func (p *Proxy) LoseReply(text string) {
 	p.behead = text
 }
 
+// HoldUp calls a function before it passes on what has this text in it for the first time.
+func (p *Proxy) HoldUp(text string, before func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hold, p.before = text, before
+}
+
 // serve passes on what one client and its server say.
 func (p *Proxy) serve(client net.Conn) {
 	defer client.Close()
@@ -123,4 +132,15 @@ func (p *Proxy) takeBehead(sent []byte) bool {
 	}
 	p.behead = ""
 	return true
+}
+
+// takeHold returns what HoldUp was given if its text is among the bytes.
+func (p *Proxy) takeHold(sent []byte) func() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hold == "" || !bytes.Contains(sent, []byte(p.hold)) {
+		return func() {}
+	}
+	p.hold = ""
+	return p.before
 }

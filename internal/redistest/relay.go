@@ -24,6 +24,7 @@ func (r *relay) toServer() {
 		if r.beheaded.Load() {
 			continue
 		}
+		r.proxy.takeHold(buf[:n])()
 		last := r.proxy.takeBehead(buf[:n])
 		if last {
 			r.beheaded.Store(true)

@@ -90,6 +90,7 @@ func New(opts *Options) *Hub {
 	if h.ownLayer {
 		h.layer = NewMemoryLayer()
 	}
+	h.layer = bounded(h.layer)
 	h.life, h.endLife = context.WithCancel(context.Background())
 	h.membershipCommands.hub = h
 	h.lostEpochs.hub = h

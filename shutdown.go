@@ -69,7 +69,8 @@ func (h *Hub) shutDown(ctx context.Context) error {
 		err = h.callbacks.wait(ctx)
 		h.goroutines.wait(context.Background())
 	}
-	h.subscription.Close()
+	closeSubscription(ctx, h.subscription)
+	waitForCalls(ctx, h.layer)
 	if h.ownLayer {
 		h.layer.Close()
 	}

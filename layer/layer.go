@@ -41,6 +41,10 @@ var (
 // concurrently. A layer keeps no slice it is given after the call has returned, unless it
 // copied it, and changes none. After Close every method returns [ErrClosed], and nothing is
 // delivered any more.
+//
+// A hub does not stake its callers on this: it leaves a call alone that has not returned in
+// time, with [ErrUncertain] or, where the call only asks, [ErrUnavailable]. So whatever a
+// layer does late must do no harm. Only Attach, Take, Remove and Up are called as they are.
 type Layer interface {
 	// Attach makes a hub known under a name that no other hub has, and subscribes
 	// it to the topic of that name. It does not wait for a server: while there is

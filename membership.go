@@ -11,8 +11,9 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 )
 
-// A membership is a connection's place in a group. It is pending while its Join is under
-// way, and entered from when the group's events reach the connection until its end.
+// A membership is a connection's place in a group. In a group with history it is pending
+// while its Join is under way; it is entered from when the group's events reach the
+// connection until its end.
 type membership struct {
 	group *group        // static
 	ready chan struct{} // static; closed when a pending Join has ended; nil in groups without history
@@ -62,10 +63,10 @@ func (h *Hub) joinGroup(ctx context.Context, c *Conn, m *membership, r sequence.
 	if err := h.subscribe(ctx, g, r); err != nil {
 		return err
 	}
-	if err := c.setPending(ctx, m); err != nil {
-		return err
-	}
 	if g.sequence != nil {
+		if err := c.setPending(ctx, m); err != nil {
+			return err
+		}
 		return c.joinReplaying(ctx, m, r)
 	}
 	if err := c.enter(m); err != nil {
@@ -130,7 +131,7 @@ func (c *Conn) trySetPending(m *membership) (other *membership, err error) {
 	case other == nil:
 		c.groups.set(m)
 		return nil, nil
-	case other.entered() || other.ready == nil:
+	case other.entered():
 		return nil, errMember
 	}
 	return other, nil
@@ -156,15 +157,20 @@ func (c *Conn) pendingLocked(m *membership) error {
 	return nil
 }
 
-// enter makes a connection with a pending membership a member.
+// enter makes a connection a member of a group without history. It is never pending there,
+// so that of two Joins at the same time none returns before the connection is a member.
 func (c *Conn) enter(m *membership) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err := c.pendingLocked(m)
-	if err == nil {
-		c.enterLocked(m)
+	switch {
+	case c.ended:
+		return errEnded
+	case c.groups.get(m.group.name) != nil:
+		return errMember
 	}
-	return err
+	c.groups.set(m)
+	c.enterLocked(m)
+	return nil
 }
 
 func (c *Conn) enterLocked(m *membership) {

@@ -55,6 +55,27 @@ func TestJoinedMeansJoined(t *testing.T) {
 	c.Expect(`{"type":"note","group":"g1","data":"seen"}`)
 }
 
+// Two Joins of one group at the same time are one, and neither returns before it is done.
+func TestJoinedMeansJoinedForTwoAtOnce(t *testing.T) {
+	hub, conns := connections(t, grouphub.Consumer{})
+	hubtest.Dial(t, hub, "/")
+	conn := <-conns
+	for range 30_000 {
+		var joining sync.WaitGroup
+		for range 4 {
+			joining.Go(func() {
+				if err := conn.Join("g"); err != nil || len(conn.Groups()) != 1 {
+					t.Errorf("Join: %v, and the connection is in %q", err, conn.Groups())
+				}
+			})
+		}
+		joining.Wait()
+		if err := conn.Leave("g"); err != nil || len(conn.Groups()) != 0 {
+			t.Errorf("Leave: %v, and the connection is in %q", err, conn.Groups())
+		}
+	}
+}
+
 func TestLeftMeansLeft(t *testing.T) {
 	hub, conns := connections(t, noteConsumer)
 	c := hubtest.Dial(t, hub, "/")

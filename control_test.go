@@ -144,6 +144,7 @@ func TestAMissedGroupCloseIsNoticedWithoutHistoryOrPresence(t *testing.T) {
 		})
 		hub := grouphub.New(&grouphub.Options{Layer: layer, Consumer: noteConsumer})
 		c := hubtest.Dial(t, hub, "/")
+		synctest.Wait() // by now the hub knows how many commands came before its time
 		if err := hub.GroupClose(background, "all", 4000, "bye"); err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"runtime"
 	"slices"
 	"strings"
@@ -258,7 +259,7 @@ func TestGoexitInAcceptDoesNotWedgeShutdown(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		hub.ServeHTTP(httptest.NewRecorder(), &http.Request{Method: "GET", Header: upgradeHeader(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1})
+		hub.ServeHTTP(httptest.NewRecorder(), &http.Request{Method: "GET", URL: &url.URL{Path: "/"}, Header: upgradeHeader(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1})
 	}()
 	<-done
 	ctx, cancel := context.WithTimeout(background, time.Second)

@@ -178,7 +178,7 @@ func (c *Conn) Groups() []string {
 }
 
 // Close sends what waits, then a close frame, and does not wait for either. The code
-// is 1000, 1001, 1003, 1007 to 1014 or 3000 to 4999, and the reason UTF-8 of at most
+// is 1000, 1001, 1003, 1007 to 1013 or 3000 to 4999, and the reason UTF-8 of at most
 // 123 bytes. No callback but Disconnect begins afterwards. The client has CloseTimeout to
 // answer, and WriteTimeout more to take what waits. Closing twice is ErrClosed.
 func (c *Conn) Close(code int, reason string) error {

@@ -1,10 +1,13 @@
 package grouphub_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -232,9 +235,16 @@ func get(t *testing.T, h http.Handler, header http.Header) (int, string, http.He
 	for k, v := range header {
 		r.Header[k] = v
 	}
-	w := httptest.NewRecorder()
+	w := hijackable{httptest.NewRecorder()}
 	h.ServeHTTP(w, r)
 	return w.Code, w.Body.String(), w.Header()
+}
+
+// A hijackable recorder passes for a server's writer until it is to be hijacked.
+type hijackable struct{ *httptest.ResponseRecorder }
+
+func (hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return nil, nil, errors.New("this is a recorder")
 }
 
 // untilRefusing waits until a hub refuses upgrades because its Shutdown has begun.

@@ -102,11 +102,16 @@ func (o *Options) withDefaults() (Options, error) {
 	d.MaxPending = cmp.Or(d.MaxPending, 1<<20)
 	d.ReceiveBurst = cmp.Or(d.ReceiveBurst, max(1, int(2*d.ReceiveRate)))
 	// One of the two alone moves the other along.
-	d.PongTimeout = cmp.Or(d.PongTimeout, max(60*time.Second, d.PingInterval/9*10))
+	if d.PongTimeout == 0 {
+		d.PongTimeout = math.MaxInt64 // a PingInterval that means never has no tenth more
+		if d.PingInterval < math.MaxInt64/10*9 {
+			d.PongTimeout = max(60*time.Second, d.PingInterval/9*10)
+		}
+	}
 	d.PingInterval = cmp.Or(d.PingInterval, d.PongTimeout/10*9)
 	d.WriteTimeout = cmp.Or(d.WriteTimeout, 10*time.Second)
 	d.CloseTimeout = cmp.Or(d.CloseTimeout, 5*time.Second)
-	if d.PingInterval >= d.PongTimeout {
+	if d.PingInterval >= d.PongTimeout && d.PongTimeout != math.MaxInt64 {
 		return d, fmt.Errorf("PingInterval %v is not shorter than PongTimeout %v", d.PingInterval, d.PongTimeout)
 	}
 	return d, nil

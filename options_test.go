@@ -30,6 +30,10 @@ func TestNewPanicsOnlyOnContradictoryOptions(t *testing.T) {
 	}
 	newHub(t, &grouphub.Options{PingInterval: time.Hour})
 	newHub(t, &grouphub.Options{PongTimeout: time.Second})
+	// It may mean never.
+	newHub(t, &grouphub.Options{PingInterval: math.MaxInt64})
+	newHub(t, &grouphub.Options{PingInterval: math.MaxInt64, PongTimeout: math.MaxInt64})
+	newHub(t, &grouphub.Options{PongTimeout: math.MaxInt64})
 }
 
 // A limit may be so high that it means none.

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"net/url"
 	"runtime"
 	"slices"
 	"strings"
@@ -259,7 +257,7 @@ func TestGoexitInAcceptDoesNotWedgeShutdown(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		hub.ServeHTTP(httptest.NewRecorder(), &http.Request{Method: "GET", URL: &url.URL{Path: "/"}, Header: upgradeHeader(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1})
+		get(t, hub, upgradeHeader())
 	}()
 	<-done
 	ctx, cancel := context.WithTimeout(background, time.Second)

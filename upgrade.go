@@ -39,21 +39,14 @@ func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 	// Without a pool every connection would keep a write buffer. gorilla writes nothing but
 	// control frames here, for which it has a buffer on the stack.
 	m.Upgrader.WriteBufferPool = new(sync.Pool)
-	m.Upgrader.Error = func(w http.ResponseWriter, r *http.Request, status int, reason error) {
-		text := strings.TrimPrefix(reason.Error(), "websocket: ")
-		if status < 500 { // the client's fault, and no error of this side's
-			reason = &Reject{status, text}
-		}
-		logRefusal(h.logger(), r, reason)
-		w.Header().Set("Sec-WebSocket-Version", "13")
-		http.Error(w, text, status)
-	}
+	m.Upgrader.Error = h.refuseHandshake
 	// Both functions run on the connection's goroutine. When c.read has returned, melody reads
 	// once more, fails too, and ends the session.
 	m.HandleConnect(func(s *melody.Session) {
 		c := connOf(s)
 		h.register(c)
 		c.connected = c.outbox.Code() == 0 // otherwise Shutdown has closed it
+		s.Request = c.request.request      // in place of a changed one, which would stay in memory
 		c.session = s
 		c.upgraded.Done()
 		c.read(s.WebsocketConnection())
@@ -112,6 +105,12 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, r, err, http.StatusServiceUnavailable)
 		return
 	}
+	if status, reason := checkHandshake(w, r); reason != nil {
+		h.release(nil)
+		h.count.rejected.Add(1)
+		h.refuseHandshake(w, r, status, reason)
+		return
+	}
 	if err := e.accept(r); err != nil {
 		h.release(nil)
 		h.refuse(w, r, err, http.StatusForbidden)
@@ -127,6 +126,18 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.count.accepted.Add(1)
 	c.connect()
+}
+
+// refuseHandshake answers an upgrade that cannot be granted. It implements gorilla's
+// Upgrader.Error.
+func (h *Hub) refuseHandshake(w http.ResponseWriter, r *http.Request, status int, reason error) {
+	text := strings.TrimPrefix(reason.Error(), "websocket: ")
+	if status < 500 { // the client's fault, and no error of this side's
+		reason = &Reject{status, text}
+	}
+	logRefusal(h.logger(), r, reason)
+	w.Header().Set("Sec-WebSocket-Version", "13")
+	http.Error(w, text, status)
 }
 
 // accept asks the consumer.
@@ -195,7 +206,7 @@ func (c *Conn) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	// The error needs no answer: Upgrader.Error has given and logged one, or the client is gone.
-	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{w, c, c.hub.limitsFor(r.URL)}, r)
+	_ = c.endpoint.melody.HandleRequest(&upgradeWriter{w, c, c.hub.limitsFor(r.URL)}, forUpgrader(r))
 	if c.hijacked {
 		c.outbox.Linger(c.peerCode.Load() != 0)
 	}
@@ -214,7 +225,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c := w.conn
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
-		return nil, nil, fmt.Errorf("grouphub: upgrade: the server, or a middleware, cannot hijack: %w", err)
+		return nil, nil, fmt.Errorf("%w: %w", errCannotHijack, err)
 	}
 	c.outbox.Init(conn, w.limits, (*connOwner)(c))
 	c.hijacked = true

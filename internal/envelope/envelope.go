@@ -108,6 +108,8 @@ func Decode(b []byte) (*Envelope, error) {
 	switch limit := uint64(len(e.Body)); {
 	case e.Kind == Event && (number > limit || len(e.Body) < 2):
 		return nil, fmt.Errorf("event of %d bytes with its id at %d", limit, number)
+	case e.Kind == Event && number < limit && !utf8.RuneStart(e.Body[number]):
+		return nil, fmt.Errorf("event with its id at %d, within a character", number) // it would not be UTF-8 any more
 	case number > 1<<16 && e.Kind != Event:
 		return nil, fmt.Errorf("number %d out of range", number)
 	case e.Kind == Close:

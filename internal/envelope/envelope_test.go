@@ -82,6 +82,7 @@ func TestEnvelopesThatMakeNoSenseAreRefused(t *testing.T) {
 		"a number of more than 64 bit": append([]byte{1, 1, 0, 0, 0}, bytes.Repeat([]byte{0xff}, 11)...),
 		"an id beyond the event":       {1, 1, 0, 0, 0, 3, '{', '}'},
 		"an event without JSON":        {1, 1, 0, 0, 0, 0},
+		"an id within a character":     append([]byte{1, 1, 0, 0, 0, 10, 13}, `{"type":"é"}`...),
 		"a close with a huge code":     append([]byte{1, 2, 0, 0, 0}, huge...),
 		"a close that cannot be sent":  append([]byte{1, 2, 0, 0, 0}, binary.AppendUvarint(nil, 1005)...),
 		"a close with a long reason":   (&Envelope{Kind: Close, Number: 1000, Body: make([]byte, 124)}).Encode(),

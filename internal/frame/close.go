@@ -24,10 +24,11 @@ func NewClose(code int, reason string) []byte {
 	return appendFrame(nil, Close, payload)
 }
 
-// CheckClose returns an error unless a close frame may say this.
+// CheckClose returns an error unless a close frame may say this. 1014 is registered, but many
+// clients, gorilla's among them, take it for an error of the protocol.
 func CheckClose(code int, reason string) error {
 	switch {
-	case code == 1000 || code == 1001 || code == 1003 || code >= 1007 && code <= 1014 || code >= 3000 && code <= 4999:
+	case code == 1000 || code == 1001 || code == 1003 || code >= 1007 && code <= 1013 || code >= 3000 && code <= 4999:
 	default:
 		return fmt.Errorf("%d is no close code, such as 1000 or 3000 to 4999", code)
 	}

@@ -40,7 +40,7 @@ func TestOnlyCodesThatAFrameMayHaveAreAccepted(t *testing.T) {
 			t.Errorf("%d: %v", code, err)
 		}
 	}
-	for _, code := range []int{-1, 0, 999, 1002, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 1<<16 + 1000} {
+	for _, code := range []int{-1, 0, 999, 1002, 1004, 1005, 1006, 1014, 1015, 1016, 2999, 5000, 1<<16 + 1000} {
 		if CheckClose(code, "bye") == nil {
 			t.Errorf("%d is accepted", code)
 		}

@@ -108,8 +108,8 @@ func (h *Hub) deliverDirect(env *envelope.Envelope) error {
 	if todo := missingRenders(d, []variant{c.variant()}); len(todo) > 0 {
 		return c.queueCallback(len(env.Body), func() { // a Render may block, and the sender must not wait for it
 			todo[0]()
-			_ = c.deliver(d) // fails if the connection is ending
+			_ = c.deliver(nil, d) // fails if the connection is ending
 		})
 	}
-	return c.deliver(d)
+	return c.deliver(nil, d)
 }

@@ -135,7 +135,9 @@ func (c *Conn) send(opcode byte, data []byte) error {
 // does, first gets what it missed, whatever the options say. If some of that is gone, it
 // gets a Resync instead, as it does in a group without history. Any other client first gets
 // what the last of the options says. The replay waits for the client to take it, unless a
-// Leave ends it. After a Join that failed, the next one replays.
+// Leave ends it. What Handle functions have no room for yet, within MaxPending, follows when
+// they have run, which may be after Join has returned: it may be called by one of them. After
+// a Join that failed, the next one replays.
 func (c *Conn) Join(group string, opts ...JoinOption) error {
 	if err := checkGroupName("join", group); err != nil {
 		return err
@@ -151,8 +153,8 @@ func (c *Conn) Join(group string, opts ...JoinOption) error {
 }
 
 // Leave ends the membership of a group: events sent after it has returned are not
-// pushed, though bytes already queued may still arrive. Leaving a group that the
-// connection is not in does nothing. A client that asked for positions is told by
+// pushed, though bytes already queued may still arrive. In a group with history no Handle
+// call begins any more. Leaving a group that the connection is not in does nothing. A client that asked for positions is told by
 // {"type":"grouphub.left","group":…} that the one in a group with history has ended.
 func (c *Conn) Leave(group string) error {
 	if err := checkGroupName("leave", group); err != nil {

@@ -3,6 +3,7 @@ package grouphub
 import (
 	"cmp"
 	"context"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -91,32 +92,57 @@ func (c *Conn) receive(data []byte, binary bool) {
 // variant says what bytes of an event the connection has in common with others.
 func (c *Conn) variant() variant { return variant{c.endpoint, c.outbox.Deflated()} }
 
-// queueHandlers queues the Handle calls for a batch, and returns the last one's error.
+// queueHandlers queues the Handle calls for a batch, and returns the last one's error. It is
+// for events that have no order with others: see order.go.
 func (c *Conn) queueHandlers(batch []*delivery) (err error) {
 	for _, d := range batch {
 		if h := c.variant().handlerOf(d); h.kind == handlerHandle && !d.closes() {
 			e := d.event()
-			err = c.queueCallback(len(e.Data)+len(e.Type)+len(e.Group), func() {
-				c.call("handle "+quoted(e.Type), func() error { return h.handle(c, e) })
-			})
+			err = c.queueCallback(callSize(e), func() { c.handle(h, e) })
 		}
 	}
 	return err
 }
 
-// resync tells the consumer, or else the client, that events of these groups may be lost.
-func (c *Conn) resync(groups []string) {
+// callSize is how many bytes a Handle call that waits for its turn counts for.
+func callSize(e Event) int { return len(e.Data) + len(e.Type) + len(e.Group) }
+
+// handle calls a Handle function.
+func (c *Conn) handle(h EventHandler, e Event) {
+	c.call("handle "+quoted(e.Type), func() error { return h.handle(c, e) })
+}
+
+// resync tells the consumer, or else the client, that events of some of its groups may be
+// lost.
+func (c *Conn) resync(memberships ...*membership) {
 	c.hub.count.resyncs.Add(1)
-	if fn := c.endpoint.consumer.Resync; fn != nil {
-		// A string header takes 16 bytes. The names themselves are kept by the groups.
-		c.queueCallback(16*len(groups), func() {
-			c.call("resync", func() error { fn(c, groups); return nil })
-		})
+	groups := make([]string, len(memberships))
+	for i, m := range memberships {
+		groups[i] = m.group.name
+	}
+	slices.Sort(groups)
+	fn := c.endpoint.consumer.Resync
+	if fn == nil {
+		for _, group := range groups {
+			// This fails only if the connection is ending anyway.
+			_ = c.SendJSON(Event{Type: "resync", Group: group})
+		}
 		return
 	}
-	for _, group := range groups {
-		// This fails only if the connection is ending anyway.
-		_ = c.SendJSON(Event{Type: "resync", Group: group})
+	for _, m := range memberships { // later events are behind it
+		m.waiting.Add(1)
+	}
+	// A string header takes 16 bytes. The names themselves are kept by the groups.
+	err := c.queueCallback(16*len(groups), func() {
+		c.call("resync", func() error { fn(c, groups); return nil })
+		for _, m := range memberships {
+			m.waiting.Add(-1)
+		}
+	})
+	if err != nil {
+		for _, m := range memberships {
+			m.waiting.Add(-1)
+		}
 	}
 }
 

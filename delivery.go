@@ -9,6 +9,7 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/frame"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
+	"github.com/seed-29c60982/grouphub/internal/strand"
 )
 
 // A delivery is one event, or one close, on its way to the members on one hub. What is
@@ -26,6 +27,9 @@ type delivery struct {
 
 // size is what the delivery counts for while it is queued, in bytes.
 func (d *delivery) size() int { return len(d.env.Body) }
+
+// waitingSize is what the delivery counts for while it waits on a connection's strand.
+func (d *delivery) waitingSize() int { return d.size() + strand.Overhead }
 
 // closes reports whether it is a close, after which nothing may follow in a batch.
 func (d *delivery) closes() bool { return d.env.Kind == envelope.Close }
@@ -198,8 +202,13 @@ func join(parts []part, size int) []byte {
 func (s *shard) pushLocked(batch []*delivery) {
 	h := s.members.hub
 	whole := make([]composition, len(s.variants))
+	ordered := s.members.group.sequence != nil
 	for i, v := range s.variants {
-		whole[i] = h.compose(v, batch)
+		if ordered && v.endpoint.callsBack {
+			whole[i] = h.compose(v, v.lead(batch))
+		} else {
+			whole[i] = h.compose(v, batch)
+		}
 	}
 	excepted := exceptedChannels(batch)
 	w := outbox.BorrowWriter()
@@ -210,9 +219,14 @@ func (s *shard) pushLocked(batch []*delivery) {
 		if excepted[c.channel] {
 			due = c.without(due)
 		}
-		composed := &whole[slices.Index(s.variants, c.variant())]
-		if len(due) < len(batch) {
-			own := h.compose(c.variant(), due)
+		v, lead := c.variant(), due
+		inOrder := ordered && v.endpoint.callsBack
+		composed := &whole[slices.Index(s.variants, v)]
+		if inOrder {
+			lead = c.lead(p.membership, due)
+		}
+		if len(due) < len(batch) || inOrder && lead == nil {
+			own := h.compose(v, lead)
 			composed = &own
 		}
 		// A connection that refuses frames is closing: it is none that should have
@@ -225,9 +239,13 @@ func (s *shard) pushLocked(batch []*delivery) {
 		if composed.handle {
 			c.queueHandlers(due)
 		}
+		if inOrder && len(lead) < len(due) {
+			none, failed, _ := c.queueInOrder(p.membership, due[len(lead):])
+			unhandled += none
+			dropped += failed
+		}
 		if len(due) > 0 && due[len(due)-1].closes() {
-			env := due[len(due)-1].env
-			c.outbox.CloseWith(env.Number, string(env.Body))
+			c.closeInOrder(p.membership, due[len(due)-1].env)
 		}
 	}
 	h.count.delivered.Add(uint64(delivered))
@@ -237,7 +255,10 @@ func (s *shard) pushLocked(batch []*delivery) {
 
 // since returns the events of the shard's batch that were sent after a member had joined.
 func (s *shard) since(p place, batch []*delivery) []*delivery {
-	if p.since < s.begin {
+	switch {
+	case p.since == notYet:
+		return slices.DeleteFunc(slices.Clone(batch), func(d *delivery) bool { return d.id != "" })
+	case p.since < s.begin:
 		return batch
 	}
 	return batch[min(int(p.since-s.begin)+1, len(batch)):]
@@ -265,12 +286,17 @@ func (c *Conn) without(batch []*delivery) []*delivery {
 	return batch
 }
 
-// deliver pushes events to one connection. Its errors are those of the outbox's Push.
-func (c *Conn) deliver(batch []*delivery) (err error) {
+// deliver pushes events to one connection, which is to have them because of a membership, or
+// of none. Its errors are those of the outbox's Push.
+func (c *Conn) deliver(m *membership, batch []*delivery) (err error) {
 	if batch = c.without(batch); len(batch) == 0 {
 		return nil
 	}
-	composed := c.hub.compose(c.variant(), batch)
+	lead := batch
+	if m.inOrder(c) {
+		lead = c.lead(m, batch)
+	}
+	composed := c.hub.compose(c.variant(), lead)
 	if composed.frames > 0 {
 		if err = c.outbox.Push(composed.bytes); err == nil {
 			c.hub.count.delivered.Add(uint64(composed.frames))
@@ -281,6 +307,14 @@ func (c *Conn) deliver(batch []*delivery) (err error) {
 	if composed.handle {
 		if handlerErr := c.queueHandlers(batch); err == nil {
 			err = handlerErr
+		}
+	}
+	if len(lead) < len(batch) {
+		unhandled, failed, queueErr := c.queueInOrder(m, batch[len(lead):])
+		c.hub.count.unhandled.Add(uint64(unhandled))
+		c.hub.count.dropped.Add(uint64(failed))
+		if err == nil {
+			err = queueErr
 		}
 	}
 	return err

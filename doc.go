@@ -31,10 +31,11 @@
 //   - Left means left, joined means joined: see [Conn.Leave] and [Conn.Join].
 //   - Order. Events that one goroutine sends to one group, each after the last
 //     returned nil, arrive in that order, and all members of a group on one hub see
-//     one order; in a group with history all members everywhere do. Forward and Render
-//     frames keep it among themselves, Handle calls among themselves; neither waits for
-//     the other. There is no order across groups, nor between group events and
-//     [Conn.Send].
+//     one order; in a group with history all members everywhere do. There, a connection
+//     gets all of a group's events in that order, whatever handles them: what is behind a
+//     Handle call waits for it. In a group without history Forward and Render frames keep
+//     the order among themselves, Handle calls among themselves; neither waits for the
+//     other. There is no order across groups, nor between group events and [Conn.Send].
 //   - Senders never wait for receivers. A connection that cannot keep up gets a backlog
 //     of MaxPending bytes; past that it is sent 1013 and is cut off CloseTimeout later.
 //     No other connection notices. Bytes given to the kernel count as delivered.

@@ -71,8 +71,8 @@ func Render(fn func(e Event) ([]byte, error)) EventHandler {
 }
 
 // Handle calls fn for each connection, in the connection's own turn: never at the
-// same time as another of its callbacks. An error closes the connection, as for
-// every callback.
+// same time as another of its callbacks. In a group with history, the events behind it wait
+// until fn has returned. An error closes the connection, as for every callback.
 func Handle(fn func(c *Conn, e Event) error) EventHandler {
 	return EventHandler{kind: handlerHandle, handle: fn}
 }

@@ -85,8 +85,9 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 }
 
 // GroupClose closes the connections of all members of a group, on every hub, after the
-// events that were sent to it before, unless these are in a history that cannot be read;
-// Handle calls that still wait are dropped. Code and reason are those of [Conn.Close].
+// events that were sent to it before, unless these are in a history that cannot be read. In
+// a group with history that includes their Handle calls, for which there is CloseTimeout; in
+// others, those that still wait are dropped. Code and reason are those of [Conn.Close].
 func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason string, opts ...SendOption) error {
 	if err := checkName("group close", group); err != nil {
 		return err

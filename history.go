@@ -68,41 +68,58 @@ func After(id string) JoinOption { return JoinOption{sequence.Replay{After: id, 
 
 // joinReplaying makes a connection with a pending membership a member of a group with
 // history. What it asks for is replayed first, and between the replay and the live events
-// there is no gap and no repeat.
+// there is no gap and no repeat. What its callbacks have no room for is replayed once they
+// have run, which may be when this has returned: the Join can be one of them.
 func (c *Conn) joinReplaying(ctx context.Context, m *membership, r sequence.Replay) error {
 	for {
 		step, err := c.replayStep(m, &r)
-		if err != nil || step.live {
+		switch {
+		case err != nil || step.live:
 			return err
+		case step.full:
+			return c.enterBehind(m, r)
 		}
-		for _, render := range step.renders {
-			render()
-		}
-		if step.drain {
-			if err := c.outbox.Drained(ctx); errors.Is(err, outbox.ErrClosed) {
-				return errEnded
-			} else if err != nil {
-				return err
-			}
+		if err := c.prepareReplay(ctx, step); err != nil {
+			return err
 		}
 	}
 }
 
+// prepareReplay does what has to come before the next piece of a replay.
+func (c *Conn) prepareReplay(ctx context.Context, step replayStep) error {
+	for _, render := range step.renders {
+		render()
+	}
+	if !step.drain {
+		return nil
+	}
+	err := c.outbox.Drained(ctx)
+	if errors.Is(err, outbox.ErrClosed) {
+		return errEnded
+	}
+	return err
+}
+
 // A replayStep says what became of the next piece of a replay. If it was pushed, renders is
-// empty and drain is false.
+// empty, and drain and full are false.
 type replayStep struct {
-	live    bool     // the connection has become a member: the replay is over
+	live    bool     // the replay is over: the connection gets what is sent from now on
 	renders []func() // have to run before the piece can be pushed; they may block
 	drain   bool     // the outbox has to drain before the piece is pushed
+	full    bool     // callbacks have to run before there is room for the piece's
 }
 
 // replayStep pushes the next piece of a replay, or says what has to come before that.
 func (c *Conn) replayStep(m *membership, r *sequence.Replay) (step replayStep, err error) {
-	size := func(d *delivery) int { return d.size() }
-	m.group.sequence.Piece(r, replayPiece, size, func(p sequence.Piece[*delivery]) (used bool) {
+	limit, size := replayPiece, (*delivery).size
+	if m.inOrder(c) { // a piece's Handle calls wait together, and so may what they send
+		limit, size = min(limit, c.hub.limits.Pending/2), (*delivery).waitingSize
+	}
+	m.group.sequence.Piece(r, limit, size, func(p sequence.Piece[*delivery]) (used bool) {
 		step.renders = missingRenders(p.Values, []variant{c.variant()})
 		step.drain = len(p.Values) > 0 && c.outbox.Drained(alreadyCancelled) != nil
-		if len(step.renders) > 0 || step.drain {
+		step.full = m.inOrder(c) && !c.hasRoom(m, p.Values)
+		if len(step.renders) > 0 || step.drain || step.full {
 			return false
 		}
 		step.live, err = p.Live, c.pushPiece(m, p)
@@ -111,8 +128,8 @@ func (c *Conn) replayStep(m *membership, r *sequence.Replay) (step replayStep, e
 	return step, err
 }
 
-// pushPiece pushes a piece of a replay. With the last one the connection becomes a member.
-// A Leave waits for it, and nothing is pushed after the Leave.
+// pushPiece pushes a piece of a replay. With the last one the connection becomes a member, or
+// goes live if it is one already. A Leave waits for it, and nothing is pushed after the Leave.
 func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,18 +138,53 @@ func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) error {
 	}
 	group := m.group.name
 	if p.Resync {
-		c.resync([]string{group})
+		c.resync(m)
 	}
-	_ = c.deliver(p.Values)                     // fails if the connection is ending
+	_ = c.deliver(m, p.Values)                  // fails if the connection is ending
 	if _, resumes := c.resume[group]; resumes { // another Join would go on from here
 		c.resume[group] = sequence.ID(p.At)
 	}
-	if p.Live {
-		c.enterLocked(m)
-		if c.resume != nil {
-			// This fails only if the connection is ending anyway.
-			_ = c.SendJSON(Event{Type: "grouphub.position", Group: group, ID: sequence.ID(p.At)})
-		}
+	if !p.Live {
+		return nil
+	}
+	if m.entered() {
+		m.shard.goLive(m)
+	} else {
+		c.enterLocked(m, true)
+	}
+	if c.resume != nil {
+		c.sendInOrder(m, Event{Type: "grouphub.position", Group: group, ID: sequence.ID(p.At)})
 	}
 	return nil
+}
+
+// enterBehind makes a connection a member that gets no events yet, and has its replay go on
+// when its callbacks have run.
+func (c *Conn) enterBehind(m *membership, r sequence.Replay) error {
+	c.mu.Lock()
+	err := c.pendingLocked(m)
+	if err == nil {
+		c.enterLocked(m, false)
+		m.waiting.Add(1) // until the replay is over
+	}
+	c.mu.Unlock()
+	if err == nil {
+		c.queueReplay(m, r)
+	}
+	return err
+}
+
+// queueReplay queues the next piece of a replay behind the callbacks that wait. It fails if
+// the connection is ending anyway.
+func (c *Conn) queueReplay(m *membership, r sequence.Replay) {
+	_ = c.queueCallback(0, func() {
+		step, err := c.replayStep(m, &r)
+		if err != nil || step.live {
+			m.waiting.Add(-1)
+			return
+		}
+		if c.prepareReplay(c.ctx, step) == nil {
+			c.queueReplay(m, r)
+		}
+	})
 }

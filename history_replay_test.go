@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 
@@ -172,4 +173,114 @@ func TestAJoinAfterALeaveDuringAReplayIsTheOnlyOne(t *testing.T) {
 	if seen["live"] != 1 || seen[fmt.Sprint(slowEvents-1)] != 1 || len(seen) >= slowEvents {
 		t.Errorf("%d events, live %d times", len(seen), seen["live"])
 	}
+}
+
+// What a Join asks for may be more than callbacks can have waiting, and the Join may be in one
+// of them. So it goes on when they have run.
+func TestReplayLargerThanMaxPendingWaitsForTheCallbacks(t *testing.T) {
+	const events, groups = 300, 3
+	for name, within := range map[string]bool{"in Connect": true, "outside": false} {
+		t.Run(name, func(t *testing.T) {
+			conns := make(chan *grouphub.Conn, 1)
+			hub := newHub(t, &grouphub.Options{Policy: keeping(events), MaxPending: 100 << 10})
+			for i := range events {
+				send(t, hub, fmt.Sprint("g", i%groups), []string{"slow", "n"}[i%10/9], fmt.Sprint(i, strings.Repeat("x", 8<<10)))
+			}
+			joinAll := func(c *grouphub.Conn) error {
+				for g := range groups {
+					if err := c.Join(fmt.Sprint("g", g), grouphub.Last(events)); err != nil {
+						return err
+					}
+				}
+				if got := len(c.Groups()); got != groups {
+					t.Errorf("it is in %d groups", got)
+				}
+				return nil
+			}
+			handler := hub.Handler(grouphub.Consumer{
+				Connect: func(c *grouphub.Conn) error {
+					conns <- c
+					if within {
+						return joinAll(c)
+					}
+					return nil
+				},
+				Events: mixed(allTokens()),
+			})
+			c := hubtest.Dial(t, handler, "/")
+			if conn := <-conns; !within {
+				if err := joinAll(conn); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for g := range groups { // these come last
+				send(t, hub, fmt.Sprint("g", g), "n", fmt.Sprint(events+g, "x"))
+			}
+			var last [groups]int
+			for g := range groups {
+				last[g] = g - groups
+			}
+			for range events + groups {
+				var e grouphub.Event
+				var text string
+				if err := c.Next().Decode(&e); err != nil {
+					t.Fatal(err)
+				}
+				e.Decode(&text)
+				number, _, _ := strings.Cut(text, "x")
+				var g, n int
+				fmt.Sscan(strings.TrimPrefix(e.Group, "g"), &g)
+				fmt.Sscan(number, &n)
+				if n != last[g]+groups {
+					t.Fatalf("in group %d %d came after %d", g, n, last[g])
+				}
+				last[g] = n
+			}
+			if s := hub.Stats(); s.SlowClosed != 0 || s.Resyncs != 0 || s.Dropped != 0 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+func TestAMemberThatIsStillReplayedIsOne(t *testing.T) {
+	tokens, conns := make(chan struct{}), make(chan *grouphub.Conn, 2)
+	policy := func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{History: 100, Presence: true} }
+	hub := newHub(t, &grouphub.Options{Policy: policy, MaxPending: 20 << 10, CloseTimeout: time.Second, Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { conns <- c; return c.Join("g", grouphub.Last(100)) },
+		Events:  mixed(tokens),
+	}})
+	for i := range 20 {
+		send(t, hub, "g", "slow", fmt.Sprint(i, strings.Repeat("x", 8<<10)))
+	}
+	c, d := hubtest.Dial(t, hub, "/"), hubtest.Dial(t, hub, "/")
+	first, second := <-conns, <-conns
+	for _, conn := range []*grouphub.Conn{first, second} {
+		if groups := conn.Groups(); len(groups) != 1 {
+			t.Errorf("it is in %q", groups)
+		}
+		if err := conn.Join("g"); err != nil { // again
+			t.Error(err)
+		}
+	}
+	if members, err := hub.Members(background, "g"); err != nil || len(members) != 2 {
+		t.Errorf("%d members, %v", len(members), err)
+	}
+	if err := first.Leave("g"); err != nil {
+		t.Error(err)
+	}
+	if err := hub.GroupClose(background, "g", 4000, "bye"); err != nil {
+		t.Error(err)
+	}
+	d.ExpectClose(4000)
+	close(tokens)
+	// The call that had begun ends, and no other begins.
+	expectText := c.Next()
+	if !strings.Contains(string(expectText.Data), `"data":"0x`) {
+		t.Errorf("got %.50s", expectText.Data)
+	}
+	if err := first.Send([]byte("end")); err != nil {
+		t.Error(err)
+	}
+	c.Expect("end")
 }

@@ -3,6 +3,7 @@ package grouphub
 import (
 	"context"
 	"iter"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
@@ -120,9 +121,25 @@ func (m *members) conns() (conns []*Conn) {
 	return conns
 }
 
+// livePlaces returns the places of the members that get what is sent now.
+func (m *members) livePlaces() (live []place) {
+	for s := range m.shards() {
+		s.mu.Lock()
+		for _, p := range s.places {
+			if p.since != notYet {
+				live = append(live, p)
+			}
+		}
+		s.mu.Unlock()
+	}
+	return live
+}
+
 // add makes a connection a member from the next event on. The membership stays where it
 // is until its end.
-func (m *members) add(c *Conn, of *membership) { m.shardForNew().add(c, of) }
+//
+// If it is not live, the member gets none of the group's events until its shard's goLive.
+func (m *members) add(c *Conn, of *membership, live bool) { m.shardForNew().add(c, of, live) }
 
 // shards yields the group's shards, of which there is at least one.
 func (m *members) shards() iter.Seq[*shard] {
@@ -180,19 +197,36 @@ type shard struct {
 // A place is a shard's record of a member. All that a push needs lies close together.
 type place struct {
 	conn       *Conn
-	since      uint64 // only events with a higher number are for it
+	since      uint64 // only events with a higher number are for it; notYet while it is replayed
 	membership *membership
 }
 
-func (s *shard) add(c *Conn, m *membership) {
+// notYet is the since of a member that gets nothing yet but what no replay has: a close, and
+// an event without a number.
+const notYet = math.MaxUint64
+
+func (s *shard) add(c *Conn, m *membership, live bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m.shard, m.index = s, len(s.places)
 	s.countVariantLocked(c, 1)
 	s.queueMu.Lock()
-	s.places = append(s.places, place{c, s.last, m})
+	since := s.last
+	if !live {
+		since = notYet
+	}
+	s.places = append(s.places, place{c, since, m})
 	s.size.Store(int32(len(s.places)))
 	s.queueMu.Unlock()
+}
+
+// goLive gives a member that was replayed all events from the next one on.
+func (s *shard) goLive(m *membership) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queueMu.Lock()
+	defer s.queueMu.Unlock()
+	s.places[m.index].since = s.last
 }
 
 // remove ends a membership. When it returns, nothing more is pushed for it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/sequence"
@@ -23,6 +24,9 @@ type membership struct {
 	since int64  // when that was, in nanoseconds since 1970
 
 	index int // of its place in the shard; guarded by the shard's mu
+
+	waiting atomic.Int32 // what waits on the connection's strand: see order.go
+	left    atomic.Bool  // a Leave has ended it
 }
 
 // entered reports whether events reach the connection, or did until the membership's end.
@@ -73,7 +77,7 @@ func (h *Hub) joinGroup(ctx context.Context, c *Conn, m *membership, r sequence.
 		return err
 	}
 	if resumes { // the position is from a time when the group had history
-		c.resync([]string{g.name})
+		c.resync(m)
 	}
 	return nil
 }
@@ -169,13 +173,15 @@ func (c *Conn) enter(m *membership) error {
 		return errMember
 	}
 	c.groups.set(m)
-	c.enterLocked(m)
+	c.enterLocked(m, true)
 	return nil
 }
 
-func (c *Conn) enterLocked(m *membership) {
+// enterLocked makes a member of a connection with a pending membership. If it is not live, it
+// gets no events yet, since a replay goes on.
+func (c *Conn) enterLocked(m *membership, live bool) {
 	m.since = time.Now().UnixNano()
-	m.group.add(c, m)
+	m.group.add(c, m, live)
 	delete(c.resume, m.group.name)
 	c.hub.presenceChanged(m.group)
 }
@@ -188,6 +194,7 @@ func (h *Hub) leave(c *Conn, name string) {
 		m = nil
 	}
 	if m != nil {
+		m.left.Store(true)
 		c.groups.delete(name)
 		delete(c.resume, name)
 	}

@@ -3,7 +3,6 @@ package grouphub
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
@@ -101,15 +100,14 @@ func (h *Hub) tellGap(g *group) {
 // resync tells the members of groups that events may be lost. A connection that is in
 // several of them is told once.
 func (h *Hub) resync(groups ...*group) {
-	concerned := make(map[*Conn][]string)
+	concerned := make(map[*Conn][]*membership)
 	for _, g := range groups {
-		for _, c := range g.conns() {
-			concerned[c] = append(concerned[c], g.name)
+		for _, p := range g.livePlaces() {
+			concerned[p.conn] = append(concerned[p.conn], p.membership)
 		}
 	}
-	for c, names := range concerned {
-		slices.Sort(names)
-		c.resync(names)
+	for c, memberships := range concerned {
+		c.resync(memberships...)
 	}
 }
 

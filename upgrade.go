@@ -22,13 +22,17 @@ import (
 // melody.Melody upgrades, and keeps each connection's session, its keys, and its closing;
 // what is written goes through the connection's outbox.
 type endpoint struct {
-	hub      *Hub
-	consumer Consumer
-	melody   *melody.Melody
+	hub       *Hub
+	consumer  Consumer
+	melody    *melody.Melody
+	callsBack bool // the consumer has a Handle or a Resync, for which frames may have to wait: see order.go
 }
 
 func newEndpoint(h *Hub, consumer Consumer) *endpoint {
-	e := &endpoint{hub: h, consumer: consumer, melody: melody.New()}
+	e := &endpoint{hub: h, consumer: consumer, melody: melody.New(), callsBack: consumer.Resync != nil}
+	for _, handler := range consumer.Events {
+		e.callsBack = e.callsBack || handler.kind == handlerHandle
+	}
 	m := e.melody
 	m.Config.MessageBufferSize = 0 // nothing is sent through melody's queue
 	m.Upgrader.EnableCompression = h.options.Compression

@@ -3,9 +3,9 @@ package strand
 
 import "sync"
 
-// overhead is what a waiting event counts for besides its size, in bytes: its job, its
+// Overhead is what a waiting event counts for besides its size, in bytes: its job, its
 // callback, and what that holds.
-const overhead = 200
+const Overhead = 200
 
 // A Strand runs one connection's callbacks one at a time, in order, on a goroutine
 // that lives while there is work. Nobody waits for it but the connection's reader,
@@ -118,8 +118,16 @@ func (s *Strand) Event(size int, run func()) (ok, full bool) {
 		s.full = true
 		return false, true
 	}
-	s.addLocked(job{kind: jobEvent, size: size + overhead, run: run})
+	s.addLocked(job{kind: jobEvent, size: size + Overhead, run: run})
 	return true, false
+}
+
+// HasRoom reports whether Event would take so many events of so many bytes in all without
+// coming to the limit. An empty strand has room for anything.
+func (s *Strand) HasRoom(events, bytes int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes == 0 || s.bytes+bytes+events*Overhead <= s.owner.Limit()
 }
 
 // Close drops what waits and accepts nothing more but the last job. It returns the number

@@ -141,6 +141,32 @@ func TestEventsAreBoundedInBytes(t *testing.T) {
 	})
 }
 
+func TestWhetherThereIsRoomIsKnownBefore(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		if !b.HasRoom(10, 1_000_000) {
+			t.Error("an empty strand has no room")
+		}
+		b.event(t, 100, b.job(1)) // 300 with its overhead
+		for _, test := range []struct {
+			events, bytes int
+			want          bool
+		}{{1, 500, true}, {1, 501, false}, {3, 100, true}, {3, 101, false}} {
+			if got := b.HasRoom(test.events, test.bytes); got != test.want {
+				t.Errorf("room for %d events of %d bytes: %v", test.events, test.bytes, got)
+			}
+		}
+		b.event(t, 500, b.job(2))
+		if b.HasRoom(1, 0) {
+			t.Error("a full strand has room")
+		}
+		b.Release()
+		b.wantRan(t, 1, 2)
+		if !b.HasRoom(10, 1_000_000) {
+			t.Error("an empty strand has no room")
+		}
+	})
+}
+
 func TestSingleEventOfAnySizeIsTaken(t *testing.T) {
 	inBubble(t, 100, func(t *testing.T, b *bench) {
 		b.event(t, 1_000_000, b.job(1))

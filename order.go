@@ -1,0 +1,120 @@
+package grouphub
+
+import (
+	"slices"
+	"time"
+
+	"github.com/seed-29c60982/grouphub/internal/envelope"
+)
+
+// In a group with history a connection has one order, whatever handles its events: a client
+// resumes from the id that it has seen last, so an event that overtook a waiting Handle call
+// would lose that call. Frames that nothing is in front of are pushed at once. The others wait
+// on the connection's strand, each as a job of its own, behind the callbacks that the
+// membership waits for. In groups without history frames and callbacks have an order each, and
+// neither waits for the other.
+
+// inOrder reports whether the group's frames may have to wait for callbacks of the connection.
+func (m *membership) inOrder(c *Conn) bool {
+	return m != nil && m.group.sequence != nil && c.endpoint.callsBack
+}
+
+// lead returns the beginning of a batch that waits for no callback.
+func (c *Conn) lead(m *membership, batch []*delivery) []*delivery {
+	if m.waiting.Load() > 0 {
+		return nil
+	}
+	return c.variant().lead(batch)
+}
+
+// lead returns what comes before the first Handle call of a batch.
+func (v variant) lead(batch []*delivery) []*delivery {
+	first := slices.IndexFunc(batch, func(d *delivery) bool {
+		return !d.closes() && v.handlerOf(d).kind == handlerHandle
+	})
+	if first < 0 {
+		return batch
+	}
+	return batch[:first]
+}
+
+// queueInOrder queues what is behind the lead of a batch: Handle calls, and frames that wait
+// for them. It returns how many events had no handler and how many Renders have failed, and
+// the last error of queueCallback.
+func (c *Conn) queueInOrder(m *membership, rest []*delivery) (unhandled, failed int, err error) {
+	v := c.variant()
+	for _, d := range rest {
+		if d.closes() {
+			continue
+		}
+		switch h := v.handlerOf(d); h.kind {
+		case handlerNone:
+			unhandled++
+		case handlerHandle:
+			e := d.event()
+			err = c.queueBehind(m, callSize(e), func() { c.handle(h, e) })
+		default:
+			bytes, ok := d.frame(v, h.kind)
+			if !ok {
+				failed++
+			}
+			if bytes != nil {
+				err = c.queueBehind(m, len(bytes), func() {
+					if c.outbox.Push(bytes) == nil {
+						c.hub.count.delivered.Add(1)
+					}
+				})
+			}
+		}
+	}
+	return unhandled, failed, err
+}
+
+// queueBehind queues a job of so many bytes, and has what comes later in the group wait for
+// it. A job that has not begun when a Leave returns is not done. Its errors are those of
+// queueCallback.
+func (c *Conn) queueBehind(m *membership, bytes int, run func()) error {
+	m.waiting.Add(1)
+	err := c.queueCallback(bytes, func() {
+		defer m.waiting.Add(-1)
+		if !m.left.Load() {
+			run()
+		}
+	})
+	if err != nil {
+		m.waiting.Add(-1)
+	}
+	return err
+}
+
+// closeInOrder closes the connection as a GroupClose says, behind the callbacks that the
+// membership waits for. They have CloseTimeout, or one that blocks would keep a user in who
+// has been logged out.
+func (c *Conn) closeInOrder(m *membership, env *envelope.Envelope) {
+	end := func() { c.outbox.CloseWith(env.Number, string(env.Body)) }
+	if !m.inOrder(c) || m.waiting.Load() == 0 || c.queueBehind(m, 0, end) != nil {
+		end()
+		return
+	}
+	time.AfterFunc(c.hub.limits.CloseTimeout, end)
+}
+
+// sendInOrder sends JSON to the client, behind what the membership waits for.
+func (c *Conn) sendInOrder(m *membership, v any) {
+	// What fails here is a connection that is ending anyway.
+	if m.inOrder(c) && m.waiting.Load() > 0 {
+		_ = c.queueBehind(m, 0, func() { _ = c.SendJSON(v) })
+		return
+	}
+	_ = c.SendJSON(v)
+}
+
+// hasRoom reports whether what waits of a batch for callbacks of the connection fits on its
+// strand.
+func (c *Conn) hasRoom(m *membership, batch []*delivery) bool {
+	waiting, bytes := batch[len(c.lead(m, batch)):], 0
+	for _, d := range waiting {
+		bytes += d.size()
+	}
+	return len(waiting) == 0 || c.strand.HasRoom(len(waiting), bytes)
+}

@@ -116,25 +116,29 @@ func (c *Conn) replayStep(m *membership, r *sequence.Replay) (step replayStep, e
 		limit, size = min(limit, c.hub.limits.Pending/2), (*delivery).waitingSize
 	}
 	m.group.sequence.Piece(r, limit, size, func(p sequence.Piece[*delivery]) (used bool) {
-		step.renders = missingRenders(p.Values, []variant{c.variant()})
-		step.drain = len(p.Values) > 0 && c.outbox.Drained(alreadyCancelled) != nil
-		step.full = m.inOrder(c) && !c.hasRoom(m, p.Values)
-		if len(step.renders) > 0 || step.drain || step.full {
+		if step.renders = missingRenders(p.Values, []variant{c.variant()}); len(step.renders) > 0 {
 			return false
 		}
-		step.live, err = p.Live, c.pushPiece(m, p)
-		return true
+		step, err = c.pushPiece(m, p)
+		return err == nil && !step.drain && !step.full
 	})
 	return step, err
 }
 
-// pushPiece pushes a piece of a replay. With the last one the connection becomes a member, or
-// goes live if it is one already. A Leave waits for it, and nothing is pushed after the Leave.
-func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) error {
+// pushPiece pushes a piece of a replay, if there is room for it: of two replays at the same
+// time, the second one sees what the first has pushed. With the last piece the connection
+// becomes a member, or goes live if it is one already. A Leave waits for it, and nothing is
+// pushed after the Leave.
+func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) (step replayStep, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.pendingLocked(m); err != nil {
-		return err
+		return step, err
+	}
+	step.drain = len(p.Values) > 0 && c.outbox.Drained(alreadyCancelled) != nil
+	step.full = m.inOrder(c) && !c.hasRoom(m, p.Values)
+	if step.drain || step.full {
+		return step, nil
 	}
 	group := m.group.name
 	if p.Resync {
@@ -145,8 +149,9 @@ func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) error {
 		c.resume[group] = sequence.ID(p.At)
 	}
 	if !p.Live {
-		return nil
+		return step, nil
 	}
+	step.live = true
 	if m.entered() {
 		m.shard.goLive(m)
 	} else {
@@ -155,7 +160,7 @@ func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) error {
 	if c.resume != nil {
 		c.sendInOrder(m, Event{Type: "grouphub.position", Group: group, ID: sequence.ID(p.At)})
 	}
-	return nil
+	return step, nil
 }
 
 // enterBehind makes a connection a member that gets no events yet, and has its replay go on

@@ -4,11 +4,11 @@ import (
 	"testing"
 
 	"github.com/seed-29c60982/grouphub"
-	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/layer/layertest"
 )
 
 func TestMemoryLayer(t *testing.T) {
-	hubtest.TestLayer(t, func(*testing.T) (a, b grouphub.Layer) {
+	layertest.TestInBubbles(t, func(*testing.T) (a, b grouphub.Layer) {
 		l := grouphub.NewMemoryLayer()
 		return l, l
 	})

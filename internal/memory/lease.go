@@ -23,8 +23,7 @@ func (l *Layer) Lease(_ context.Context, topic, holder string, value []byte, lif
 	if l.closed {
 		return false, fmt.Errorf("%w: lease %q", layer.ErrClosed, topic)
 	}
-	held := l.leases[topic]
-	maps.DeleteFunc(held, func(_ string, lease heldLease) bool { return !lease.ends.After(time.Now()) })
+	held := l.unexpiredLocked(topic)
 	lease, ok := held[holder]
 	if value != nil {
 		lease.value, ok = bytes.Clone(value), true
@@ -55,10 +54,21 @@ func (l *Layer) Leases(_ context.Context, topic string) (map[string][]byte, erro
 		return nil, fmt.Errorf("%w: leases of %q", layer.ErrClosed, topic)
 	}
 	values := make(map[string][]byte)
-	for holder, lease := range l.leases[topic] {
-		if lease.ends.After(time.Now()) {
-			values[holder] = bytes.Clone(lease.value)
-		}
+	for holder, lease := range l.unexpiredLocked(topic) {
+		values[holder] = bytes.Clone(lease.value)
 	}
 	return values, nil
+}
+
+// unexpiredLocked returns a topic's leases, nil if there are none, and forgets those that
+// have ended.
+func (l *Layer) unexpiredLocked(topic string) map[string]heldLease {
+	held := l.leases[topic]
+	now := time.Now()
+	maps.DeleteFunc(held, func(_ string, lease heldLease) bool { return !lease.ends.After(now) })
+	if len(held) == 0 {
+		delete(l.leases, topic)
+		return nil
+	}
+	return held
 }

@@ -127,8 +127,8 @@ func (c *Conn) fail(name string, err error) {
 	}
 }
 
-// closing reports whether the connection has begun to end: a close frame was sent or has
-// come, or the socket is dead.
+// closing reports whether the connection has begun to end, so that nothing can be sent to the
+// client any more.
 func (c *Conn) closing() bool {
-	return c.outbox.Code() != 0 || c.peerCode.Load() != 0 || c.ctx.Err() != nil
+	return errors.Is(c.outbox.Drained(alreadyCancelled), outbox.ErrClosed)
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/seed-29c60982/grouphub/internal/frame"
+	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
 // Close codes that this package sends by itself.

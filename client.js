@@ -1,115 +1,266 @@
-// The browser client of grouphub: a WebSocket that comes back, and that asks the
+// The browser client of grouphub: a connection that comes back, and that asks the
 // server for what it missed meanwhile. client.d.ts says what can be relied on.
+//
+// A GroupHub is in one of four states. What a socket, a timer or an answer says is heard
+// only while the attempt at a connection that it belongs to is the current one.
+//
+//	connecting ──▶ open ──▶ waiting ──▶ connecting …
+//	     └───────────┴─────────┴──▶ closed ──reconnect──▶ connecting
 
-const OPEN = 1 // the readyState of whatever constructor was injected
+// The readyState of an open socket, whatever constructor was injected.
+const OPEN = 1
 
-// A connection that lasted so long, in milliseconds, was a good one: the delays begin
-// anew. Being opened is not enough, a server in trouble accepts and closes for hours.
-const stableAfter = 5000
+// All times are in milliseconds.
+
+// Delays begin anew after a connection that lasted this long. No timeout of the server
+// explains it: one in trouble accepts a connection, and gives it up after as many as 20 s.
+const stableAfter = 30000
+
+// A connection that a server in trouble accepts often ends within a round trip. What waits
+// to be sent is handed over only to one that has outlived that.
+const momentAfterOpen = 500
+
+// A proxy that lets no WebSocket pass refuses it, cuts it, or leaves it hanging. One that
+// has not opened after hangsAfter, or ended before it brought a message or was provenAfter
+// old, may have met one.
+const hangsAfter = 6000, provenAfter = 5000
 
 // Proxies refuse long URLs (nginx from 8 KiB on), and would do so for ever.
 const maxResumeLength = 6000
 
+// Groups whose positions have no room in the URL are told one by one, up to so many.
+const maxResyncs = 1000
+
+// Events of the application that are named like the client's own go to "*".
+const ownTypes = ["open", "close", "message", "resync", "position"]
+
+// loadStreams returns the module that knows event streams. Bundlers and folders have it
+// beside this one; grouphub.ClientJS serves both at one address. A browser remembers what it
+// could not load, so that each try needs an address of its own.
+const loadStreams = () => import("./client.stream.js").catch(() =>
+	import(new URL(`?stream=${Date.now()}`, import.meta.url)))
+
+// absolute returns the address of a WebSocket. Only a relative URL needs a page, and only
+// pages and workers have a place. For a worker made of a Blob it is the origin in its name.
+function absolute(url) {
+	const {document, location} = globalThis
+	const place = document?.baseURI ?? location?.href.replace(/^blob:(\w+:\/\/[^/]+).*/, "$1")
+	const address = new URL(url, place)
+	address.protocol = address.protocol.replace("http", "ws")
+	address.hash = ""
+	if (!/^wss?:/.test(address)) throw new SyntaxError(`grouphub: no URL for a WebSocket: ${url}`)
+	return address
+}
+
 export class GroupHub {
-	#url
-	#options
-	#socket // the current one; undefined between two. Whatever another one says is ignored
-	#timer // of the current state: the attempt's timeout, the good connection, or the next attempt
-	#attempts = 0
-	#ended = false // for good
+	// Static: what the caller wants.
+	#url // what the caller gave: a function, or else absolute
+	#WebSocket
+	#protocols
+	#resume
+	#room // of the queue
+	#minDelay
+	#maxDelay
+	#timeout
+	#transport
+	#interval // between two heartbeats; 0: there are none
+	#retry
+	#signal
+
+	#state = "closed"
+	#attempt // the token of the current attempt, or of the wait for the next one
+	#socket // the current one; undefined between two
+	#timers = {} // they end with the attempt
+	#attempts = 0 // since a connection was stable
+	#proven // whether the current connection has lasted, or brought a message
+	#doubted // whether it has one interval left to show that it is alive
+	#fallback // chooses between WebSockets and streams, once a WebSocket may have met a proxy
 	#queue = []
-	#handlers = new Map() // type → Set of {handler}
-	#positions = new Map() // group → id; the group that was heard from last is the last one
-	#listening = new AbortController()
+	#handlers = new Map() // type → Set of what calls them
+	#positions // group → id; the group that was heard from last is the last one
+	#life // aborted once a final close has been told
 
-	constructor(url, {
-		WebSocket = globalThis.WebSocket, protocols, resume = true, queue = 0,
-		minDelay = 250, maxDelay = 30000, timeout = 20000,
-	} = {}) {
-		this.#options = {WebSocket, protocols, resume, queue, minDelay, maxDelay, timeout}
-		// Only a relative URL needs a page, and only pages and workers have a place.
-		const absolute = /^[a-z][a-z\d+.-]*:/i.test(url)
-		this.#url = new URL(url, absolute ? undefined : globalThis.document?.baseURI ?? globalThis.location?.href)
-		this.#url.protocol = this.#url.protocol.replace("http", "ws")
-		this.#url.hash = ""
-		this.#connect() // throws if this is no URL for a WebSocket
-
-		const {signal} = this.#listening
-		const {document} = globalThis
-		// A socket without a network can look open for minutes.
-		globalThis.addEventListener?.("offline", () => this.#socket && this.#drop(1006, "offline"), {signal})
-		globalThis.addEventListener?.("online", () => {
-			this.#attempts = 0 // "online" often comes a little too early
-			if (!this.#socket?.readyState) this.#connect() // an attempt from before has no chance
-		}, {signal})
-		// A page that was left may be kept for the way back, deaf and with its socket open. When
-		// it is shown again it becomes visible.
-		globalThis.addEventListener?.("pagehide", () => this.#socket && this.#drop(1006, "pagehide"), {signal})
-		document?.addEventListener("visibilitychange", () => {
-			if (document.visibilityState === "visible" && !this.#socket) this.#connect()
-		}, {signal})
+	constructor(url, options = {}) {
+		const {positions = {}, heartbeat = 25000} = options;
+		({
+			WebSocket: this.#WebSocket = globalThis.WebSocket, protocols: this.#protocols, resume: this.#resume = true,
+			queue: this.#room = 0, minDelay: this.#minDelay = 250, maxDelay: this.#maxDelay = 30000, timeout: this.#timeout = 20000,
+			transport: this.#transport = this.#WebSocket ? "auto" : "stream", retry: this.#retry, signal: this.#signal,
+		} = options)
+		this.#interval = heartbeat > 0 && Math.min(Math.max(heartbeat, 5000), 300000) // as the server does
+		this.#positions = new Map(Object.entries(positions))
+		this.#url = typeof url === "function" ? url : absolute(url)
+		this.reconnect()
 	}
 
-	on(type, handler) {
-		const entry = {handler} // the same handler can be there twice
-		if (!this.#handlers.has(type)) this.#handlers.set(type, new Set())
-		this.#handlers.get(type).add(entry)
-		return () => void this.#handlers.get(type).delete(entry)
+	get state() { return this.#state }
+
+	get transport() {
+		if (this.#state === "open") return this.#socket.transport ?? "websocket"
+	}
+
+	get positions() { return Object.fromEntries(this.#positions) }
+
+	on(type, handler, {signal, once} = {}) {
+		const calls = this.#handlers.get(type) ?? new Set()
+		const off = () => {
+			calls.delete(call)
+			signal?.removeEventListener("abort", off)
+		}
+		const call = (...args) => { // one for each time that the handler is added
+			if (once) off()
+			handler(...args)
+		}
+		if (signal?.aborted) return off
+		this.#handlers.set(type, calls.add(call))
+		signal?.addEventListener("abort", off)
+		return off
 	}
 
 	send(value) {
 		const asItIs = typeof value === "string" || value instanceof ArrayBuffer || ArrayBuffer.isView(value) || value instanceof Blob
 		const message = asItIs ? value : JSON.stringify(value)
 		if (message === undefined) throw new TypeError(`grouphub: send: ${typeof value} has no JSON`)
-		if (this.#socket?.readyState === OPEN) return this.#socket.send(message)
-		if (this.#ended) throw new Error("grouphub: send: closed")
-		if (this.#queue.length >= this.#options.queue) {
-			throw new Error(`grouphub: send: not connected, and ${this.#queue.length} messages wait`)
-		}
-		this.#queue.push(message)
+		const waiting = this.#queue.length, hasRoom = waiting < this.#room
+		if (this.#socket?.readyState === OPEN && !(hasRoom && this.#timers.moment)) {
+			this.#handOver()
+			this.#socket.send(message)
+		} else if (this.#state === "closed") throw new Error("grouphub: send: closed")
+		else if (!hasRoom) throw new Error(`grouphub: send: not connected, and ${waiting} messages wait`)
+		else this.#queue.push(message)
+	}
+
+	reconnect() {
+		if (this.#signal?.aborted) return
+		if (this.#state === "open") return this.#drop("reconnect", 0)
+		if (this.#state === "closed") this.#listen()
+		this.#connect()
 	}
 
 	close() {
-		if (!this.#ended) this.#drop(1000, "")
+		if (this.#state === "closed") return
+		this.#socket?.close(1000)
+		this.#finish(1000, "")
 	}
 
-	#connect() {
-		clearTimeout(this.#timer)
-		this.#socket?.close()
-		const {WebSocket, protocols, timeout} = this.#options
-		const [url, forgotten] = this.#address()
-		const socket = this.#socket = new WebSocket(url, protocols)
-		const current = react => event => { if (socket === this.#socket) react(event) }
-		socket.binaryType = "arraybuffer"
-		socket.onopen = current(() => {
-			clearTimeout(this.#timer)
-			this.#timer = setTimeout(() => { this.#attempts = 0 }, stableAfter)
-			for (const message of this.#queue.splice(0)) socket.send(message)
-			this.#emit("open")
+	// Hears from the page what a socket does not know.
+	#listen() {
+		const {document} = globalThis
+		const {signal} = this.#life = new AbortController()
+		const on = (type, react, target = globalThis) => target.addEventListener?.(type, react, {signal})
+		// A socket without a network can look open for minutes, and a page that was left may be
+		// kept for the way back, deaf and with its socket open.
+		for (const type of ["offline", "pagehide"]) on(type, () => this.#socket && this.#drop(type))
+		on("online", () => {
+			this.#attempts = 0 // it often comes a little too early
+			if (this.#state === "open") this.#watch(true)
+			else this.#connect() // an attempt from before has no chance
 		})
-		socket.onmessage = current(({data}) => this.#receive(data))
-		socket.onclose = current(event => this.#lost(event))
+		const wake = () => {
+			if (document.visibilityState !== "visible") return
+			if (this.#state === "waiting") this.#connect()
+			else this.#watch(true)
+		}
+		// After a freeze Chromium tells no change of visibility.
+		if (document) for (const type of ["visibilitychange", "resume"]) on(type, wake, document)
+		if (this.#signal) on("abort", () => this.close(), this.#signal)
+	}
+
+	#after(name, delay, action) {
+		clearTimeout(this.#timers[name])
+		this.#timers[name] = setTimeout(action, delay)
+	}
+
+	// Leaves the current attempt, or the wait for one, without a word.
+	#leave(state) {
+		Object.values(this.#timers).forEach(clearTimeout)
+		this.#timers = {}
+		this.#state = state
+		this.#socket = undefined
+		this.#proven = this.#doubted = false
+		return this.#attempt = {}
+	}
+
+	// Asks for the address, which may take a while, and opens a socket to it.
+	async #connect() {
+		this.#socket?.close()
+		const attempt = this.#leave("connecting")
+		this.#after("phase", this.#timeout, () => this.#drop("timeout"))
+		try {
+			let url = this.#url
+			if (!(url instanceof URL)) url = await url()
+			if (this.#transport === "stream") await this.#fallBack()
+			if (attempt === this.#attempt) this.#open(absolute(url))
+		} catch (error) {
+			// Such as a Content-Security-Policy that forbids the URL. It is told later, when
+			// handlers have been added.
+			await 0
+			if (attempt === this.#attempt) this.#lost({reason: `${error}`})
+		}
+	}
+
+	#open(url) {
+		const forgotten = this.#addTo(url), address = url.href
+		const socket = this.#socket = this.#fallback?.open(address) ?? new this.#WebSocket(address, this.#protocols)
+		const attempt = this.#attempt
+		const current = react => event => { if (attempt === this.#attempt) react(event) }
+		socket.binaryType = "arraybuffer"
+		socket.onopen = current(() => this.#opened())
+		socket.onmessage = current(({data}) => {
+			this.#proven = true
+			this.#watch(false)
+			this.#receive(data)
+		})
+		socket.onclose = current(event => this.#ended(event, address))
 		// In a browser each error is followed by its close at once. Some Node 22 leave that
 		// out, and the package ws throws an error that nobody listens to.
-		socket.onerror = () => setTimeout(current(() => this.#lost({})))
-		this.#timer = setTimeout(() => this.#drop(1006, "timeout"), timeout)
+		socket.onerror = () => setTimeout(current(() => this.#ended({}, address)))
+		const hangs = current(() => this.#fallback && this.#drop("timeout"))
+		if (!this.#fallback) this.#after("proof", hangsAfter, () => this.#fallBack(1).then(hangs))
 		for (const group of forgotten) this.#emit("resync", group, {type: "resync", group})
 	}
 
-	// The URL with the position of each group, and the groups that had no room in it.
-	#address() {
-		const url = new URL(this.#url), forgotten = []
-		if (this.#options.resume) {
-			let resume = ""
-			for (const [group, id] of [...this.#positions].reverse()) {
-				const position = `&${new URLSearchParams({resume: `${group}@${id}`})}`
-				if (resume.length + position.length <= maxResumeLength) resume += position
-				else if (this.#positions.delete(group)) forgotten.push(group)
-			}
-			// As text: searchParams would write the caller's own parameters anew.
-			url.search = (url.search + (resume || "&resume=")).replace(/^&/, "")
+	#opened() {
+		this.#state = "open"
+		this.#after("phase", stableAfter, () => { this.#attempts = 0 })
+		this.#after("proof", provenAfter, () => { this.#proven = true })
+		if (this.#room) this.#after("moment", momentAfterOpen, () => this.#handOver())
+		this.#watch(false)
+		this.#emit("open")
+	}
+
+	// Hands over what waits, unless the other side has begun to close.
+	#handOver() {
+		this.#timers.moment = 0
+		while (this.#queue.length && this.#socket.readyState === OPEN) this.#socket.send(this.#queue.shift())
+	}
+
+	// Has silence noticed, in two steps. A page that was frozen meanwhile finds the first one
+	// overdue, and hears what has come before the second one is.
+	#watch(doubts) {
+		if (!this.#interval || this.#state !== "open" || doubts && this.#doubted) return
+		this.#doubted = doubts
+		this.#after("silence", this.#interval * (doubts ? 1 : 1.5), () => doubts ? this.#drop("silence") : this.#watch(true))
+	}
+
+	// Adds to the URL what the server is to know, the position of each group above all, and
+	// returns the groups that had no room in it. It is added as text: searchParams would
+	// write the caller's own parameters anew.
+	#addTo(url) {
+		const groups = this.#resume ? [...this.#positions.keys()].reverse() : []
+		let resume = "", n = 0
+		for (const group of groups) {
+			const position = `&${new URLSearchParams({resume: `${group}@${this.#positions.get(group)}`})}`
+			if (resume.length + position.length > maxResumeLength) break
+			resume += position
+			n++
 		}
-		return [url.href, forgotten]
+		if (this.#resume) resume ||= "&resume="
+		if (this.#interval) resume = `&heartbeat=${this.#interval / 1000}${resume}`
+		url.search = (url.search + resume).replace(/^&/, "")
+		const forgotten = groups.slice(n)
+		for (const group of forgotten) this.#positions.delete(group)
+		return forgotten.length > maxResyncs ? [""] : forgotten // "" stands for all groups
 	}
 
 	#receive(data) {
@@ -118,52 +269,92 @@ export class GroupHub {
 			event = JSON.parse(data)
 		} catch {} // not ours, but the application may send what it likes
 		if (typeof event?.type !== "string") return this.#emit("message", data)
-		const {type, group, id} = event, isPosition = type === "grouphub.position"
-		if (typeof id === "string" || isPosition) {
+		const {type, group, id} = event, isOwn = /^grouphub\.(heartbeat|left|position)$/.test(type)
+		if (isOwn || typeof id === "string") {
 			this.#positions.delete(group) // to become the last one
 			if (id && typeof group === "string") this.#positions.set(group, id)
 		}
-		if (isPosition) return
+		if (isOwn) return id && this.#emit("position", group)
 		// The position stays: what is sent between now and the next event is still to be
 		// asked for, and a second resync is better than a gap that nobody hears of.
-		if (type === "resync") return this.#emit(type, group, event)
-		const reserved = ["open", "close", "message"].includes(type)
-		this.#emit(!reserved && this.#handlers.get(type)?.size ? type : "*", event.data, event)
+		if (type === "resync" && (id ?? event.data) === undefined) return this.#emit(type, group, event)
+		this.#emit(!ownTypes.includes(type) && this.#handlers.get(type)?.size ? type : "*", event.data, event)
 	}
 
 	// Ends the current connection without waiting for the other side, which may be gone.
-	#drop(code, reason) {
-		this.#socket?.close(code === 1000 ? code : undefined)
-		this.#lost({code, reason})
+	#drop(reason, delay) {
+		this.#socket?.close(undefined)
+		this.#lost({reason, delay})
 	}
 
-	#lost({code, reason = ""}) {
+	// Takes the end that a socket tells.
+	#ended(event, address) {
+		// A constructor that was injected has a way of its own to tell a refusal.
+		const refused = this.#state === "connecting" && this.#WebSocket === globalThis.WebSocket
+		if ((event.code || 1006) === 1006 && !this.#proven) this.#fallBack(1)
+		this.#lost(event)
+		if (refused && this.#state === "waiting") this.#askWhy(address)
+	}
+
+	// From now on the module for streams chooses how to connect; so many WebSockets have failed.
+	async #fallBack(failures) {
+		try {
+			if (this.#transport !== "websocket") {
+				this.#fallback ??= new (await loadStreams()).Fallback(this.#transport, this.#WebSocket, this.#protocols, failures)
+			}
+		} catch {} // as if WebSockets were all there is
+	}
+
+	// The connection is lost, or the attempt has failed. The next one comes after the delay,
+	// which is random unless the event knows better.
+	#lost({code, reason = "", delay}) {
 		code ||= 1006 // an error has no code, and Deno says 0 where a browser says 1006
-		this.#socket = undefined
-		clearTimeout(this.#timer)
-		const willReconnect = code !== 1000 && code !== 1008 && !(code >= 4400 && code < 4500)
-		let delay = 0
-		if (willReconnect) {
-			const {minDelay, maxDelay} = this.#options
-			delay = minDelay + Math.random() * (Math.min(maxDelay, minDelay * 2 ** ++this.#attempts) - minDelay)
-			this.#timer = setTimeout(() => this.#connect(), delay)
-		} else {
-			this.#ended = true
-			this.#listening.abort()
-		}
-		this.#emit("close", {code, reason, willReconnect, delay}) // may call close, or send
-		if (!willReconnect) for (const entries of this.#handlers.values()) entries.clear()
+		const longest = Math.min(this.#maxDelay, this.#minDelay * 2 ** ++this.#attempts)
+		delay ??= this.#minDelay + Math.random() * (longest - this.#minDelay)
+		this.#finish(code, reason, !this.#isFinal(code, reason), delay)
+	}
+
+	#isFinal(code, reason) {
+		return !(this.#call(this.#retry, code, reason) ?? !/^(1000|1008|44..)$/.test(code))
+	}
+
+	#finish(code, reason, willReconnect = false, delay = 0) {
+		const life = this.#life
+		this.#leave(willReconnect ? "waiting" : "closed")
+		if (willReconnect) this.#after("phase", delay, () => this.#connect())
+		else this.#queue = []
+		this.#emit("close", {code, reason, willReconnect, delay: willReconnect ? delay : 0}) // may call close, send or reconnect
+		if (!willReconnect) life.abort()
+	}
+
+	// A browser does not tell why a WebSocket was refused, but the same URL answers a plain
+	// request alike. What is no clear answer changes nothing.
+	async #askWhy(address) {
+		const attempt = this.#attempt
+		try {
+			const answer = await fetch(address.replace("ws", "http"), {credentials: "include", signal: AbortSignal.timeout(5000)})
+			const {status} = answer, code = 4000 + status, reason = (await answer.text()).trim().slice(0, 123)
+			const seconds = answer.headers.get("retry-after")
+			if (attempt !== this.#attempt) return
+			if ([401, 403, 404, 410].includes(status) && this.#isFinal(code, reason)) this.#finish(code, reason)
+			else if (seconds > 0) this.#after("phase", seconds * (1000 + Math.random() * 250), () => this.#connect())
+		} catch {}
 	}
 
 	#emit(type, ...args) {
-		const entries = this.#handlers.get(type)
-		for (const entry of [...entries ?? []]) {
-			if (!entries.has(entry)) continue // since removed, by an earlier one perhaps
-			try {
-				entry.handler(...args)
-			} catch (error) {
-				(globalThis.reportError ?? console.error)(error)
-			}
+		const calls = this.#handlers.get(type) ?? [], {signal} = this.#life
+		for (const call of [...calls]) {
+			if (signal.aborted) return // a handler has closed
+			if (calls.has(call)) this.#call(call, ...args) // or an earlier one has removed it
+		}
+	}
+
+	// Calls a function of the caller's, which breaks nothing if it throws.
+	#call(fn, ...args) {
+		try {
+			return fn?.(...args)
+		} catch (error) {
+			(globalThis.reportError ?? console.error)(error)
 		}
 	}
 }

@@ -13,7 +13,12 @@ import (
 
 func clientJS(t *testing.T, method string, header ...string) *httptest.ResponseRecorder {
 	t.Helper()
-	r := httptest.NewRequest(method, "/client.js", nil)
+	return clientJSAt(t, method, "/client.js", header...)
+}
+
+func clientJSAt(t *testing.T, method, url string, header ...string) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequest(method, url, nil)
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
@@ -37,10 +42,28 @@ func TestClientJSIsServedFromTheProgram(t *testing.T) {
 			"Content-Type":   "text/javascript; charset=utf-8",
 			"Content-Length": fmt.Sprint(len(file)),
 			"Cache-Control":  "no-cache",
+			// A sandboxed page has no origin of its own that could be named.
+			"Access-Control-Allow-Origin": "*",
 		} {
 			if got := w.Header().Get(key); got != want {
 				t.Errorf("%s: %s is %q, want %q", method, key, got, want)
 			}
+		}
+	}
+}
+
+func TestClientJSServesItsPartForStreamsAtTheSameAddress(t *testing.T) {
+	file, err := os.ReadFile("client.stream.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, query := range []string{"?stream", "?stream=1764355", "?v=2&stream="} {
+		w := clientJSAt(t, "GET", "/js/client.js"+query)
+		if w.Code != http.StatusOK || w.Body.String() != string(file) {
+			t.Errorf("%s: %d with %d bytes, want %d", query, w.Code, w.Body.Len(), len(file))
+		}
+		if etag := w.Header().Get("ETag"); etag == clientJS(t, "GET").Header().Get("ETag") {
+			t.Error("both have the same ETag")
 		}
 	}
 }

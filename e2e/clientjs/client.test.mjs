@@ -1,15 +1,12 @@
 // What client.d.ts promises, on a network and a clock that are made here.
 
 import assert from "node:assert/strict"
-import {readFileSync} from "node:fs"
 import {afterEach, beforeEach, test} from "node:test"
 
-// As a data: URL, because without a package.json a .js file is no module to older versions of Node.
-const source = readFileSync(new URL("../../client.js", import.meta.url), "utf8")
-const {GroupHub} = await import(`data:text/javascript,${encodeURIComponent(source)}`)
+import {GroupHub} from "../../client.js"
 
 const url = "ws://example.com/ws"
-const real = {...globalThis, setTimeout, clearTimeout, random: Math.random}
+const real = {setTimeout, clearTimeout, WebSocket: globalThis.WebSocket, fetch, random: Math.random}
 
 let sockets // all that were made, in order
 let timers, now // what waits, and the time in milliseconds
@@ -43,6 +40,9 @@ class FakeSocket {
 	}
 }
 
+// turn lets promises that are kept already do what follows.
+const turn = () => new Promise(resolve => setImmediate(resolve))
+
 // advance lets time pass, and what is due happen.
 function advance(milliseconds) {
 	const end = now + milliseconds
@@ -72,8 +72,9 @@ beforeEach(() => {
 })
 
 afterEach(() => {
-	Object.assign(globalThis, {setTimeout: real.setTimeout, clearTimeout: real.clearTimeout})
-	Math.random = real.random
+	const {random, ...globals} = real
+	Object.assign(globalThis, globals)
+	Math.random = random
 	for (const name of ["document", "location", "addEventListener", "reportError"]) delete globalThis[name]
 })
 
@@ -97,6 +98,7 @@ function page(href = "https://example.com/rooms/lobby?x=1#top") {
 		online: () => window.dispatchEvent(new Event("online")),
 		offline: () => window.dispatchEvent(new Event("offline")),
 		leave: () => window.dispatchEvent(new Event("pagehide")),
+		resume: () => document.dispatchEvent(new Event("resume")),
 		visibility(state) {
 			document.visibilityState = state
 			document.dispatchEvent(new Event("visibilitychange"))
@@ -104,9 +106,10 @@ function page(href = "https://example.com/rooms/lobby?x=1#top") {
 	}
 }
 
-// connect returns a hub, and what its handlers of all types were called with.
+// connect returns a hub, and what its handlers of all types were called with. It asks for no
+// heartbeats, and does without streams, unless the test is about them.
 function connect({to = url, types = ["open", "close", "resync", "message", "*"], ...options} = {}) {
-	const hub = new GroupHub(to, {WebSocket: FakeSocket, ...options})
+	const hub = new GroupHub(to, {WebSocket: FakeSocket, heartbeat: 0, transport: "websocket", ...options})
 	const calls = []
 	for (const type of types) hub.on(type, (...args) => calls.push([type, ...args]))
 	return {hub, calls, closes: () => calls.filter(([type]) => type === "close").map(([, close]) => close)}
@@ -144,14 +147,26 @@ test("a worker has a location and no document", () => {
 	assert.equal(last().url, "wss://example.com/ws")
 })
 
+test("a worker made of a Blob is at home where it was made", () => {
+	globalThis.location = {href: "blob:https://example.com/6c0f", protocol: "blob:"}
+	plain({to: "/ws"})
+	assert.equal(last().url, "wss://example.com/ws")
+	plain({to: "ws?a=1"})
+	assert.equal(last().url, "wss://example.com/ws?a=1")
+	globalThis.location = {href: "blob:null/6c0f", protocol: "blob:"} // in a sandbox
+	plain({to: "wss://example.com/ws"})
+	assert.equal(last().url, "wss://example.com/ws")
+	assert.throws(() => plain({to: "/ws"}), TypeError)
+})
+
 test("without a page an absolute URL does, and a relative one throws", () => {
 	plain({to: "http://localhost:8080/ws"})
 	assert.equal(last().url, "ws://localhost:8080/ws")
-	assert.throws(() => plain({to: "/ws"}), TypeError)
-	class Picky { constructor() { throw new SyntaxError("no URL for a WebSocket") } }
-	const {listeners} = page()
+	const {listeners} = page("about:blank")
 	timers.clear()
-	assert.throws(() => plain({to: "mailto:ann@example.com", WebSocket: Picky}), SyntaxError)
+	delete globalThis.document
+	assert.throws(() => plain({to: "/ws"}), TypeError)
+	assert.throws(() => plain({to: "mailto:ann@example.com"}), SyntaxError)
 	assert.equal(listeners.size + timers.size, 0, "and leaves nothing behind")
 })
 
@@ -181,16 +196,19 @@ test("an event goes to the handlers of its type, with its data and itself", () =
 })
 
 test('"*" takes the types without a handler, and those with a reserved name', () => {
-	const {hub, calls} = connect()
+	const {hub, calls} = connect({types: ["open", "close", "resync", "message", "position", "*"]})
 	const off = hub.on("known", () => calls.push(["known"]))
 	last().open()
-	for (const type of ["known", "unknown", "open", "close", "message", "constructor", "*"]) last().receive({type, data: 1})
+	for (const type of ["known", "unknown", "open", "close", "message", "position", "resync", "constructor", "*"]) {
+		last().receive({type, data: 1})
+	}
+	last().receive({type: "resync", group: "g", id: "1"}) // the application's own, without data
 	off()
 	last().receive({type: "known", data: 2})
 	assert.deepEqual(calls.slice(1).map(([handler, data, event]) => [handler, event?.type]), [
 		["known", undefined],
-		["*", "unknown"], ["*", "open"], ["*", "close"], ["*", "message"], ["*", "constructor"], ["*", "*"],
-		["*", "known"],
+		["*", "unknown"], ["*", "open"], ["*", "close"], ["*", "message"], ["*", "position"], ["*", "resync"],
+		["*", "constructor"], ["*", "*"], ["*", "resync"], ["*", "known"],
 	])
 })
 
@@ -305,10 +323,10 @@ test("the caller chooses the delays, and a thousand attempts later they are stil
 	assert.equal(sockets.length, 2001)
 })
 
-test("the delays begin anew after a connection that lasted, not after any", () => {
+test("the delays begin anew after a connection that outlived all of the server's timeouts", () => {
 	random = 1
 	const {closes} = connect()
-	for (const [lasted, want] of [[0, 500], [4999, 1000], [4999, 2000], [5000, 500], [0, 1000]]) {
+	for (const [lasted, want] of [[0, 500], [5001, 1000], [20001, 2000], [29999, 4000], [30000, 500], [0, 1000]]) {
 		last().open()
 		advance(lasted)
 		last().end()
@@ -612,7 +630,7 @@ test("without a connection send throws", () => {
 })
 
 test("a queue keeps messages in order, as they were, up to its size", () => {
-	const {hub, calls} = connect({queue: 3})
+	const {hub, calls} = connect({queue: 4})
 	hub.on("open", () => hub.send("from the handler"))
 	const value = {n: 1}
 	hub.send(value)
@@ -621,15 +639,44 @@ test("a queue keeps messages in order, as they were, up to its size", () => {
 	hub.send("two")
 	advance(250)
 	hub.send("three")
-	assert.throws(() => hub.send("four"), {message: "grouphub: send: not connected, and 3 messages wait"})
+	last().open()
+	assert.deepEqual(calls.at(-1), ["open"])
+	assert.deepEqual(last().sent, [])
+	advance(499)
+	assert.deepEqual(last().sent, [], "they wait until the connection has been open for a moment")
+	advance(1)
+	assert.deepEqual(last().sent, ['{"n":1}', "two", "three", "from the handler"])
+	hub.send("at once")
+	assert.equal(last().sent.at(-1), "at once")
+	advance(60000)
+	assert.equal(last().sent.length, 5, "each is sent once")
+})
+
+test("a full queue refuses more, and gives way once there is a connection", () => {
+	const {hub} = connect({queue: 2})
+	hub.send("one")
+	hub.send("two")
+	assert.throws(() => hub.send("three"), {message: "grouphub: send: not connected, and 2 messages wait"})
 	assert.throws(() => hub.send(undefined), TypeError)
 	last().open()
-	assert.deepEqual(last().sent, ['{"n":1}', "two", "three", "from the handler"])
-	assert.deepEqual(calls.at(-1), ["open"])
-	last().end()
-	advance(250)
+	hub.send("three")
+	assert.deepEqual(last().sent, ["one", "two", "three"])
+})
+
+test("what waits is not given to a connection that ends at once", () => {
+	const {hub} = connect({queue: 3})
+	hub.send("one")
+	for (const end of [() => last().end(1013), () => { last().readyState = 2; advance(500); last().end() }]) {
+		last().open()
+		advance(400)
+		end()
+		assert.deepEqual(last().sent, [])
+		advance(1000)
+	}
+	hub.send("two")
 	last().open()
-	assert.deepEqual(last().sent, ["from the handler"], "each is sent once")
+	advance(500)
+	assert.deepEqual(last().sent, ["one", "two"])
 })
 
 test("what waits at the last close is gone", () => {
@@ -647,7 +694,7 @@ test("close is clean, said once, and for good", () => {
 	const {listeners, online, offline, leave, visibility} = page()
 	const {hub, calls, closes} = connect()
 	const {length} = calls
-	assert.equal(listeners.size, 4)
+	assert.equal(listeners.size, 5)
 	last().open()
 	hub.send("last words")
 	hub.close()
@@ -699,4 +746,409 @@ test("a handler may close, and none is called after that", () => {
 		assert.equal(last().closedWith?.[0], type === "close" ? undefined : 1000)
 		assert.equal(timers.size, 0)
 	}
+})
+
+// Being alive.
+
+const heartbeat = {type: "grouphub.heartbeat"}
+
+test("it asks for heartbeats, within the server's bounds", () => {
+	for (const [option, want] of [[undefined, "25"], [1, "5"], [7500, "7.5"], [1e9, "300"], [0, null], [-1, null]]) {
+		connect({heartbeat: option, resume: false})
+		assert.equal(new URL(last().url).searchParams.get("heartbeat"), want)
+	}
+	connect({to: "ws://h/ws?a=b%20c", heartbeat: undefined})
+	assert.equal(last().url, "ws://h/ws?a=b%20c&heartbeat=25&resume=")
+})
+
+test("two and a half intervals of silence are the end of a connection", () => {
+	const {calls, closes} = connect({heartbeat: 10000})
+	const socket = last()
+	socket.open()
+	for (const message of [heartbeat, "text", {type: "tick"}, heartbeat]) {
+		advance(24999)
+		socket.receive(message)
+	}
+	assert.deepEqual(calls.map(([type]) => type), ["open", "message", "*"], "handlers hear of no heartbeat")
+	advance(24999)
+	assert.deepEqual(closes(), [])
+	advance(1)
+	assert.deepEqual(closes(), [{code: 1006, reason: "silence", willReconnect: true, delay: 250}])
+	assert.deepEqual(socket.closedWith, [undefined])
+	advance(250)
+	assert.notEqual(last(), socket)
+})
+
+test("one interval is enough when the page is visible, thawed or online again", () => {
+	for (const event of ["visible", "resume", "online"]) {
+		const browser = page()
+		const {hub, closes} = connect({heartbeat: 10000})
+		const fire = () => event === "visible" ? browser.visibility("visible") : browser[event]()
+		last().open()
+		advance(3000)
+		fire()
+		advance(9999)
+		last().receive(heartbeat)
+		advance(24999)
+		last().receive(heartbeat)
+		advance(5000)
+		fire()
+		for (let i = 0; i < 9; i++) {
+			advance(1000)
+			fire() // which is no reason to wait longer
+		}
+		assert.deepEqual(closes(), [])
+		advance(1000)
+		assert.equal(closes()[0].reason, "silence", event)
+		hub.close()
+	}
+})
+
+test("without heartbeats silence means nothing", () => {
+	const {visibility} = page()
+	const {closes} = connect()
+	last().open()
+	visibility("visible")
+	advance(1e9)
+	assert.deepEqual(closes(), [])
+})
+
+// The address.
+
+test("a function is asked for the URL before each attempt", async () => {
+	let n = 0
+	for (const to of [() => `ws://h/${++n}`, async () => new URL(`http://h/${++n}`)]) {
+		n = 0
+		const {hub, calls} = plain({to})
+		assert.equal(hub.state, "connecting")
+		for (const want of [1, 2]) {
+			await turn()
+			assert.equal(last().url, `ws://h/${want}`)
+			last().open()
+			last().end()
+			advance(250)
+		}
+		assert.deepEqual(calls.map(([type]) => type), ["open", "close", "open", "close"])
+		hub.close()
+		await turn()
+		assert.equal(n, 3)
+	}
+})
+
+test("a function that throws, rejects or knows no URL is a failed attempt", async () => {
+	for (const to of [() => { throw new Error("no token") }, async () => { throw new Error("no token") }, () => "ws://", () => undefined]) {
+		const {hub, closes} = plain({to})
+		assert.deepEqual(closes(), [], "which is told when handlers have been added")
+		await turn()
+		assert.equal(closes().length, 1)
+		assert.equal(closes()[0].code, 1006)
+		assert.match(closes()[0].reason, /no token|URL/i)
+		assert.equal(closes()[0].willReconnect, true)
+		advance(250)
+		await turn()
+		assert.equal(closes().length, 2)
+		hub.close()
+		advance(60000)
+		await turn()
+		assert.equal(closes().length, 3)
+	}
+	assert.equal(sockets.length, 0)
+})
+
+test("an answer that comes too late makes no connection", async () => {
+	const answers = []
+	const {hub, closes} = plain({to: () => new Promise(resolve => answers.push(resolve)), timeout: 100})
+	advance(100)
+	assert.equal(closes()[0].reason, "timeout")
+	advance(250)
+	answers[0]("ws://h/old")
+	answers[1]("ws://h/new")
+	await turn()
+	assert.deepEqual(sockets.map(socket => socket.url), ["ws://h/new"])
+	last().end()
+	advance(250)
+	hub.close()
+	answers[2]("ws://h/closed")
+	await turn()
+	assert.equal(sockets.length, 1)
+})
+
+test("a constructor that throws is a failed attempt", async () => {
+	let forbidden = true
+	class Picky extends FakeSocket {
+		constructor(...args) {
+			if (forbidden) throw Object.assign(new Error("The operation is insecure."), {name: "SecurityError"})
+			super(...args)
+		}
+	}
+	const {closes} = plain({WebSocket: Picky})
+	assert.deepEqual(closes(), [])
+	for (const n of [1, 2]) {
+		await turn()
+		assert.equal(closes().length, n)
+		assert.deepEqual({...closes().at(-1), delay: 0}, {code: 1006, reason: "SecurityError: The operation is insecure.", willReconnect: true, delay: 0})
+		advance(250)
+	}
+	await turn()
+	forbidden = false
+	advance(250)
+	last().open()
+})
+
+// Refusals.
+
+// refuse has plain requests answered, and makes FakeSocket the platform's own. It returns
+// what was asked for.
+function refuse(answer) {
+	const asked = []
+	globalThis.WebSocket = FakeSocket
+	globalThis.fetch = async (...args) => {
+		asked.push(args)
+		return answer()
+	}
+	return asked
+}
+
+test("a refusal that is final ends it", async () => {
+	for (const status of [401, 403, 404, 410]) {
+		const asked = refuse(() => new Response("session expired\n", {status}))
+		const {hub, closes} = connect({to: "ws://h/ws?a=1"})
+		last().end()
+		assert.equal(closes()[0].willReconnect, true)
+		await turn()
+		assert.deepEqual(closes().slice(1), [{code: 4000 + status, reason: "session expired", willReconnect: false, delay: 0}])
+		assert.equal(asked.length, 1)
+		assert.equal(asked[0][0], "http://h/ws?a=1&resume=")
+		assert.equal(asked[0][1].credentials, "include")
+		assert.equal(hub.state, "closed")
+		assert.equal(timers.size, 0)
+	}
+})
+
+test("what is no clear refusal changes nothing", async () => {
+	for (const answer of [
+		() => new Response("", {status: 200}), () => new Response("", {status: 426}), () => new Response("", {status: 500}),
+		() => new Response("", {status: 503}), () => { throw new TypeError("fetch failed") },
+	]) {
+		refuse(answer)
+		const {closes} = connect()
+		last().end()
+		await turn()
+		assert.equal(closes().length, 1)
+		const before = sockets.length
+		advance(250)
+		assert.equal(sockets.length, before + 1)
+	}
+})
+
+test("Retry-After is waited for", async () => {
+	refuse(() => new Response("full", {status: 503, headers: {"Retry-After": "7"}}))
+	const {hub} = connect()
+	last().end()
+	await turn()
+	assert.equal(hub.state, "waiting")
+	advance(6999)
+	assert.equal(sockets.length, 1)
+	advance(1)
+	assert.equal(sockets.length, 2)
+})
+
+test("only an attempt that never opened is asked about, and an answer that comes late is not heard", async () => {
+	const answers = []
+	const asked = refuse(() => new Promise(resolve => answers.push(resolve)))
+	const {closes} = connect()
+	last().end()
+	advance(250)
+	last().open()
+	answers[0](new Response("", {status: 401}))
+	await turn()
+	assert.equal(closes().length, 1)
+	last().end()
+	await turn()
+	assert.equal(asked.length, 1)
+})
+
+// Who decides.
+
+test("the caller has the last word on what is final", async t => {
+	const reported = []
+	t.mock.method(console, "error", error => reported.push(error.message))
+	for (const [retry, code, want] of [
+		[() => true, 4401, true], [() => false, 1006, false], [() => undefined, 1006, true], [() => undefined, 1008, false],
+		[() => { throw new Error("retry") }, 1006, true], [() => { throw new Error("retry") }, 4401, false],
+	]) {
+		const asked = []
+		const {hub, closes} = connect({retry: (...args) => { asked.push(args); return retry() }})
+		last().end(code, "why")
+		assert.equal(closes()[0].willReconnect, want)
+		assert.deepEqual(asked, [[code, "why"]])
+		hub.close()
+		assert.equal(closes().at(-1).willReconnect, false, "close is final whatever retry says")
+	}
+	assert.deepEqual(reported, ["retry", "retry"])
+	refuse(() => new Response("", {status: 401}))
+	const {closes} = connect({retry: code => code === 4401 || undefined})
+	last().end()
+	await turn()
+	assert.equal(closes().length, 1)
+	const before = sockets.length
+	advance(250)
+	assert.equal(sockets.length, before + 1)
+})
+
+test("a signal closes", () => {
+	const controller = new AbortController()
+	const {hub, closes} = connect({signal: controller.signal})
+	last().open()
+	controller.abort()
+	assert.deepEqual(closes(), [{code: 1000, reason: "", willReconnect: false, delay: 0}])
+	assert.deepEqual(last().closedWith, [1000])
+	hub.reconnect()
+	const late = connect({signal: controller.signal})
+	assert.equal(late.hub.state, "closed")
+	assert.throws(() => late.hub.send("x"), /closed/)
+	late.hub.close()
+	assert.equal(sockets.length, 1)
+	assert.equal(timers.size, 0)
+})
+
+test("state and transport say where it stands", () => {
+	const {hub} = connect()
+	const stands = () => [hub.state, hub.transport]
+	assert.deepEqual(stands(), ["connecting", undefined])
+	last().open()
+	assert.deepEqual(stands(), ["open", "websocket"])
+	last().end()
+	assert.deepEqual(stands(), ["waiting", undefined])
+	advance(250)
+	assert.deepEqual(stands(), ["connecting", undefined])
+	hub.close()
+	assert.deepEqual(stands(), ["closed", undefined])
+})
+
+test("reconnect connects now", () => {
+	const {hub, calls, closes} = connect()
+	hub.reconnect() // in place of an attempt
+	assert.equal(sockets.length, 2)
+	assert.deepEqual(closes(), [])
+	last().end()
+	hub.reconnect() // in place of a wait
+	assert.equal(sockets.length, 3)
+	advance(60000)
+	hub.reconnect()
+	last().open()
+	last().receive({type: "tick", group: "g", id: "1"})
+	const before = sockets.length, open = last()
+	hub.reconnect() // in place of a connection
+	assert.deepEqual(closes().at(-1), {code: 1006, reason: "reconnect", willReconnect: true, delay: 0})
+	assert.deepEqual(open.closedWith, [undefined])
+	advance(0)
+	assert.equal(sockets.length, before + 1)
+	assert.deepEqual(resumes(last()), ["g@1"])
+	last().open()
+	last().end(4401)
+	calls.length = 0
+	hub.reconnect() // after a login, say
+	assert.equal(sockets.length, before + 2)
+	assert.deepEqual(resumes(last()), ["g@1"], "with its positions")
+	last().open()
+	last().receive({type: "tick"})
+	assert.deepEqual(calls.map(([type]) => type), ["open", "*"], "and its handlers")
+	hub.close()
+	advance(60000)
+	assert.equal(sockets.length, before + 2)
+})
+
+test("a close handler may reconnect", () => {
+	const {online} = page()
+	const {hub, calls} = connect({types: []})
+	hub.on("close", ({willReconnect}) => willReconnect || hub.reconnect())
+	hub.on("close", ({code}) => calls.push(code))
+	last().open()
+	last().end(4401)
+	assert.deepEqual(calls, [4401])
+	assert.equal(hub.state, "connecting")
+	last().end()
+	online()
+	assert.equal(sockets.length, 3, "it hears from the page again")
+})
+
+test("handlers go with their signal, or after the first event", () => {
+	const {hub} = connect({types: []})
+	const controller = new AbortController()
+	const calls = []
+	hub.on("tick", () => calls.push("signal"), {signal: controller.signal})
+	hub.on("tick", n => { calls.push("once"); if (n) last().receive({type: "tick", data: 0}) }, {once: true})
+	hub.on("*", () => calls.push("*"))
+	hub.on("tick", () => calls.push("never"), {signal: AbortSignal.abort()})
+	hub.on("tick", () => calls.push("never"), {signal: controller.signal, once: true})()
+	last().open()
+	last().receive({type: "tick", data: 1})
+	assert.deepEqual(calls, ["signal", "once", "signal"])
+	controller.abort()
+	last().receive({type: "tick"})
+	assert.deepEqual(calls, ["signal", "once", "signal", "*"])
+})
+
+// Positions.
+
+test("position handlers hear of each group with history that is joined", () => {
+	const {calls} = connect({types: ["position", "*"]})
+	last().open()
+	last().receive({type: "grouphub.position", group: "a", id: "1"})
+	last().receive({type: "chat", group: "a", id: "2"})
+	last().receive({type: "grouphub.position", group: "b"})
+	assert.deepEqual(calls.map(([type, group]) => [type, group]), [["position", "a"], ["*", undefined]])
+})
+
+test("the position of a group that was left ends", () => {
+	const {hub, calls} = connect()
+	last().open()
+	for (const group of ["a", "b"]) last().receive({type: "chat", group, id: "1"})
+	last().receive({type: "grouphub.left", group: "a"})
+	last().receive({type: "grouphub.left", group: "never joined"})
+	assert.equal(calls.length, 3, "which handlers do not hear of")
+	assert.deepEqual(hub.positions, {b: "1"})
+	last().receive({type: "grouphub.position", group: "a", id: "2"})
+	assert.deepEqual(hub.positions, {b: "1", a: "2"})
+})
+
+test("positions can be handed on", () => {
+	const one = connect()
+	last().open()
+	for (const group of ["a", "__proto__", "constructor"]) last().receive({type: "chat", group, id: "1"})
+	const positions = JSON.parse(JSON.stringify(one.hub.positions))
+	const two = connect({positions})
+	assert.deepEqual(resumes(last()).sort(), ["__proto__@1", "a@1", "constructor@1"])
+	last().open()
+	last().receive({type: "chat", group: "a", id: "2"})
+	assert.equal(two.hub.positions.a, "2")
+	assert.equal(positions.a, "1", "and stay the giver's own")
+	assert.equal({}.a, undefined)
+	assert.equal(Object.prototype.constructor, Object)
+})
+
+test("200,000 groups do not make 200,000 callbacks", () => {
+	const {hub, calls} = connect({types: ["resync"]})
+	last().open()
+	const n = 200_000
+	for (let i = 0; i < n; i++) last().receive({type: "grouphub.position", group: `room:${i}`, id: "1"})
+	assert.equal(Object.keys(hub.positions).length, n)
+	last().end()
+	advance(250)
+	assert.ok(resumes(last()).length > 100)
+	assert.deepEqual(calls, [["resync", "", {type: "resync", group: ""}]], "which stands for any group")
+	last().end()
+	advance(1000)
+	assert.equal(calls.length, 1)
+})
+
+test("it leaves no global behind", async () => {
+	const before = Object.getOwnPropertyNames(globalThis).sort()
+	await import("../../client.js?again")
+	const {hub} = connect({heartbeat: 10000, positions: {a: "1"}})
+	last().open()
+	last().receive({type: "tick"})
+	hub.close()
+	assert.deepEqual(Object.getOwnPropertyNames(globalThis).sort(), before)
 })

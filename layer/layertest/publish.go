@@ -53,6 +53,11 @@ func testPublishWithoutSubscribers(t testing.TB, f *fixture) {
 	h := f.attach(f.a, "nobody")
 	f.publish(f.b, "nobody", "y")
 	h.expect("nobody", "y")
+	// What is kept is in the history, and not delivered either.
+	f.publishKept(f.a, "kept", "x", plenty)
+	h.add("kept")
+	f.publishKept(f.b, "kept", "y", plenty)
+	h.expect("kept", "y")
 }
 
 func testOrder(t testing.TB, f *fixture) {

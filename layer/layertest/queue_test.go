@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-29c60982/grouphub/layer"
@@ -56,20 +56,20 @@ var queueFaults = []fault{
 		}
 	}},
 	{"many that append at once exceed the capacity", "QueueHoldsNoMoreWhenManyAppend", func(l *faultyLayer) {
-		var mu sync.Mutex
-		length := make(map[string]int)
-		l.appendTo = func(_ context.Context, queue string, _ []byte) error {
-			mu.Lock()
-			full := length[queue] >= 100
-			mu.Unlock()
-			time.Sleep(time.Microsecond) // between looking and adding
-			if full {
+		const capacity = 10 // less than the memory layer's
+		var length atomic.Int64
+		l.appendTo = func(ctx context.Context, queue string, message []byte) error {
+			if length.Load() >= capacity {
 				return layer.ErrQueueFull
 			}
-			mu.Lock()
-			length[queue]++
-			mu.Unlock()
-			return nil
+			time.Sleep(time.Microsecond) // between looking and adding
+			length.Add(1)
+			return l.inside.Append(ctx, queue, message)
+		}
+		l.take = func(ctx context.Context, queue string) ([]byte, error) {
+			message, err := l.inside.Take(ctx, queue)
+			length.Add(-1)
+			return message, err
 		}
 	}},
 	{"a taker that leaves takes a message with it", "QueueLosesNothingWhenATakerLeaves", func(l *faultyLayer) {

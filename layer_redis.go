@@ -1,6 +1,7 @@
 package grouphub
 
 import (
+	"log/slog"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -33,6 +34,11 @@ type RedisOptions struct {
 	QueueCapacity int           // messages that may wait on one named channel; 0: 100
 	QueueExpiry   time.Duration // how long they do; 0: 60 s
 
+	// Logger is where the layer says that a connection was lost, that the server has
+	// become a replica, and that something it received was discarded; nil means
+	// slog.Default() at the time of each record.
+	Logger *slog.Logger
+
 	// Client is given the options that the URL stands for, and may change them: TLS,
 	// Sentinel, the nodes of a Cluster, credentials, how to dial. Afterwards the layer sets
 	// what it cannot do without: no client-side cache, no retries, one connection to a node.
@@ -47,7 +53,10 @@ type RedisOptions struct {
 //
 // Whenever a subscription was interrupted, the receiver's Lost names every topic
 // concerned, as soon as they are subscribed again. The layer reconnects for as long as
-// it takes. A connection that is silently dead is noticed within 15 seconds.
+// it takes. A connection that is silently dead is noticed within 15 seconds. So is a server
+// that has become a replica while its name or address leads to another one: the layer
+// connects anew, and calls end with ErrUnavailable until it has. What was published on the
+// old server before that may have reached nobody elsewhere.
 //
 // A message of a queue is delivered again if the process that took it ended, or lost its
 // connection, before it had confirmed that it handed the message over. A message may
@@ -61,14 +70,23 @@ type RedisLayer struct {
 }
 
 // NewRedisLayer connects to Redis and returns a layer, or says within five seconds what
-// is wrong. The URL is redis://user:password@host:port/db, rediss:// for TLS, or
-// unix:///path?db=n; more nodes of a Cluster are added as ?addr=host:port, and the
-// nodes of Sentinel with ?master_set=name. It may be empty if opts.Client says all.
+// is wrong; a replica and a Redis before 5.0 are. The URL is
+// redis://user:password@host:port/db, rediss:// for TLS, or unix:///path?db=n; more nodes
+// of a Cluster are added as ?addr=host:port, and the nodes of Sentinel with
+// ?master_set=name. It may be empty if opts.Client says all.
 func NewRedisLayer(url string, opts *RedisOptions) (*RedisLayer, error) {
 	if opts == nil {
 		opts = &RedisOptions{}
 	}
-	l, err := redis.New(url, redis.Options(*opts))
+	l, err := redis.New(url, redis.Options{
+		Prefix:         opts.Prefix,
+		EncryptionKeys: opts.EncryptionKeys,
+		Sharded:        opts.Sharded,
+		QueueCapacity:  opts.QueueCapacity,
+		QueueExpiry:    opts.QueueExpiry,
+		Logger:         opts.Logger,
+		Client:         opts.Client,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,9 @@ func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.
 	if l.ctx.Err() != nil {
 		return rueidis.RedisResult{}, fmt.Errorf("%w: %s %q", layer.ErrClosed, operation, name)
 	}
+	if l.demoted.Load() {
+		return fail(layer.ErrUnavailable, errReplica)
+	}
 	if err := ctx.Err(); err != nil { // below, it might go out all the same
 		return fail(layer.ErrUnavailable, err)
 	}
@@ -62,6 +66,9 @@ func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.
 		case result := <-job.result:
 			jobs.Put(job)
 			if err := result.Error(); err != nil && !rueidis.IsRedisNil(err) {
+				if answer, ok := rueidis.IsRedisErr(err); ok && strings.HasPrefix(answer.Error(), "READONLY") {
+					notify(l.suspect)
+				}
 				return fail(l.kindOf(err), err)
 			}
 			return result, nil

@@ -3,7 +3,9 @@ package redis
 import (
 	"context"
 	"crypto/tls"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 
 	"github.com/redis/rueidis"
@@ -77,6 +79,16 @@ func (c *connection) Close() error {
 	delete(c.of.all, c)
 	c.of.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// drop ends every connection there is.
+func (cs *connections) drop() {
+	cs.mu.Lock()
+	conns := slices.Collect(maps.Keys(cs.all))
+	cs.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
 }
 
 // close ends every connection and every attempt to make one.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -70,7 +71,7 @@ func (l *Layer) publishCommand() string {
 // History implements [layer.Layer]. What cannot be opened is left out, and counted as
 // discarded.
 func (l *Layer) History(ctx context.Context, topic string, after uint64) (layer.History, error) {
-	args := []string{strconv.FormatUint(after, 10) + "-0", milliseconds(countLife), milliseconds(unusedLife), newWord(), newWord()}
+	args := []string{strconv.FormatUint(min(after, math.MaxUint64-1)+1, 10) + "-0", milliseconds(countLife), milliseconds(unusedLife), newWord(), newWord()}
 	result, err := l.run(ctx, "history of", topic, historyRead, l.historyKeys(topic), args)
 	if err != nil {
 		return layer.History{}, err

@@ -32,6 +32,7 @@ const (
 	defaultHeartbeat = 5 * time.Second // how often a subscription proves itself by a message to itself
 	backoffMin       = 50 * time.Millisecond
 	backoffMax       = 2 * time.Second
+	demotedPoll      = time.Second            // how often a replica is asked whether it is none any more
 	closeGrace       = 500 * time.Millisecond // for connections to end in good order
 	unsubscribeDelay = time.Second            // how much later than Remove
 	pipelines        = 2                      // one gathers commands while the server is busy with the other's
@@ -40,14 +41,19 @@ const (
 	queuePoll        = time.Second
 )
 
-// Options are grouphub.RedisOptions, field by field.
+// Options are grouphub.RedisOptions, field by field, and what only tests set.
 type Options struct {
 	Prefix         string
 	EncryptionKeys []string
 	Sharded        bool
 	QueueCapacity  int
 	QueueExpiry    time.Duration
+	Logger         *slog.Logger
 	Client         func(*rueidis.ClientOption)
+
+	// Heartbeat is how often a subscription proves itself, and how often the server's role
+	// is asked for; 0: 5 s. Tests use less.
+	Heartbeat time.Duration
 }
 
 // A Layer is the inside of a grouphub.RedisLayer.
@@ -62,9 +68,8 @@ type Layer struct {
 	cluster     bool
 	capacity    int
 	expiry      time.Duration
-
-	// Heartbeat is how often those who attach from now on prove their subscription.
-	Heartbeat time.Duration
+	heartbeat   time.Duration
+	log         *slog.Logger // nil: the default at the time of each record
 
 	ctx     context.Context // ends with the layer
 	cancel  context.CancelFunc
@@ -73,6 +78,9 @@ type Layer struct {
 	jobs    chan *job      // to the pipelines
 	posts   chan *job      // likewise, and taken first
 	lanes   lanes          // in their place in a Cluster
+
+	demoted atomic.Bool   // the server is a replica: nothing is sent
+	suspect chan struct{} // has room for one: the role has to be asked for now
 
 	discarded  atomic.Uint64 // payloads that could not be opened
 	discarding sync.Once     // logs the first of them
@@ -113,7 +121,9 @@ func New(url string, opts Options) (*Layer, error) {
 		sharded:       opts.Sharded,
 		capacity:      cmp.Or(opts.QueueCapacity, 100),
 		expiry:        min(cmp.Or(opts.QueueExpiry, 60*time.Second), maxLife),
-		Heartbeat:     defaultHeartbeat,
+		heartbeat:     cmp.Or(opts.Heartbeat, defaultHeartbeat),
+		log:           opts.Logger,
+		suspect:       make(chan struct{}, 1),
 		jobs:          make(chan *job, 2*batchSize),
 		posts:         make(chan *job, 2*batchSize),
 		subscriptions: make(map[*Subscription]struct{}),
@@ -125,7 +135,9 @@ func New(url string, opts Options) (*Layer, error) {
 		l.cancel()
 		return nil, fmt.Errorf("%w: connect to redis at %s: %w", layer.ErrUnavailable, strings.Join(option.InitAddress, ", "), err)
 	}
-	l.cluster = l.client.Mode() == rueidis.ClientModeCluster
+	if !l.cluster {
+		l.running.Go(func() { l.watchRole(l.heartbeat) })
+	}
 	if l.cluster {
 		l.lanes.bySlot = make(map[uint16][]*job)
 	} else {
@@ -151,7 +163,12 @@ func (l *Layer) connect(option rueidis.ClientOption) error {
 	l.option = option
 	timeout := time.AfterFunc(dialTimeout, l.connections.close)
 	client, err := rueidis.NewClient(option)
-	if !timeout.Stop() && err == nil {
+	if err == nil {
+		l.client = client
+		l.cluster = client.Mode() == rueidis.ClientModeCluster
+		err = l.checkServers(l.connections.ctx)
+	}
+	if (!timeout.Stop() || err != nil) && client != nil {
 		client.Close()
 	}
 	if l.connections.ctx.Err() != nil {
@@ -161,8 +178,15 @@ func (l *Layer) connect(option rueidis.ClientOption) error {
 		l.connections.close()
 		return err
 	}
-	l.client = client
 	return nil
+}
+
+// logger returns where the layer logs at present.
+func (l *Layer) logger() *slog.Logger {
+	if l.log != nil {
+		return l.log
+	}
+	return slog.Default()
 }
 
 // key names what belongs to a topic or queue. In a Cluster all that belongs to one of
@@ -219,7 +243,7 @@ func (l *Layer) open(key string, sealed []byte) ([]byte, bool) {
 func (l *Layer) discard(key string, err error) {
 	l.discarded.Add(1)
 	l.discarding.Do(func() {
-		slog.Error("grouphub: discarded what came through redis; further ones are not logged", "key", key, "error", err)
+		l.logger().Error("grouphub: discarded what came through redis; further ones are not logged", "key", key, "error", err)
 	})
 }
 

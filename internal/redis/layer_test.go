@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
@@ -171,4 +172,32 @@ func TestKeysOfDifferentNamesDiffer(t *testing.T) {
 			t.Errorf("%q: the hash tag of %q ends at %d", name, key, i)
 		}
 	}
+}
+
+func TestLayerLogsWhereItIsTold(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	logged := make(chan string, 100)
+	l := newTestLayer(t, s.URL(), Options{Logger: slog.New(slog.NewTextHandler(lines(logged), nil))})
+	h := attachHub(t, l, "topic")
+	s.Publish(l.key("topic", "topic"), "garbage")
+	if line := <-logged; !strings.Contains(line, "discarded") {
+		t.Errorf("logged %s", line)
+	}
+	await(t, "Up", h.Up)
+	s.Kill()
+	if line := <-logged; !strings.Contains(line, "no subscription to redis") || !strings.Contains(line, h.name) {
+		t.Errorf("logged %s", line)
+	}
+}
+
+// lines hands over each line that is written.
+type lines chan<- string
+
+func (l lines) Write(line []byte) (int, error) {
+	select {
+	case l <- string(line):
+	default:
+	}
+	return len(line), nil
 }

@@ -3,7 +3,6 @@ package redis
 import (
 	"context"
 	"errors"
-	"log/slog"
 	mathrand "math/rand/v2"
 	"strings"
 	"time"
@@ -71,7 +70,7 @@ func (k *link) run() {
 			delay = backoffMin
 		}
 		if delay == backoffMin && k.ctx.Err() == nil { // once per outage
-			slog.Warn("grouphub: no subscription to redis, trying again", "hub", k.s.hub, "error", err)
+			k.s.layer.logger().Warn("grouphub: no subscription to redis, trying again", "hub", k.s.hub, "error", err)
 		}
 		notify(k.s.reroute)
 		pause(k.ctx, delay)

@@ -41,11 +41,19 @@ func (k *link) serve() (wasUp bool, err error) {
 	if !ok {
 		return false, errNoNode
 	}
+	if k.s.layer.demoted.Load() {
+		return false, errReplica
+	}
 	conn, err := k.s.layer.newSubscriber(k.ctx, address)
 	if err != nil {
 		return false, err
 	}
-	heartbeat := k.s.layer.Heartbeat
+	if isReplica(conn.role) && !k.s.layer.cluster {
+		conn.conn.Close()
+		notify(k.s.layer.suspect)
+		return false, errReplica
+	}
+	heartbeat := k.s.layer.heartbeat
 	s := &session{link: k, address: address, conn: conn, heartbeats: k.heartbeatChannel(), gate: k.begin(), ended: make(chan error, 1),
 		beat: time.NewTicker(heartbeat), silence: time.NewTimer(patience(heartbeat)), unsubscribe: time.NewTimer(unsubscribeDelay)}
 	s.unsubscribe.Stop()
@@ -106,7 +114,7 @@ func (s *session) next() error {
 	case <-s.beat.C:
 		return s.sendHeartbeat()
 	case <-s.link.beaten:
-		s.silence.Reset(patience(s.link.s.layer.Heartbeat))
+		s.silence.Reset(patience(s.link.s.layer.heartbeat))
 		return nil
 	case <-s.silence.C:
 		return errSilent

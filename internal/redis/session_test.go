@@ -26,7 +26,7 @@ func TestSilentDeathOfASubscriptionIsNoticed(t *testing.T) {
 	use(old)
 	var mu sync.Mutex
 	var conns []net.Conn
-	l := newTestLayer(t, "", Options{Client: func(o *rueidis.ClientOption) {
+	l := newTestLayer(t, "", Options{Heartbeat: 100 * time.Millisecond, Client: func(o *rueidis.ClientOption) {
 		o.InitAddress = []string{"the-service:6379"}
 		o.ForceSingleClient = true
 		o.DialCtxFn = func(ctx context.Context, _ string, dialer *net.Dialer, _ *tls.Config) (net.Conn, error) {
@@ -37,7 +37,6 @@ func TestSilentDeathOfASubscriptionIsNoticed(t *testing.T) {
 			return conn, err
 		}
 	}})
-	l.Heartbeat = 100 * time.Millisecond
 	h := attachHub(t, l, "topic")
 	await(t, "Up", h.Up)
 	// The name now means another server. The subscriber's connection stays healthy.

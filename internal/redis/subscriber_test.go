@@ -52,7 +52,7 @@ func TestCredentialsAreRefreshedWithoutAnInterruption(t *testing.T) {
 	s.CLI("ACL", "SETUSER", "user", "on", ">first", "~*", "+@all", "&*")
 	password := "first"
 	var asked, refreshed atomic.Int32
-	l := newTestLayer(t, s.URL(), Options{Client: func(o *rueidis.ClientOption) {
+	l := newTestLayer(t, s.URL(), Options{Heartbeat: 20 * time.Millisecond, Client: func(o *rueidis.ClientOption) {
 		o.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
 			c := rueidis.AuthCredentials{Username: "user", Password: password}
 			if asked.Add(1) > 2 { // the first two are the connections' own
@@ -63,7 +63,6 @@ func TestCredentialsAreRefreshedWithoutAnInterruption(t *testing.T) {
 			return c, nil
 		}
 	}})
-	l.Heartbeat = 20 * time.Millisecond
 	h := attachHub(t, l, "topic")
 	await(t, "both connections to be refreshed", func() bool { return refreshed.Load() >= 2 })
 	mustPublish(t, l, "topic", "afterwards")

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/rueidis"
@@ -36,7 +37,7 @@ func Start(t testing.TB, args ...string) *Server {
 		t.Skip("redis-server is not installed")
 	}
 	s := &Server{t: t, args: append([]string{"--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "",
-		"--enable-debug-command", "local"}, args...)}
+		"--enable-debug-command", "local", "--repl-diskless-sync-delay", "0"}, args...)}
 	t.Cleanup(s.Kill)
 	for range 10 { // somebody else may get the port first
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -112,6 +113,17 @@ func (s *Server) CLI(args ...string) string {
 		s.t.Fatalf("redis-cli %q: %v: %s", args, err, out)
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// Follow makes the server a replica of another, and returns when it has what that has.
+func (s *Server) Follow(master *Server) {
+	s.t.Helper()
+	s.CLI("REPLICAOF", "127.0.0.1", master.port)
+	for patience := time.Now().Add(30 * time.Second); !strings.Contains(s.CLI("INFO", "replication"), "master_link_status:up"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(patience) {
+			s.t.Fatal("waited in vain for the replication")
+		}
+	}
 }
 
 // Client returns a client of the server that ends with the test.

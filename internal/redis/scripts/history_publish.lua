@@ -46,6 +46,13 @@ redis.call('PEXPIRE', KEYS[2], ARGV[4])
 if KEYS[3] then redis.call('SET', KEYS[3], number, 'PX', ARGV[6]) end
 local most = tonumber(ARGV[9])
 if most > 0 and bytes > most then
+  -- Ranges that leave their end out came with Redis 6.2: a piece ends before the last entry
+  -- of the one before. Ids other than n-0 are none of ours.
+  local function before(id)
+    local number, sequence = string.match(id, '^(%d+)-(%d+)$')
+    if sequence ~= '0' then return number .. '-0' end
+    return string.format('%.0f', number - 1)
+  end
   local kept, newest, more = 0, '+', true
   bytes = 0
   while more do
@@ -55,7 +62,7 @@ if most > 0 and bytes > most then
       local head = select(2, string.find(entry[2][2], '^\3%w+ %d+ %w+ ')) or 0
       local size = bytes + #entry[2][2] - head
       more = more and (kept == 0 or size <= most * 0.75)
-      if more then bytes, kept, newest = size, kept + 1, '(' .. entry[1] end
+      if more then bytes, kept, newest = size, kept + 1, before(entry[1]) end
     end
   end
   redis.call('XTRIM', KEYS[2], 'MAXLEN', kept)

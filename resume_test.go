@@ -28,11 +28,11 @@ func TestPositionsBeyondWhatIsKeptAreResyncs(t *testing.T) {
 			sendNumbers(t, hub, "first", 1, 2)
 			expectNumbers(t, c, 1, 2)
 
-			query := "room=lobby&resume=" + url.QueryEscape("first@"+position)
+			query := fmt.Append(nil, "room=lobby&resume=", url.QueryEscape("first@"+position))
 			for i := range min(positions, 500_000/(40+len(padding))) {
-				query += fmt.Sprintf("&resume=%d%s%%40epoch.1.nonce", i, padding)
+				query = fmt.Appendf(query, "&resume=%d%s%%40epoch.1.nonce", i, padding)
 			}
-			query += "&last=value"
+			query = append(query, "&last=value"...)
 			c = hubtest.Dial(t, hub.Handler(grouphub.Consumer{
 				Connect: func(c *grouphub.Conn) error {
 					handed <- c
@@ -45,7 +45,7 @@ func TestPositionsBeyondWhatIsKeptAreResyncs(t *testing.T) {
 					return c.Join("0" + padding)
 				},
 				Events: grouphub.Events{"n": grouphub.Forward()},
-			}), "/ws?"+query)
+			}), "/ws?"+string(query))
 			expectNumbers(t, c, 1, 2) // the first is kept
 			c.ExpectEvent("grouphub.position")
 			for _, group := range []string{"beyond", "0" + padding} {

@@ -216,6 +216,10 @@ func (s *shard) pushLocked(batch []*delivery) {
 	var delivered, dropped, unhandled int
 	for _, p := range s.places {
 		c, due := p.conn, s.since(p, batch)
+		if p.heldBack {
+			p.membership.held = append(p.membership.held, due...)
+			continue
+		}
 		if excepted[c.channel] {
 			due = c.without(due)
 		}
@@ -253,15 +257,23 @@ func (s *shard) pushLocked(batch []*delivery) {
 	h.count.unhandled.Add(uint64(unhandled))
 }
 
-// since returns the events of the shard's batch that were sent after a member had joined.
+// since returns the events of the shard's batch that are for a member: those that were sent
+// after it had joined and are not in its replay.
 func (s *shard) since(p place, batch []*delivery) []*delivery {
+	number := p.membership.number
 	switch {
-	case p.since == notYet:
-		return slices.DeleteFunc(slices.Clone(batch), func(d *delivery) bool { return d.id != "" })
 	case p.since < s.begin:
 		return batch
+	case p.since == number: // it has not been replayed since it joined
+		return batch[min(int(p.since-s.begin)+1, len(batch)):]
 	}
-	return batch[min(int(p.since-s.begin)+1, len(batch)):]
+	var due []*delivery
+	for i, d := range batch {
+		if n := s.begin + uint64(i); n > p.since || n > number && d.id == "" {
+			due = append(due, d)
+		}
+	}
+	return due
 }
 
 // exceptedChannels returns the channels that are excepted from some event of a batch.

@@ -3,6 +3,7 @@ package grouphub
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
@@ -109,27 +110,33 @@ type replayStep struct {
 	full    bool     // callbacks have to run before there is room for the piece's
 }
 
-// replayStep pushes the next piece of a replay, or says what has to come before that.
+// replayStep pushes the next piece of a replay, or says what has to come before that. Nothing
+// is composed or written under the sequence's lock, which the arrival of events needs.
 func (c *Conn) replayStep(m *membership, r *sequence.Replay) (step replayStep, err error) {
-	limit, size := replayPiece, (*delivery).size
-	if m.inOrder(c) { // a piece's Handle calls wait together, and so may what they send
-		limit, size = min(limit, c.hub.limits.Pending/2), (*delivery).waitingSize
+	p := m.group.sequence.Next(r, c.pieceLimit(m), pieceSize)
+	if step.renders = missingRenders(p.Values, []variant{c.variant()}); len(step.renders) > 0 {
+		return step, nil
 	}
-	m.group.sequence.Piece(r, limit, size, func(p sequence.Piece[*delivery]) (used bool) {
-		if step.renders = missingRenders(p.Values, []variant{c.variant()}); len(step.renders) > 0 {
-			return false
-		}
-		step, err = c.pushPiece(m, p)
-		return err == nil && !step.drain && !step.full
-	})
-	return step, err
+	return c.pushPiece(m, r, p)
 }
+
+// pieceLimit is how many bytes a piece of a replay has, as pieceSize counts them. Its Handle
+// calls wait together, and so may what they send.
+func (c *Conn) pieceLimit(m *membership) int {
+	if m.inOrder(c) {
+		return min(replayPiece, c.hub.limits.Pending/2)
+	}
+	return replayPiece
+}
+
+// pieceSize is what an event counts for in a piece of a replay.
+func pieceSize(d *delivery) int { return d.waitingSize() }
 
 // pushPiece pushes a piece of a replay, if there is room for it: of two replays at the same
 // time, the second one sees what the first has pushed. With the last piece the connection
-// becomes a member, or goes live if it is one already. A Leave waits for it, and nothing is
-// pushed after the Leave.
-func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) (step replayStep, err error) {
+// becomes a member, or goes live if it is one already; if that has to be tried again, the
+// step is empty. A Leave waits for it, and nothing is pushed after the Leave.
+func (c *Conn) pushPiece(m *membership, r *sequence.Replay, p sequence.Piece[*delivery]) (step replayStep, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.pendingLocked(m); err != nil {
@@ -140,6 +147,14 @@ func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) (step repla
 	if step.drain || step.full {
 		return step, nil
 	}
+	if p.Last {
+		if !c.goLiveLocked(m, r, &p) {
+			return step, nil
+		}
+		step.live = true
+		defer m.shard.endHoldBack(m)
+	}
+	p.Pass(r)
 	group := m.group.name
 	if p.Resync {
 		c.resync(m)
@@ -148,19 +163,29 @@ func (c *Conn) pushPiece(m *membership, p sequence.Piece[*delivery]) (step repla
 	if _, resumes := c.resume[group]; resumes { // another Join would go on from here
 		c.resume[group] = sequence.ID(p.At)
 	}
-	if !p.Live {
-		return step, nil
-	}
-	step.live = true
-	if m.entered() {
-		m.shard.goLive(m)
-	} else {
-		c.enterLocked(m, true)
-	}
-	if c.resume != nil {
+	if step.live && c.resume != nil {
 		c.sendInOrder(m, Event{Type: "grouphub.position", Group: group, ID: sequence.ID(p.At)})
 	}
 	return step, nil
+}
+
+// goLiveLocked has a connection get what follows the last piece of its replay, to which it
+// adds what has come since that was read. What follows is held back until the piece is
+// pushed. It reports false if the piece has to be read again.
+func (c *Conn) goLiveLocked(m *membership, r *sequence.Replay, p *sequence.Piece[*delivery]) bool {
+	return m.group.sequence.Enter(r, p, c.pieceLimit(m), pieceSize, func(more []*delivery) bool {
+		switch {
+		case len(missingRenders(more, []variant{c.variant()})) > 0: // they may block
+			return false
+		case len(more) > 0 && m.inOrder(c) && !c.hasRoom(m, slices.Concat(p.Values, more)):
+			return false
+		case m.entered():
+			m.shard.goLive(c, m)
+		default:
+			c.enterLocked(m, liveSoon)
+		}
+		return true
+	})
 }
 
 // enterBehind makes a connection a member that gets no events yet, and has its replay go on
@@ -169,7 +194,7 @@ func (c *Conn) enterBehind(m *membership, r sequence.Replay) error {
 	c.mu.Lock()
 	err := c.pendingLocked(m)
 	if err == nil {
-		c.enterLocked(m, false)
+		c.enterLocked(m, notLive)
 		m.waiting.Add(1) // until the replay is over
 	}
 	c.mu.Unlock()

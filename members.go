@@ -112,7 +112,7 @@ func (m *members) size() (n int) {
 // conns returns the connections that are members at this moment.
 func (m *members) conns() (conns []*Conn) {
 	for s := range m.shards() {
-		s.mu.Lock()
+		s.lock()
 		for _, p := range s.places {
 			conns = append(conns, p.conn)
 		}
@@ -124,7 +124,7 @@ func (m *members) conns() (conns []*Conn) {
 // livePlaces returns the places of the members that get what is sent now.
 func (m *members) livePlaces() (live []place) {
 	for s := range m.shards() {
-		s.mu.Lock()
+		s.lock()
 		for _, p := range s.places {
 			if p.since != notYet {
 				live = append(live, p)
@@ -139,7 +139,7 @@ func (m *members) livePlaces() (live []place) {
 // is until its end.
 //
 // If it is not live, the member gets none of the group's events until its shard's goLive.
-func (m *members) add(c *Conn, of *membership, live bool) { m.shardForNew().add(c, of, live) }
+func (m *members) add(c *Conn, of *membership, live liveness) { m.shardForNew().add(c, of, live) }
 
 // shards yields the group's shards, of which there is at least one.
 func (m *members) shards() iter.Seq[*shard] {
@@ -177,17 +177,18 @@ func (m *members) shardForNew() *shard {
 type shard struct {
 	members *members              // static
 	next    atomic.Pointer[shard] // of the same group
-	size    atomic.Int32          // the length of places, for those who do not hold mu
+	size    atomic.Int32          // of members, for those who hold no lock
 
-	mu       sync.Mutex
+	mu       sync.Mutex // taken by lock
 	places   []place
 	variants []variant // the distinct ones among the members
 	counts   []int     // how many members each variant has
 
-	queueMu sync.Mutex // may be taken while mu is held
-	queue   []*queuedDelivery
-	last    uint64 // number of the event that was queued last
-	running bool   // there is a goroutine that runs, or a Render after which it will
+	queueMu  sync.Mutex // may be taken while mu is held
+	queue    []*queuedDelivery
+	last     uint64    // number of the event that was queued last
+	running  bool      // there is a goroutine that runs, or a Render after which it will
+	arrivals []arrival // what lock has yet to do
 
 	// Owned by the goroutine.
 	batch []*queuedDelivery // taken from the queue
@@ -198,6 +199,7 @@ type shard struct {
 type place struct {
 	conn       *Conn
 	since      uint64 // only events with a higher number are for it; notYet while it is replayed
+	heldBack   bool   // they are not pushed before endHoldBack
 	membership *membership
 }
 
@@ -205,41 +207,93 @@ type place struct {
 // an event without a number.
 const notYet = math.MaxUint64
 
-func (s *shard) add(c *Conn, m *membership, live bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m.shard, m.index = s, len(s.places)
-	s.countVariantLocked(c, 1)
-	s.queueMu.Lock()
-	since := s.last
-	if !live {
-		since = notYet
-	}
-	s.places = append(s.places, place{c, since, m})
-	s.size.Store(int32(len(s.places)))
-	s.queueMu.Unlock()
+// A liveness says which of a group's events a new member gets.
+type liveness uint8
+
+const (
+	notLive  liveness = iota // only those that no replay has, until goLive
+	live                     // all, from the next one on
+	liveSoon                 // the same, but not before endHoldBack
+)
+
+// An arrival is a change of a shard's places that has to be made before the next push. Whoever
+// makes a member, or has it go live, may hold a lock that the arrival of events needs, and so
+// must not wait for mu, which is held while batches are composed and written.
+type arrival struct {
+	place
+	number uint64 // of the last event before it
+	isNew  bool   // it has no place yet
 }
 
-// goLive gives a member that was replayed all events from the next one on.
-func (s *shard) goLive(m *membership) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// add makes a member.
+func (s *shard) add(c *Conn, m *membership, live liveness) {
 	s.queueMu.Lock()
 	defer s.queueMu.Unlock()
-	s.places[m.index].since = s.last
+	m.shard = s
+	a := arrival{place{c, s.last, live == liveSoon, m}, s.last, true}
+	if live == notLive {
+		a.since = notYet
+	}
+	s.arrivals = append(s.arrivals, a)
+	s.size.Add(1)
+}
+
+// goLive gives a member that was replayed all events from the next one on, but not before
+// endHoldBack.
+func (s *shard) goLive(c *Conn, m *membership) {
+	s.queueMu.Lock()
+	defer s.queueMu.Unlock()
+	s.arrivals = append(s.arrivals, arrival{place{c, s.last, true, m}, s.last, false})
+}
+
+// lock locks mu, and makes the changes that are due.
+func (s *shard) lock() {
+	s.mu.Lock()
+	s.queueMu.Lock()
+	arrivals := s.arrivals
+	s.arrivals = nil
+	s.queueMu.Unlock()
+	for _, a := range arrivals {
+		if !a.isNew {
+			s.places[a.membership.index] = a.place
+			continue
+		}
+		a.membership.index, a.membership.number = len(s.places), a.number
+		s.places = append(s.places, a.place)
+		s.countVariantLocked(a.conn, 1)
+	}
+}
+
+// endHoldBack pushes what was held back, and has the member pushed everything else at once.
+func (s *shard) endHoldBack(m *membership) {
+	s.lock()
+	defer s.mu.Unlock()
+	p := &s.places[m.index]
+	p.heldBack = false
+	batch := m.held
+	m.held = nil
+	closes := slices.IndexFunc(batch, func(d *delivery) bool { return d.closes() && !d.excepts(p.conn) })
+	if closes >= 0 {
+		batch = batch[:closes+1]
+	}
+	_ = p.conn.deliver(m, batch) // fails if the connection is ending
+	if closes >= 0 {
+		p.conn.closeInOrder(m, batch[closes].env)
+	}
 }
 
 // remove ends a membership. When it returns, nothing more is pushed for it.
 func (s *shard) remove(m *membership) {
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
+	m.held = nil
 	last := len(s.places) - 1
 	s.countVariantLocked(s.places[m.index].conn, -1)
 	s.places[m.index] = s.places[last]
 	s.places[m.index].membership.index = m.index
 	s.places[last] = place{}
 	s.places = s.places[:last]
-	s.size.Store(int32(last))
+	s.size.Add(-1)
 }
 
 // countVariantLocked keeps the variants up to date when a member comes or goes.
@@ -276,7 +330,7 @@ func (s *shard) run() {
 		for i, q := range s.batch {
 			batch[i] = q.delivery
 		}
-		s.mu.Lock()
+		s.lock()
 		variants := slices.Clone(s.variants)
 		s.mu.Unlock()
 		// Connections that join from here on get nothing of the batch, so no other variants
@@ -285,7 +339,7 @@ func (s *shard) run() {
 			s.renderAndRun(renders)
 			return
 		}
-		s.mu.Lock()
+		s.lock()
 		s.pushLocked(batch)
 		s.mu.Unlock()
 		for _, q := range s.batch {

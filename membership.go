@@ -23,7 +23,10 @@ type membership struct {
 	shard *shard // which it has entered; nil while it is pending
 	since int64  // when that was, in nanoseconds since 1970
 
-	index int // of its place in the shard; guarded by the shard's mu
+	// Guarded by the shard's mu, except for number, which does not change.
+	index  int         // of its place in the shard
+	number uint64      // of the shard's last event before it
+	held   []*delivery // what is held back
 
 	waiting atomic.Int32 // what waits on the connection's strand: see order.go
 	left    atomic.Bool  // a Leave has ended it
@@ -173,13 +176,13 @@ func (c *Conn) enter(m *membership) error {
 		return errMember
 	}
 	c.groups.set(m)
-	c.enterLocked(m, true)
+	c.enterLocked(m, live)
 	return nil
 }
 
 // enterLocked makes a member of a connection with a pending membership. If it is not live, it
-// gets no events yet, since a replay goes on.
-func (c *Conn) enterLocked(m *membership, live bool) {
+// gets no events yet, since a replay goes on. It waits for nobody who composes or writes.
+func (c *Conn) enterLocked(m *membership, live liveness) {
 	m.since = time.Now().UnixNano()
 	m.group.add(c, m, live)
 	delete(c.resume, m.group.name)

@@ -143,11 +143,12 @@ func live(t *testing.T, keep layer.Keep, test func(s *topic)) {
 
 var hundred = layer.Keep{Count: 100, Life: time.Hour}
 
+// one is a size by which publications are counted.
+func one(layer.Publication) int { return 1 }
+
 // replay reads one piece of about n publications.
 func (t *topic) replay(r *Replay, n int) (piece Piece[layer.Publication]) {
-	t.Piece(r, n, func(layer.Publication) int { return 1 }, func(p Piece[layer.Publication]) bool {
-		piece = p
-		return true
-	})
+	piece = t.Next(r, n, one)
+	piece.Pass(r)
 	return piece
 }

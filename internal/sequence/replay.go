@@ -29,7 +29,7 @@ type Replay struct {
 type Piece[T any] struct {
 	Values []T
 	Resync bool           // something before them is gone
-	Live   bool           // nothing is behind them: what comes next is delivered after Piece returns
+	Last   bool           // nothing is behind them
 	At     layer.Position // where the reader is after them
 }
 
@@ -71,26 +71,57 @@ func wait(ctx context.Context, deadline time.Time, c <-chan struct{}) error {
 	}
 }
 
-// Piece calls use with the next part of a replay, of about limit bytes, while the
-// sequence is locked: use must not block. If use returns false, the same part comes
-// again.
-func (s *Sequence[T]) Piece(r *Replay, limit int, size func(T) int, use func(Piece[T]) bool) {
+// Next returns the next part of a replay, of about limit bytes. It returns the same part
+// again until the replay has passed it. What is done with the part, which may take long, is
+// done without the sequence's lock.
+func (s *Sequence[T]) Next(r *Replay, limit int, size func(T) int) Piece[T] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.placeLocked(r)
+	p := Piece[T]{Resync: r.resync}
 	first := s.firstLocked()
 	next := r.next
-	p := Piece[T]{Resync: r.resync}
 	for bytes := 0; next <= s.last.Number && bytes < limit; next++ {
 		value := s.window.entries[next-first].value
 		p.Values = append(p.Values, value)
 		bytes += size(value)
 	}
-	p.Live = next > s.last.Number
-	p.At = layer.Position{Epoch: s.last.Epoch, Number: next - 1, Nonce: s.nonceLocked(next - 1)}
-	if use(p) {
-		r.next, r.resync = next, false
+	p.Last = next > s.last.Number
+	p.At = s.positionLocked(next - 1)
+	return p
+}
+
+// Pass makes a part that was read the past of the replay.
+func (p *Piece[T]) Pass(r *Replay) { r.next, r.resync = p.At.Number+1, false }
+
+// Enter ends a replay with the last piece, to which it adds what has come since that was
+// read: it calls enter with that, and what comes next is delivered after enter has returned.
+// The sequence is locked meanwhile, so enter must not block. Enter reports whether the
+// replay has ended. It has not if the piece has to be read again, because there is more
+// than limit bytes behind it or because history went away, or if enter returns false.
+func (s *Sequence[T]) Enter(r *Replay, p *Piece[T], limit int, size func(T) int, enter func(more []T) bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.breaks != s.breaks || p.At.Epoch != s.last.Epoch || p.At.Number+1 < s.firstLocked() {
+		return false
 	}
+	var more []T
+	bytes := 0
+	for _, e := range s.window.entries[p.At.Number+1-s.firstLocked():] {
+		more = append(more, e.value)
+		bytes += size(e.value)
+	}
+	if bytes > limit || !enter(more) {
+		return false
+	}
+	p.Values = append(p.Values, more...)
+	p.At = s.last
+	return true
+}
+
+// positionLocked returns the position of a number that the sequence has passed.
+func (s *Sequence[T]) positionLocked(number uint64) layer.Position {
+	return layer.Position{Epoch: s.last.Epoch, Number: number, Nonce: s.nonceLocked(number)}
 }
 
 // placeLocked sets the number that a replay goes on with.

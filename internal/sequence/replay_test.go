@@ -50,12 +50,9 @@ func TestAReaderFromFurtherOnIsNotTurnedAwayByTheFirstRead(t *testing.T) {
 		if err := s.CatchUp(context.Background(), r); err != nil {
 			t.Fatal(err)
 		}
-		s.Piece(&r, 1, func(layer.Publication) int { return 1 }, func(p Piece[layer.Publication]) bool {
-			if p.Resync || !p.Live {
-				t.Errorf("got %+v", p)
-			}
-			return true
-		})
+		if p := s.replay(&r, 1); p.Resync || !p.Last {
+			t.Errorf("got %+v", p)
+		}
 		s.end()
 		time.Sleep(maxPause)
 	})
@@ -64,11 +61,11 @@ func TestAReaderFromFurtherOnIsNotTurnedAwayByTheFirstRead(t *testing.T) {
 func TestAReplayEndsWhenTheCountBeginsAnewBetweenItsPieces(t *testing.T) {
 	live(t, hundred, func(s *topic) {
 		r := Replay{Last: 10}
-		if p := s.replay(&r, 5); len(p.Values) != 5 || p.Live || p.Resync {
+		if p := s.replay(&r, 5); len(p.Values) != 5 || p.Last || p.Resync {
 			t.Fatalf("got %+v", p)
 		}
 		s.Receive(numbered("B", 1)) // nothing is missing, for those who are live
-		if p := s.replay(&r, 5); !p.Live || !p.Resync {
+		if p := s.replay(&r, 5); !p.Last || !p.Resync {
 			t.Fatalf("got %+v", p)
 		}
 		s.expect(t, 1, 0)
@@ -108,7 +105,7 @@ func TestAPositionBeforeTheFirstPublicationIsGoodForAsLongAsNothingIsForgotten(t
 				c.meanwhile(s)
 				synctest.Wait()
 				r := Replay{From: true, After: ID(at)}
-				if p := s.replay(&r, 1000); p.Resync != c.resync || len(p.Values) != c.values || !p.Live {
+				if p := s.replay(&r, 1000); p.Resync != c.resync || len(p.Values) != c.values || !p.Last {
 					t.Errorf("after %q got %+v", ID(at), p)
 				}
 				s.end()
@@ -140,7 +137,7 @@ func TestAPositionThatWasNeverGivenOutReplaysNothing(t *testing.T) {
 			"A.a.", "A.a.A9", "A.b.", "A.b.A10", "B.9.A9", "A.-1.A9", "A.9.A9.", "A.9.a9", "A.zzzzzzzzzzzzz.A9",
 		} {
 			r := Replay{From: true, After: made}
-			if p := s.replay(&r, 1000); !p.Resync || len(p.Values) != 0 || !p.Live {
+			if p := s.replay(&r, 1000); !p.Resync || len(p.Values) != 0 || !p.Last {
 				t.Errorf("after %q got %+v", made, p)
 			}
 		}
@@ -148,6 +145,37 @@ func TestAPositionThatWasNeverGivenOutReplaysNothing(t *testing.T) {
 			r := Replay{From: true, After: ID(numbered("A", number).At)}
 			if p := s.replay(&r, 1000); p.Resync || len(p.Values) != values {
 				t.Errorf("after %q got %+v, want %d", r.After, p, values)
+			}
+		}
+	})
+}
+
+func TestAReplayEndsWithWhatHasComeSinceItsLastPiece(t *testing.T) {
+	live(t, hundred, func(s *topic) {
+		r := Replay{Last: 3}
+		p := s.Next(&r, 1000, one)
+		s.publish(2, true)
+		if s.Enter(&r, &p, 1, one, func([]layer.Publication) bool { return true }) {
+			t.Error("entered behind more than the limit")
+		}
+		if s.Enter(&r, &p, 2, one, func([]layer.Publication) bool { return false }) {
+			t.Error("entered though that was refused")
+		}
+		if p.At.Number != 10 || len(p.Values) != 3 {
+			t.Errorf("a piece that was not entered with has changed: %+v", p)
+		}
+		entered := s.Enter(&r, &p, 2, one, func(more []layer.Publication) bool { return len(more) == 2 })
+		if !entered || p.At != numbered("A", 12).At || len(p.Values) != 5 || p.Values[4].At.Number != 12 {
+			t.Errorf("entered: %v, %+v", entered, p)
+		}
+		for name, away := range map[string]func(){
+			"the window has moved on":  func() { s.publish(101, true) },
+			"the count has begun anew": func() { s.Receive(numbered("B", 1)) },
+		} {
+			p := s.Next(&r, 1000, one)
+			away()
+			if s.Enter(&r, &p, 1000, one, func([]layer.Publication) bool { return true }) {
+				t.Errorf("entered though %s", name)
 			}
 		}
 	})

@@ -256,8 +256,5 @@ func TestEveryFaultOfALayerWhoseServerFailsIsFound(t *testing.T) {
 }
 
 func TestACaseWithoutItsHookIsSkipped(t *testing.T) {
-	TestWithHooks(t, func(t *testing.T) (a, b layer.Layer, hooks Hooks) {
-		a, b = memoryPair(t)
-		return a, b, Hooks{}
-	})
+	run(t, hookCases, withoutHooks(memoryPair))
 }

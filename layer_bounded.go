@@ -107,6 +107,40 @@ func (l *boundedLayer) Append(ctx context.Context, queue string, message []byte)
 	return l.run(ctx, ErrUncertain, func(ctx context.Context) error { return l.Layer.Append(ctx, queue, message) })
 }
 
+// Take ends with its context. A message that the layer takes later goes back to the queue, to
+// its end.
+func (l *boundedLayer) Take(ctx context.Context, queue string) ([]byte, error) {
+	type result struct {
+		message []byte
+		err     error
+	}
+	returned, left := make(chan result), make(chan struct{})
+	l.calls.Go(func() {
+		message, err := l.Layer.Take(ctx, queue)
+		select {
+		case returned <- result{message, err}:
+		case <-left:
+			if err == nil {
+				_ = l.Append(context.Background(), queue, message) // there is nobody to tell
+			}
+		}
+	})
+	select {
+	case r := <-returned:
+		return r.message, r.err
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(layerGrace)
+	defer grace.Stop()
+	select {
+	case r := <-returned:
+		return r.message, r.err
+	case <-grace.C:
+		close(left)
+		return nil, fmt.Errorf("grouphub: take from %s: the layer does not return: %w", quoted(queue), ctx.Err())
+	}
+}
+
 // A boundedSubscription is one of a boundedLayer.
 type boundedSubscription struct {
 	Subscription

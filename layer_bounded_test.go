@@ -62,6 +62,15 @@ func (l *deafLayer) Append(ctx context.Context, queue string, message []byte) er
 	return l.MemoryLayer.Append(ctx, queue, message)
 }
 
+func (l *deafLayer) Take(ctx context.Context, queue string) ([]byte, error) {
+	select {
+	case <-l.deaf:
+		ctx = background
+	default:
+	}
+	return l.MemoryLayer.Take(ctx, queue)
+}
+
 type deafSubscription struct {
 	grouphub.Subscription
 	layer *deafLayer
@@ -140,6 +149,31 @@ func TestCallsEndThoughALayerIgnoresTheirContext(t *testing.T) {
 		}
 		close(layer.released)
 		synctest.Wait()
+		layer.Close()
+	})
+}
+
+func TestReceiveLosesNothingThoughALayerIgnoresItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		layer := newDeafLayer()
+		hub := grouphub.New(&grouphub.Options{Layer: layer})
+		synctest.Wait()
+		close(layer.deaf)
+		close(layer.released) // all but Take does as it should
+		ctx, cancel := context.WithTimeout(background, time.Second)
+		defer cancel()
+		begun := time.Now()
+		_, err := hub.Receive(ctx, "queue")
+		if took := time.Since(begun); !errors.Is(err, context.DeadlineExceeded) || took > 1100*time.Millisecond {
+			t.Errorf("Receive: %v after %v, want its context's error after a second", err, took)
+		}
+		if err := hub.Send(background, "queue", "task", 1); err != nil {
+			t.Fatal(err)
+		}
+		if e, err := hub.Receive(background, "queue"); err != nil || e.Type != "task" {
+			t.Errorf("Receive: %+v, %v, want what nobody had waited for", e, err)
+		}
+		hub.Shutdown(background)
 		layer.Close()
 	})
 }

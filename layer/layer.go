@@ -44,7 +44,7 @@ var (
 //
 // A hub does not stake its callers on this: it leaves a call alone that has not returned in
 // time, with [ErrUncertain] or, where the call only asks, [ErrUnavailable]. So whatever a
-// layer does late must do no harm. Only Attach, Take, Remove and Up are called as they are.
+// layer does late must do no harm. Only Attach, Remove and Up are called as they are.
 type Layer interface {
 	// Attach makes a hub known under a name that no other hub has, and subscribes
 	// it to the topic of that name. It does not wait for a server: while there is
@@ -160,11 +160,11 @@ type Receiver interface {
 	// is dropped, and the hub treats the topic as it does after Lost.
 	Deliver(p Publication)
 
-	// Lost says that publications of these topics, of which the hub's own may be one,
-	// may have been lost since they were subscribed to; what was kept of them can be
-	// found in History. It is called once the subscription is in force again, so that
-	// whoever now asks for the present state misses nothing. It never blocks. The slice
-	// is the receiver's.
+	// Lost says that publications of these topics may have been lost since they were
+	// subscribed to; after an interruption they are all, the hub's own included. What was
+	// kept of them can be found in History. It is called once the subscription is in force
+	// again, so that whoever now asks for the present state misses nothing. It never
+	// blocks. The slice is the receiver's.
 	Lost(topics []string)
 }
 

@@ -28,10 +28,11 @@ const (
 	drainTimeout = time.Second
 )
 
-// connect runs Connect on the handler's goroutine. When it returns, the strand runs
-// what has come meanwhile.
+// connect runs Connect on the handler's goroutine. When it returns, the client sees the
+// connection open, and the strand runs what has come meanwhile.
 func (c *Conn) connect() {
 	defer c.strand.Release()
+	defer c.outbox.Release()
 	if expires := c.user.Expires; !expires.IsZero() {
 		c.expireAt(expires)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -203,5 +204,85 @@ func TestPingsGoOnWhileACallbackBlocks(t *testing.T) {
 		if _, err := io.ReadFull(conn, ping); err != nil || ping[0] != 0x89 || ping[1] != 0 {
 			t.Fatalf("got %x, %v, want a ping", ping, err)
 		}
+	}
+}
+
+// A client whose connection is open has joined what Connect joins, and gets what Connect sent.
+// hubtest.Dial would wait for Connect in any case.
+func TestOpenMeansJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		proceed := make(chan struct{})
+		hub := grouphub.New(&grouphub.Options{PongTimeout: time.Minute, Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error {
+				if err := c.Send([]byte("welcome")); err != nil {
+					return err
+				}
+				<-proceed
+				return c.Join("all")
+			},
+			Events: grouphub.Events{"note": grouphub.Forward()},
+		}})
+		opened := make(chan *websocket.Conn, 1)
+		go func() { opened <- dialPipe(t, hub, "/") }()
+		time.Sleep(time.Hour) // silence is no fault of a client that has no answer
+		if len(opened) > 0 {
+			t.Error("it is open before Connect has returned")
+		}
+		close(proceed)
+		c := <-opened
+		send(t, hub, "all", "note", 1)
+		wantNext(t, c, "welcome")
+		wantNext(t, c, `{"type":"note","group":"all","data":1}`)
+		c.Close()
+		if err := hub.Shutdown(background); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestConnectThatSendsMuchOpensItsConnectionBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		proceed := make(chan struct{})
+		hub := grouphub.New(&grouphub.Options{MaxPending: 1000, Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error {
+				for range 2 {
+					if err := c.Send([]byte(strings.Repeat("x", 400))); err != nil {
+						return err
+					}
+				}
+				<-proceed
+				return nil
+			},
+		}})
+		c := dialPipe(t, hub, "/")
+		for range 2 {
+			wantNext(t, c, strings.Repeat("x", 400))
+		}
+		close(proceed)
+		c.Close()
+		if err := hub.Shutdown(background); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Whatever ends it, a client has its answer and a close code.
+func TestConnectThatFailsEndsInItsCloseCode(t *testing.T) {
+	for want, connect := range map[int]func(c *grouphub.Conn) error{
+		4000: func(*grouphub.Conn) error { return &grouphub.CloseError{Code: 4000} },
+		4001: func(c *grouphub.Conn) error { return c.Close(4001, "not today") },
+		1011: func(*grouphub.Conn) error { panic("on purpose") },
+		1013: func(*grouphub.Conn) error { return grouphub.ErrUnavailable },
+	} {
+		hub := newHub(t, &grouphub.Options{Logger: quiet(), Consumer: grouphub.Consumer{Connect: func(c *grouphub.Conn) error {
+			if err := c.Send([]byte("before")); err != nil {
+				return err
+			}
+			return connect(c)
+		}}})
+		c := serve(t, hub).dial("/")
+		wantNext(t, c, "before")
+		wantClose(t, c, want)
+		c.Close()
 	}
 }

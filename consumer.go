@@ -44,7 +44,9 @@ type Consumer struct {
 	// Connect runs after the upgrade, unless Shutdown has begun or the user's session
 	// has ended by then, and before the first Receive. The request is still being
 	// served: what routers and middleware keep with it is there. Afterwards only its
-	// URL, path values, headers and context values are left.
+	// URL, path values, headers and context values are left. The client sees the
+	// connection open when Connect has returned, and gets then what it has sent, unless that
+	// is more than half of MaxPending.
 	Connect func(c *Conn) error
 
 	// Receive gets a client's messages in order. Those that came before the client's

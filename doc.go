@@ -27,6 +27,10 @@
 //     a page of http or https whose host and port the request names; [AllowHosts] says
 //     which hosts a request may name.
 //   - Connect is part of the request: it runs before the mounted handler returns.
+//   - Open means joined. A client sees its connection open when Connect has returned: the
+//     answer to the handshake, and whatever Connect sent, leave then. They leave earlier
+//     only where Connect sends more than half of MaxPending, or waits for a replay, which
+//     needs the client. A Connect that fails still ends in its close code.
 //   - One at a time, and Disconnect can still act: see [Consumer].
 //   - Left means left, joined means joined: see [Conn.Leave] and [Conn.Join].
 //   - Order. Events that one goroutine sends to one group, each after the last

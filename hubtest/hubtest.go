@@ -23,10 +23,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -60,7 +62,10 @@ func Dial(t testing.TB, h http.Handler, path string, opts ...DialOption) *Client
 	}
 	conn, answer, err := dialer.Dial("ws://"+target(t, path), merged(opts))
 	if err != nil {
-		if answer == nil {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			t.Fatalf("hubtest: Dial %s: no answer for %v: does Connect block?", path, timeout)
+		case answer == nil:
 			t.Fatalf("hubtest: Dial %s: %v", path, err)
 		}
 		body, _ := io.ReadAll(answer.Body)

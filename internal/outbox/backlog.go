@@ -46,7 +46,7 @@ func (b *backlog) add(frames []byte, p priority) (more int) {
 // overhead is what the backlog counts for besides its bytes.
 func (b *backlog) overhead() int { return overhead * len(b.data) }
 
-// addRest makes an empty backlog hold what is left of frames, of which the kernel has the
+// addRest makes a backlog without data hold what is left of frames, of which the kernel has the
 // first sent bytes.
 func (b *backlog) addRest(frames []byte, sent int, p priority) {
 	start := frame.Whole(frames, sent)
@@ -59,6 +59,14 @@ func (b *backlog) addRest(frames []byte, sent int, p priority) {
 	if len(rest) > 0 {
 		b.add(rest, p)
 	}
+}
+
+// putBack undoes a next that took data, but for its first sent bytes, which the kernel has.
+func (b *backlog) putBack(frames []byte, sent int) {
+	waiting := b.data
+	b.data = nil
+	b.addRest(frames, sent, data)
+	b.data = append(b.data, waiting...)
 }
 
 // next takes what is to be written next: whole frames, of which the kernel already has the

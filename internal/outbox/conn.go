@@ -7,30 +7,22 @@ import (
 
 // What follows, and Read, is the net.Conn that gorilla and melody see.
 
-// Write is called by gorilla alone: first with the handshake's response, then with
-// one control frame at a time. It does not wait for the peer, except for the
-// response.
+// Write is called by gorilla alone: first with the handshake's response, which is held until
+// Release, then with one control frame at a time. It does not wait for the peer.
 func (o *Outbox) Write(p []byte) (int, error) {
+	b := bytes.Clone(p) // gorilla uses its buffer again
 	o.mu.Lock()
 	if o.phase == handshaking {
-		o.phase = open
-		o.mu.Unlock() // nobody else has the outbox yet
-		return o.answer(p)
+		o.phase, o.writing = open, held
+		o.deflated = bytes.Contains(b, []byte("\r\nSec-WebSocket-Extensions: permessage-deflate"))
+		o.extraLocked().answer = b
+		o.mu.Unlock()
+		return len(p), nil
 	}
-	control := bytes.Clone(p) // gorilla uses its buffer again
-	if err := o.controlAndUnlock(control); err != nil {
+	if err := o.controlAndUnlock(b); err != nil {
 		return 0, err
 	}
 	return len(p), nil
-}
-
-// answer writes the response to the handshake.
-func (o *Outbox) answer(response []byte) (int, error) {
-	o.deflated = bytes.Contains(response, []byte("\r\nSec-WebSocket-Extensions: permessage-deflate"))
-	o.Conn.SetWriteDeadline(time.Now().Add(o.limits.WriteTimeout))
-	n, err := o.Conn.Write(response)
-	o.Conn.SetWriteDeadline(time.Time{})
-	return n, err
 }
 
 // Close is called by melody when its read loop has ended. After a close frame the

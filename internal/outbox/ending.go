@@ -25,11 +25,11 @@ func (o *Outbox) CloseWith(code int, reason string) error {
 		return ErrClosed
 	}
 	o.phase, o.code = closing, uint16(code)
-	if err := o.sendControlLocked(frame.NewClose(code, reason), data); err != nil {
+	if err := o.sendCloseLocked(frame.NewClose(code, reason)); err != nil {
 		return o.failAndUnlock(err, 0)
 	}
 	var more time.Duration
-	if o.flushing {
+	if o.writing == flushing {
 		more = o.limits.WriteTimeout
 	}
 	o.cutOffLocked(more)
@@ -53,7 +53,7 @@ func (o *Outbox) Drained(ctx context.Context) error {
 			o.mu.Unlock()
 			return ErrClosed
 		}
-		if !o.flushing {
+		if o.writing != flushing { // what is held does not wait for the peer
 			o.mu.Unlock()
 			return nil
 		}
@@ -120,9 +120,19 @@ func (o *Outbox) cutLocked(closeFrame []byte) (dropped int) {
 	o.pending -= bytes
 	o.phase, o.code = closing, uint16(frame.CloseCode(closeFrame))
 	// An error here means a dead socket, which the read loop finds as well.
-	_ = o.sendControlLocked(closeFrame, data)
+	_ = o.sendCloseLocked(closeFrame)
 	o.cutOffLocked(0)
 	return dropped
+}
+
+// sendCloseLocked sends a close frame behind everything else.
+func (o *Outbox) sendCloseLocked(closeFrame []byte) error {
+	w := BorrowWriter()
+	defer w.Return()
+	if err := o.releaseLocked(w); err != nil {
+		return err
+	}
+	return o.sendLocked(w, closeFrame, data)
 }
 
 // cutOffLocked ends the connection after CloseTimeout and more, unless that is to happen
@@ -134,7 +144,7 @@ func (o *Outbox) cutOffLocked(more time.Duration) {
 		x.cutoff = at
 	}
 	o.Conn.SetReadDeadline(x.cutoff)
-	if o.flushing {
+	if o.writing == flushing {
 		o.Conn.SetWriteDeadline(x.cutoff)
 	}
 }

@@ -33,7 +33,7 @@ type flusher struct {
 }
 
 func (o *Outbox) startFlusherLocked() {
-	o.flushing = true
+	o.writing = flushing
 	o.extra.flushers.Add(1)
 	go o.flush()
 }
@@ -45,6 +45,9 @@ func (o *Outbox) flush() {
 	o.mu.Unlock()
 	defer f.extra.flushers.Done()
 	defer f.end()
+	if f.writeAnswer() != nil {
+		return
+	}
 	for {
 		frames, sent := f.next()
 		if frames == nil || f.write(frames, sent) != nil {
@@ -96,13 +99,34 @@ func (f *flusher) next() (frames []byte, sent int) {
 	frames, sent = f.extra.backlog.next()
 	if frames == nil {
 		// The deadline is cleared before anyone writes directly again.
-		o.flushing = false
+		o.writing = directly
 		o.Conn.SetWriteDeadline(time.Time{})
 		if o.phase == closing {
 			o.cutOffLocked(0)
 		}
 	}
 	return frames, sent
+}
+
+// writeAnswer writes what is left of the answer to the handshake.
+func (f *flusher) writeAnswer() error {
+	o := f.outbox
+	o.mu.Lock()
+	answer := f.extra.answer
+	if len(answer) == 0 {
+		o.mu.Unlock()
+		return nil
+	}
+	o.Conn.SetWriteDeadline(f.deadlineLocked())
+	o.mu.Unlock()
+	_, err := o.Conn.Write(answer)
+	o.mu.Lock()
+	if f.extra.answer = nil; err != nil || o.phase == dead {
+		return o.failAndUnlock(err, 0)
+	}
+	f.progress = time.Now()
+	o.mu.Unlock()
+	return nil
 }
 
 // write writes whole frames, of which the kernel already has the first sent bytes. On an

@@ -56,6 +56,7 @@ func upgraded(t testing.TB, conn, peer net.Conn, limits outbox.Limits) *socket {
 	written := make(chan error)
 	go func() {
 		_, err := s.Write([]byte(response))
+		s.Release()
 		written <- err
 	}()
 	got := make([]byte, len(response))

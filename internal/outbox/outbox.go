@@ -35,7 +35,7 @@ type Outbox struct {
 	raw      syscall.RawConn // static; nil if the connection is no plain socket
 	deflated bool            // static once the phase is open: permessage-deflate was negotiated
 	phase    phase           // what is still sent
-	flushing bool            // a flusher owns the write side; everything joins the backlog
+	writing  writing         // who writes to the socket
 	slow     bool            // it was closed for having too much waiting
 	code     uint16          // of the close frame; 0 while there is none
 	pushed   tick            // when frames were pushed last; kept for heartbeats only
@@ -67,9 +67,25 @@ const (
 	dead                     // a write failed, or the socket is closed
 )
 
+// A writing says who writes to the socket:
+//
+//	held ──▶ directly ◀──▶ flushing
+//	  │                      ▲
+//	  └──────────────────────┘
+//
+// It is directly from Init on, and held from the answer to the handshake on.
+type writing uint8
+
+const (
+	directly writing = iota // whoever sends
+	held                    // nobody, until Release: what is sent joins the backlog
+	flushing                // a flusher: what is sent joins the backlog
+)
+
 // An extra is what an outbox needs only when something cannot be written at once, or when it
 // ends. It is guarded by the outbox's mu.
 type extra struct {
+	answer   []byte // to the handshake; goes out before the backlog
 	backlog  backlog
 	cutoff   time.Time     // when not zero, reads and writes end here
 	drained  chan struct{} // closed when a flusher ends; nil if nobody waits for that
@@ -159,6 +175,11 @@ func (o *Outbox) PushWith(w *Writer, frames []byte) error {
 		o.cutSlowAndUnlock()
 		return ErrSlow
 	}
+	if o.writing == held && o.pending > o.limits.Pending/2 {
+		if err := o.releaseLocked(w); err != nil {
+			return o.failAndUnlock(err, 0)
+		}
+	}
 	o.mu.Unlock()
 	return nil
 }
@@ -203,7 +224,7 @@ func (o *Outbox) sendControlLocked(control []byte, p priority) error {
 
 // sendLocked writes frames if nothing waits, and queues what the kernel does not take.
 func (o *Outbox) sendLocked(w *Writer, frames []byte, p priority) error {
-	if o.flushing {
+	if o.writing != directly {
 		o.pending += o.extra.backlog.add(frames, p)
 		return nil
 	}
@@ -221,6 +242,63 @@ func (o *Outbox) sendLocked(w *Writer, frames []byte, p priority) error {
 	o.pending = len(frames) - sent
 	o.startFlusherLocked()
 	return nil
+}
+
+// Release lets the answer to the handshake go out, and then what has been sent since. A peer
+// that has the answer takes its connection for open, so that nothing may be missing by then.
+// A close, and more than half of what may wait, release the outbox as well. Only the first of
+// several calls does something.
+func (o *Outbox) Release() {
+	w := BorrowWriter()
+	defer w.Return()
+	o.mu.Lock()
+	if err := o.releaseLocked(w); err != nil {
+		o.failAndUnlock(err, 0)
+		return
+	}
+	o.mu.Unlock()
+}
+
+func (o *Outbox) releaseLocked(w *Writer) error {
+	if o.writing != held || o.phase == dead {
+		return nil
+	}
+	o.lively, o.pinged = now(), now()  // before, the peer had nothing to answer
+	o.Conn.SetReadDeadline(time.Now()) // so that the reader sees that pings will be due
+	x := o.extra
+	if o.raw != nil {
+		sent, err := w.write(o.raw, x.answer)
+		if err != nil {
+			return err
+		}
+		x.answer = x.answer[sent:]
+		if len(x.answer) == 0 {
+			return o.writeBacklogLocked(w)
+		}
+	}
+	o.startFlusherLocked()
+	return nil
+}
+
+// writeBacklogLocked writes what waits. A flusher goes on if the kernel does not take it all.
+func (o *Outbox) writeBacklogLocked(w *Writer) error {
+	x := o.extra
+	for {
+		frames, _ := x.backlog.next()
+		if frames == nil {
+			o.writing, o.extra = directly, nil
+			return nil
+		}
+		sent, err := w.write(o.raw, frames)
+		if err != nil {
+			return err
+		}
+		if o.pending -= sent; sent < len(frames) {
+			x.backlog.putBack(frames, sent)
+			o.startFlusherLocked()
+			return nil
+		}
+	}
 }
 
 func (o *Outbox) extraLocked() *extra {

@@ -27,11 +27,23 @@ func (o *Outbox) Read(p []byte) (int, error) {
 			return o.readAndPing(p)
 		}
 		n, err := o.Conn.Read(p)
-		// Not every net.Conn has the error of a deadline that the others have.
-		if n > 0 || err == nil || last || time.Now().Before(deadline) {
+		switch {
+		case n > 0 || err == nil || last:
+			return n, err
+		case wait == untilRelease:
+			if o.isHeld() {
+				return n, err
+			}
+		case time.Now().Before(deadline): // not every net.Conn has the error of a deadline that the others have
 			return n, err
 		}
 	}
+}
+
+func (o *Outbox) isHeld() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.writing == held
 }
 
 // setReadDeadline sets the deadline of a read: when the next ping is due, or where
@@ -40,9 +52,13 @@ func (o *Outbox) Read(p []byte) (int, error) {
 func (o *Outbox) setReadDeadline(ping time.Duration) (deadline time.Time, last bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if x := o.extra; x != nil && !x.cutoff.IsZero() {
+	switch x := o.extra; {
+	case x != nil && !x.cutoff.IsZero():
 		deadline, last = x.cutoff, !time.Now().Before(x.cutoff)
-	} else {
+	case o.writing == held: // Release will set one
+	case ping == untilRelease: // it has been released meanwhile
+		deadline = time.Now()
+	default:
 		silence := o.limits.PongTimeout - (now() - o.lively) // may be too large for a sum
 		deadline, last = time.Now().Add(min(ping, silence)), silence <= 0
 	}
@@ -67,8 +83,11 @@ func (o *Outbox) readAndPing(p []byte) (int, error) {
 func (o *Outbox) PingUntil(done <-chan struct{}) {
 	for {
 		wait, err := o.ping()
-		if err != nil {
+		switch {
+		case err != nil:
 			wait = math.MaxInt64 // the reader finds it as well
+		case wait == untilRelease:
+			wait = time.Second
 		}
 		select {
 		case <-done:
@@ -78,9 +97,16 @@ func (o *Outbox) PingUntil(done <-chan struct{}) {
 	}
 }
 
+// untilRelease stands for the time until the next ping while the outbox is held: the peer does
+// not know yet that it is connected, so it is neither pinged nor silent.
+const untilRelease time.Duration = -1
+
 // ping sends the ping and the heartbeat that are due, and returns how long the next one of
 // them will be.
 func (o *Outbox) ping() (time.Duration, error) {
+	if o.isHeld() {
+		return untilRelease, nil
+	}
 	wait, err := o.sendPing()
 	if err == nil && o.limits.Heartbeat > 0 {
 		var heartbeat time.Duration

@@ -101,7 +101,7 @@ func (f *follower) read() {
 	}
 	switch {
 	case e.Type == "grouphub.position":
-	case e.Type != "n" || string(e.Data) != fmt.Sprint(f.last+1):
+	case e.Group != "g" || string(e.Data) != fmt.Sprint(f.last+1):
 		f.t.Fatalf("after %d at %s came %+v", f.last, f.position, e)
 	default:
 		f.last, f.position = f.last+1, e.ID
@@ -121,9 +121,13 @@ func follow(t *testing.T, servers ...*server) *follower {
 
 // expectExactlyOnce has a publisher that sends by both hubs in turn and pauses only when it
 // is so many events ahead, which the history surely covers, and a client that is cut a
-// hundred times and comes back to either hub. It calls settle when the last event was sent.
-func expectExactlyOnce(t *testing.T, hubs []*grouphub.Hub, most int, settle func()) {
+// hundred times and comes back to either hub. It calls settle when the last event was sent. The
+// events are of these types in turn, or "n".
+func expectExactlyOnce(t *testing.T, hubs []*grouphub.Hub, most int, settle func(), events ...string) {
 	t.Helper()
+	if events == nil {
+		events = []string{"n"}
+	}
 	var servers []*server
 	for _, hub := range hubs {
 		servers = append(servers, serve(t, hub))
@@ -136,7 +140,7 @@ func expectExactlyOnce(t *testing.T, hubs []*grouphub.Hub, most int, settle func
 		for i := 1; ; i++ {
 			select {
 			case ahead <- struct{}{}:
-				send(t, hubs[i%2], "g", "n", i)
+				send(t, hubs[i%2], "g", events[i%len(events)], i)
 			case <-stop:
 				sent <- i - 1
 				return

@@ -140,6 +140,19 @@ func TestAResumeLosesNoHandleThatAForwardWouldHaveOvertaken(t *testing.T) {
 	}
 }
 
+// A replay of what a client has missed is larger than MaxPending, and what it goes on with is live.
+func TestEveryEventExactlyOnceWhateverHandlesItWhileAClientIsCutAgainAndAgain(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	var hubs []*grouphub.Hub
+	for range 2 {
+		options := followed(layer)
+		options.Policy, options.MaxPending = keeping(5_000), 700_000 // and 3,000 calls count for a little less
+		options.Consumer.Events = mixed(allTokens())
+		hubs = append(hubs, newHub(t, options))
+	}
+	expectExactlyOnce(t, hubs, 3_000, func() {}, "slow", "n", "slow", "rendered", "slow")
+}
+
 // The position is where the client is when it has all that was replayed.
 func TestThePositionComesBehindTheHandleCallsOfAReplay(t *testing.T) {
 	tokens := make(chan struct{}, 1)

@@ -148,7 +148,7 @@ func testHistorySlices(t testing.TB, f *fixture) {
 		f.publishKept(f.a, "topic", payload, plenty)
 	}
 	h := f.history(f.a, "topic", 0)
-	clear(h.Kept) // the caller's, unlike the payloads
+	clear(h.Kept) // the slice is the caller's, and the payloads are not
 	h = f.history(f.a, "topic", 0)
 	if len(h.Kept) != 3 || string(h.Kept[0].Payload) != "one" {
 		t.Errorf("a history that was changed by its caller has changed: %+v", h)

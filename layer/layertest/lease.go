@@ -30,7 +30,7 @@ func (f *fixture) expectLeases(topic string, want map[string]string) {
 			f.t.Errorf("leases of %q: %.300q, want %.300q", topic, leases, want)
 		}
 		for _, value := range leases {
-			clear(value) // the caller's
+			clear(value) // the slice is the caller's
 		}
 	}
 }

@@ -104,7 +104,7 @@ func testContexts(t testing.TB, f *fixture) {
 		finish(c.name+" with a context that is over", begin(over, c.call))
 	}
 
-	// Another's Take that waits is in nobody's way.
+	// A Take that waits holds up no other.
 	waiting, stop := context.WithCancel(f.ctx)
 	defer stop()
 	taking, publishing := begin(waiting, take(f.a)), begin(waiting, publish("full", layer.Keep{}))

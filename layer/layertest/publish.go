@@ -122,7 +122,7 @@ func testPayloads(t testing.TB, f *fixture) {
 				t.Fatalf("Publish: %v", err)
 			}
 			for i := range payload {
-				payload[i] = 'x' // the sender's again: no receiver may see it
+				payload[i] = 'x' // the slice is the sender's again, and no receiver may see this
 			}
 		}
 	}

@@ -142,7 +142,7 @@ func testQueueFull(t testing.TB, f *fixture) {
 	if capacity == 0 || capacity > mostMessages {
 		t.Fatalf("%d messages fit into the queue", capacity)
 	}
-	f.append(f.a, "other", "x") // a full queue is nobody else's trouble
+	f.append(f.a, "other", "x") // a full queue holds up no other
 	f.take(f.b, "queue", "0")
 	f.append(f.b, "queue", "last")
 	if err := f.b.Append(f.ctx, "queue", []byte("more")); !errors.Is(err, layer.ErrQueueFull) {

@@ -102,7 +102,7 @@ func testQueueWakes(t testing.TB, f *fixture) {
 // testQueueWakesAtOnce measures how long a taker that waits already takes to return. A layer
 // that only polls may be quick once, but not most of the time.
 func testQueueWakesAtOnce(t testing.TB, f *fixture) {
-	const rounds, quick = 9, 100 * time.Millisecond
+	const rounds, quick = 7, 100 * time.Millisecond
 	var took []time.Duration
 	for i := range rounds {
 		woken := make(chan time.Time, 1)
@@ -110,7 +110,7 @@ func testQueueWakesAtOnce(t testing.TB, f *fixture) {
 			f.take(f.a, "queue", fmt.Sprint(i))
 			woken <- time.Now()
 		}()
-		time.Sleep(time.Duration(20+10*i) * time.Millisecond) // it waits by then
+		time.Sleep(time.Duration(10+7*i) * time.Millisecond) // it waits by then
 		begun := time.Now()
 		f.append(f.b, "queue", fmt.Sprint(i))
 		select {

@@ -7,7 +7,7 @@ import (
 )
 
 // layerGrace is how long a layer may take to return after the context of a call has ended.
-// What it then says is better than that it said nothing.
+// The error that it returns then says more than that it did not return.
 const layerGrace = 100 * time.Millisecond
 
 // A boundedLayer ends calls that its layer does not end itself, with their context or after

@@ -88,8 +88,8 @@ func (c *Conn) queueBehind(m *membership, bytes int, run func()) error {
 }
 
 // closeInOrder closes the connection as a GroupClose says, behind the callbacks that the
-// membership waits for. They have CloseTimeout, or one that blocks would keep a user in who
-// has been logged out.
+// membership waits for. They have CloseTimeout, so that one that blocks does not keep the
+// connection of a user who has been logged out.
 func (c *Conn) closeInOrder(m *membership, env *envelope.Envelope) {
 	end := func() { c.outbox.CloseWith(env.Number, string(env.Body)) }
 	if !m.inOrder(c) || m.waiting.Load() == 0 || c.queueBehind(m, 0, end) != nil {
@@ -101,7 +101,7 @@ func (c *Conn) closeInOrder(m *membership, env *envelope.Envelope) {
 
 // sendInOrder sends JSON to the client, behind what the membership waits for.
 func (c *Conn) sendInOrder(m *membership, v any) {
-	// What fails here is a connection that is ending anyway.
+	// Both sends fail only if the connection is ending anyway.
 	if m.inOrder(c) && m.waiting.Load() > 0 {
 		_ = c.queueBehind(m, 0, func() { _ = c.SendJSON(v) })
 		return

@@ -28,7 +28,7 @@ type resumeRequest struct {
 
 // parseResume reads the resume parameters of a URL's query.
 func parseResume(query string) (asked resumeRequest) {
-	if !strings.Contains(query, "resume") { // as it is nearly always
+	if !strings.Contains(query, "resume") { // as in nearly all requests
 		return asked
 	}
 	for size := 0; query != ""; {
@@ -50,7 +50,7 @@ func parseResume(query string) (asked resumeRequest) {
 			asked.overflow = true
 			return asked
 		}
-		// Cloned, or it would keep the whole query.
+		// The parts are cloned, since they would keep the whole query in memory.
 		asked.ids[strings.Clone(value[:i])] = strings.Clone(value[i+1:])
 	}
 	return asked
@@ -78,7 +78,7 @@ func withoutResumes(r *http.Request) *http.Request {
 	u := *r.URL
 	u.RawQuery = strings.Join(rest, "&")
 	r.URL, r.RequestURI = &u, u.RequestURI()
-	r.Form, r.PostForm = nil, nil // parsed from the old URL, if somebody has asked; they can be again
+	r.Form, r.PostForm = nil, nil // if they were parsed, it was from the old URL; they can be parsed again
 	return r
 }
 

@@ -92,7 +92,7 @@ func (h *Hub) execute(p Publication) {
 }
 
 // closeMembers closes the connections of a group's members on this hub, after the group's
-// events that came before the command.
+// events that were sent before the command.
 func (h *Hub) closeMembers(env *envelope.Envelope) {
 	g := h.group(env.Name)
 	if g == nil {
@@ -102,7 +102,8 @@ func (h *Hub) closeMembers(env *envelope.Envelope) {
 	if g.sequence == nil {
 		g.send(d)
 	} else {
-		g.sequence.Do(func() { g.send(d) })
+		after, _ := sequence.ParseID(env.After)
+		g.sequence.DoAfter(after, func() { g.send(d) })
 	}
 }
 

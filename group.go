@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"sync/atomic"
+	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/frame"
@@ -95,12 +97,30 @@ func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason str
 	err := frame.CheckClose(code, reason)
 	if err == nil {
 		env := &envelope.Envelope{Kind: envelope.Close, Name: group, Except: mergeOptions(opts).except, Number: code, Body: []byte(reason)}
-		err = h.publish(ctx, controlTopic, env.Encode(), controlKeep)
+		err = h.publishClose(ctx, env)
 	}
 	if err != nil {
 		return fmt.Errorf("grouphub: close group %s: %w", quoted(group), err)
 	}
 	return nil
+}
+
+// endTimeout is how long a GroupClose waits to learn where the group's history ends.
+const endTimeout = time.Second
+
+// publishClose hands a GroupClose to all hubs. In a group with history it says after which
+// events it comes, since it takes another way than they do, and may be quicker. If that
+// cannot be learned, the hubs read the history before they close anything.
+func (h *Hub) publishClose(ctx context.Context, env *envelope.Envelope) error {
+	if h.policy(env.Name).History > 0 {
+		reading, cancel := context.WithTimeout(ctx, endTimeout)
+		end, err := h.layer.History(reading, groupTopic(env.Name), math.MaxInt64)
+		cancel()
+		if err == nil {
+			env.After = sequence.ID(Position{Epoch: end.Epoch, Number: end.Last, Nonce: end.Nonce})
+		}
+	}
+	return h.publish(ctx, controlTopic, env.Encode(), controlKeep)
 }
 
 // A SendOption changes whom GroupSend and GroupClose reach, and how often.

@@ -1,6 +1,7 @@
 package grouphub_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -299,4 +300,51 @@ func TestServerThatComesBackEmptyIsResyncAlsoWhereNothingWasSentBefore(t *testin
 	back.ExpectEvent("grouphub.position")
 	sendNumbers(t, sender, "g", 4, 4)
 	expectNumbers(t, back, 4, 4)
+}
+
+// A gatedLayer reads histories, and returns them when gate has returned.
+type gatedLayer struct {
+	grouphub.Layer
+	gate func(topic string)
+}
+
+func (l *gatedLayer) History(ctx context.Context, topic string, after uint64) (grouphub.History, error) {
+	h, err := l.Layer.History(ctx, topic, after)
+	l.gate(topic)
+	return h, err
+}
+
+func TestGroupCloseWaitsForTheEventsThatHistoryStillHas(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	proxy := redistest.StartProxy(t, s.URL())
+	var interrupted atomic.Bool
+	commands, release := make(chan struct{}, 100), make(chan struct{})
+	gate := func(topic string) {
+		switch {
+		case !interrupted.Load():
+		case topic == "c:all":
+			commands <- struct{}{}
+		case topic == "g:g":
+			<-release
+		}
+	}
+	cutOff := historyHub(t, &gatedLayer{layerBehind(t, proxy), gate})
+	sender := historyHub(t, redisLayer(t, s.URL(), nil))
+	c := hubtest.Dial(t, cutOff, "/g")
+	sendNumbers(t, sender, "g", 1, 1)
+	expectNumbers(t, c, 1, 1)
+	proxy.Cut()
+	eventually(t, func() bool { return !cutOff.Stats().LayerUp }, "the hub notices nothing")
+	interrupted.Store(true)
+	sendNumbers(t, sender, "g", 2, 11)
+	if err := sender.GroupClose(t.Context(), "g", 4000, "over"); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Mend()
+	<-commands
+	<-commands // a close that does not wait is carried out between the first reading and the second
+	close(release)
+	expectNumbers(t, c, 2, 11)
+	c.ExpectClose(4000)
 }

@@ -68,8 +68,9 @@ func (h *Hub) deliverToGroup(g *group, p Publication, numbered bool) {
 // Lost implements [Receiver]. Numbered publications are looked for in the history.
 func (r *receiver) Lost(topics []string) {
 	h := (*Hub)(r)
-	h.hubCommands.Reconcile(true)
-	h.sharedCommands.Reconcile(true)
+	// A close that the commands' history has may wait for what its group's history has.
+	defer h.hubCommands.Reconcile(true)
+	defer h.sharedCommands.Reconcile(true)
 	var groups []*group
 	for _, topic := range topics {
 		name, ok := strings.CutPrefix(topic, groupPrefix)

@@ -18,13 +18,14 @@ import (
 // where in it the id belongs.
 //
 // On the wire: version, kind, then name, channel and each exception as length and
-// bytes (the exceptions after their number), then a number, then the body like a
-// name. All lengths and numbers are unsigned varints.
+// bytes (the exceptions after their number), then in a close the position like a name,
+// then a number, then the body like a name. All lengths and numbers are unsigned varints.
 type Envelope struct {
 	Kind    Kind
 	Name    string   // the event's type; the group to join or leave; the ping's token; the lost epoch
 	Channel string   // the connection it is for, if it is for one
 	Except  []string // connections that do not get it
+	After   string   // the id of the position in its group's history that a close comes after; "" without history
 	Number  int      // the offset of the id in an event; the code of a close
 	Body    []byte   // an event's JSON; a close's reason; the number of the last command of a lost epoch
 }
@@ -46,7 +47,7 @@ const version = 1
 
 // Encode returns the envelope as a payload.
 func (e *Envelope) Encode() []byte {
-	size := 28 + len(e.Name) + len(e.Channel) + len(e.Body)
+	size := 28 + len(e.Name) + len(e.Channel) + len(e.After) + len(e.Body)
 	for _, x := range e.Except {
 		size += len(x) + 3
 	}
@@ -56,6 +57,9 @@ func (e *Envelope) Encode() []byte {
 	b = binary.AppendUvarint(b, uint64(len(e.Except)))
 	for _, x := range e.Except {
 		b = appendString(b, x)
+	}
+	if e.Kind == Close {
+		b = appendString(b, e.After)
 	}
 	b = binary.AppendUvarint(b, uint64(e.Number))
 	b = binary.AppendUvarint(b, uint64(len(e.Body)))
@@ -96,6 +100,9 @@ func Decode(b []byte) (*Envelope, error) {
 			break
 		}
 		e.Except = append(e.Except, d.string())
+	}
+	if e.Kind == Close {
+		e.After = d.string()
 	}
 	number := d.uvarint()
 	if size := d.uvarint(); d.bad || size != uint64(len(d.b)) {

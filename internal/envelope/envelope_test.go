@@ -32,7 +32,7 @@ func someEnvelopes(t testing.TB) []*Envelope {
 		event("日本", `quoted " type`, json.RawMessage(`[1, 2]`)),
 		event("g", "big", strings.Repeat("x", 100_000)),
 		{Kind: Close, Number: 4401, Body: []byte("logged out"), Except: []string{"hub!1"}},
-		{Kind: Close, Number: 1000, Body: []byte{}},
+		{Kind: Close, Number: 1000, Body: []byte{}, After: "epoch.1.nonce"},
 		{Kind: Add, Name: "g", Channel: "hub!1", Body: []byte{}},
 		{Kind: Discard, Name: "g", Channel: "hub!1", Body: []byte{}},
 		{Kind: Ping, Name: "token", Body: []byte{}},

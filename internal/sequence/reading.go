@@ -120,6 +120,7 @@ func (s *Sequence[T]) reconcileOnce() (done bool, err error) {
 	if s.reading.state == readDue { // somebody has asked meanwhile
 		return false, nil
 	}
+	s.doDeferredLocked() // which had a position that the history does not know
 	s.reading.state = readNone
 	return true, nil
 }
@@ -150,7 +151,6 @@ func (s *Sequence[T]) agreesLocked(r round, h layer.History) bool {
 			return false
 		}
 		s.phase = phaseLive
-		s.doDeferredLocked()
 		return true
 	}
 	if s.phase == phaseLive && r.precedes(h) && h.Epoch == s.last.Epoch && h.Last <= s.last.Number {

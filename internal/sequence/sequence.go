@@ -74,7 +74,7 @@ type Sequence[T any] struct {
 	last     layer.Position // of the latest publication that was delivered or skipped
 	window   window[T]      // the latest ones, up to last
 	held     held           // what has arrived and is not delivered yet
-	deferred []func()       // what Do has put off until nothing is held
+	deferred []deferred     // what DoAfter has put off
 	reading  reading        // whether the history is read, and who waits for it
 
 	// previous is where the epoch before this one ended, if this one has begun since the last
@@ -94,6 +94,12 @@ const (
 	phaseFilling               // something is missing, or held
 	phaseLive                  // what arrives is delivered
 )
+
+// A deferred function waits until the sequence has passed a position.
+type deferred struct {
+	after layer.Position
+	run   func()
+}
 
 // New returns a sequence that ends with ctx.
 func New[T any](ctx context.Context, source Source[T]) *Sequence[T] {
@@ -143,20 +149,38 @@ func (s *Sequence[T]) Receive(p layer.Publication) {
 	}
 }
 
-// Do calls f, with the sequence locked, when what has come before is delivered: now if
-// nothing is held, and no later than when the history turns out not to be readable.
-func (s *Sequence[T]) Do(f func()) {
+// DoAfter calls f, with the sequence locked, when everything up to a position is delivered.
+// That is now, or when the history has been read, and no later than when the history turns
+// out not to be readable, or not to have the position.
+func (s *Sequence[T]) DoAfter(at layer.Position, f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.deferred = append(s.deferred, f)
-	if s.phase == phaseLive || s.phase == phaseIdle {
-		s.doDeferredLocked()
+	if s.phase == phaseIdle || len(s.deferred) == 0 && s.passedLocked(at) {
+		f()
+		return
+	}
+	s.deferred = append(s.deferred, deferred{at, f})
+	s.readLocked()
+}
+
+// passedLocked reports whether everything up to a position was delivered.
+func (s *Sequence[T]) passedLocked(at layer.Position) bool {
+	return at.Epoch == s.last.Epoch && at.Number <= s.last.Number
+}
+
+// doPassedLocked calls the deferred functions whose position has been passed, in order.
+func (s *Sequence[T]) doPassedLocked() {
+	for len(s.deferred) > 0 && s.passedLocked(s.deferred[0].after) {
+		f := s.deferred[0].run
+		s.deferred = s.deferred[1:]
+		f()
 	}
 }
 
+// doDeferredLocked calls all deferred functions.
 func (s *Sequence[T]) doDeferredLocked() {
-	for _, f := range s.deferred {
-		f()
+	for _, d := range s.deferred {
+		d.run()
 	}
 	s.deferred = nil
 }
@@ -220,6 +244,7 @@ func (s *Sequence[T]) deliverLocked(p layer.Publication) {
 	if value, ok := s.rememberLocked(p); ok {
 		s.Deliver(value)
 	}
+	s.doPassedLocked()
 }
 
 // rememberLocked makes a publication the latest one, and keeps it for replays.

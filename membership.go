@@ -54,8 +54,11 @@ func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay)
 		c.cancelPending(m)
 		h.releaseGroup(g)
 	}
-	if err == errMember {
+	switch {
+	case err == errMember:
 		return nil
+	case err != nil && c.ctx.Err() != nil:
+		return errEnded // whatever the layer said when the call's context ended with the connection
 	}
 	return err
 }

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
+
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
@@ -278,4 +280,31 @@ func TestASlowReplayHoldsUpNoOtherConnectionsGroupAdd(t *testing.T) {
 		remote.Shutdown(background)
 		layer.Close()
 	})
+}
+
+func TestJoinAfterTheEndIsErrClosedOnEveryLayer(t *testing.T) {
+	for name, layer := range map[string]grouphub.Layer{
+		"Memory": grouphub.NewMemoryLayer(),
+		"Redis":  redisLayer(t, "redis://"+miniredis.RunT(t).Addr(), nil),
+	} {
+		for _, policy := range []grouphub.GroupPolicy{{}, {History: 10}} {
+			t.Run(fmt.Sprintf("%s/History=%d", name, policy.History), func(t *testing.T) {
+				conns := make(chan *grouphub.Conn, 1)
+				hub := newHub(t, &grouphub.Options{Layer: layer, Policy: func(string) grouphub.GroupPolicy { return policy },
+					Consumer: grouphub.Consumer{Connect: func(c *grouphub.Conn) error { conns <- c; return nil }}})
+				hubtest.Dial(t, hub, "/").Close()
+				c := <-conns
+				<-c.Context().Done()
+				if err := c.Join("g"); !errors.Is(err, grouphub.ErrClosed) || errors.Is(err, grouphub.ErrUnavailable) {
+					t.Errorf("Join: %v, want ErrClosed", err)
+				}
+				if err := hub.GroupAdd(background, "g", c.Channel()); !errors.Is(err, grouphub.ErrClosed) || errors.Is(err, grouphub.ErrUnavailable) {
+					t.Errorf("GroupAdd: %v, want ErrClosed", err)
+				}
+				if n := hub.Stats().Groups; n != 0 {
+					t.Errorf("%d groups are left", n)
+				}
+			})
+		}
+	}
 }

@@ -82,6 +82,26 @@ func TestMembersAcrossHubsOnRedis(t *testing.T) {
 	eventually(t, func() bool { return count(one) == 0 }, "the own one is still there")
 }
 
+func TestPresenceIsRightAgainAfterRedisLostItsLastWrites(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	options := grouphub.Options{Consumer: noteConsumer, Logger: quiet(), Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} }}
+	one, other := redisHubOn(t, s, options), redisHubOn(t, s, options)
+	hubtest.Dial(t, one, "/")
+	listed := func() int {
+		members, _ := other.Members(background, "all") // Redis is away for a while
+		return len(members)
+	}
+	eventually(t, func() bool { return listed() == 1 }, "the first member is not listed")
+	s.CLI("SAVE") // what is written from now on will be lost
+	hubtest.Dial(t, one, "/")
+	hubtest.Dial(t, one, "/")
+	eventually(t, func() bool { return listed() == 3 }, "the others are not listed")
+	s.Kill()
+	s.Restart()
+	eventually(t, func() bool { return listed() == 3 }, "the members that were lost are not listed again")
+}
+
 func TestMembersOfAHubThatCrashedVanish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		layer := grouphub.NewMemoryLayer()

@@ -78,9 +78,9 @@ func (r *receiver) Lost(topics []string) {
 		if !ok || g == nil {
 			continue
 		}
-		if g.policy.Presence { // the lease may have ended while the layer was away
-			h.leases.renew(name)
-		}
+		// The lease may have ended, or have come back as it was before the last changes: a
+		// server that crashed, or was failed over from, loses its last writes.
+		h.presenceChanged(g)
 		if g.sequence != nil {
 			g.sequence.Reconcile(true)
 		} else {

@@ -126,7 +126,7 @@ func TestHistoryAndLeasesLeaveNothingBehind(t *testing.T) {
 	if _, err := l.Lease(t.Context(), "topic", "holder", []byte("value"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	check("all is there", 5)
+	check("all is there", 4)
 	m.FastForward(time.Minute)
 	check("the stream and the lease have ended", 2)
 	m.FastForward(onceLife)
@@ -168,7 +168,7 @@ func TestKeysOfATopicShareASlot(t *testing.T) {
 	l := newTestLayer(t, "redis://"+m.Addr(), Options{})
 	for _, topic := range []string{"a", "}", "{x}", "a{b}c"} {
 		want := l.slot(l.key("topic", topic))
-		keys := append(l.historyKeys(topic), l.leaseKeys(topic)...)
+		keys := append(l.historyKeys(topic), l.leaseKey(topic))
 		for _, key := range append(keys, l.onceKey(topic, "{key}"), l.onceKey(topic, "}")) {
 			if got := l.slot(key); got != want {
 				t.Errorf("%q: slot %d, that of the channel is %d", key, got, want)

@@ -7,24 +7,23 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// leaseKeys returns the keys of a topic's leases, as the scripts take them.
-func (l *Layer) leaseKeys(topic string) []string {
-	return []string{l.key("leases", topic), l.key("leaseends", topic)}
-}
+// leaseKey returns the one key that has a topic's leases. Of two keys, a full server could
+// evict the ends and leave the values, and a hub that had crashed would stay for ever.
+func (l *Layer) leaseKey(topic string) string { return l.key("presence", topic) }
 
 // leaseSeal is the name that a holder's value is sealed for: it is nobody else's.
-func leaseSeal(keys []string, holder string) string { return keys[0] + ":" + holder }
+func leaseSeal(key, holder string) string { return key + ":" + holder }
 
 // Lease implements [layer.Layer].
 func (l *Layer) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
-	keys, script, args := l.leaseKeys(topic), leaseSet, []string{holder, milliseconds(life)}
+	key, script, args := l.leaseKey(topic), leaseSet, []string{holder, milliseconds(life)}
 	switch {
 	case life < time.Millisecond:
 		script = leaseEnd
 	case value != nil:
-		args = append(args, rueidis.BinaryString(l.sealer.seal(leaseSeal(keys, holder), value)))
+		args = append(args, rueidis.BinaryString(l.sealer.seal(leaseSeal(key, holder), value)))
 	}
-	result, err := l.run(ctx, "lease", topic, script, keys, args)
+	result, err := l.run(ctx, "lease", topic, script, []string{key}, args)
 	if err != nil {
 		return false, err
 	}
@@ -34,15 +33,15 @@ func (l *Layer) Lease(ctx context.Context, topic, holder string, value []byte, l
 
 // Leases implements [layer.Layer]. What cannot be opened is left out.
 func (l *Layer) Leases(ctx context.Context, topic string) (map[string][]byte, error) {
-	keys := l.leaseKeys(topic)
-	result, err := l.run(ctx, "leases of", topic, leaseList, keys, nil)
+	key := l.leaseKey(topic)
+	result, err := l.run(ctx, "leases of", topic, leaseList, []string{key}, nil)
 	if err != nil {
 		return nil, err
 	}
 	pairs, _ := result.AsStrSlice()
 	values := make(map[string][]byte, len(pairs)/2)
 	for i := 0; i+1 < len(pairs); i += 2 {
-		if value, ok := l.open(leaseSeal(keys, pairs[i]), []byte(pairs[i+1])); ok {
+		if value, ok := l.open(leaseSeal(key, pairs[i]), []byte(pairs[i+1])); ok {
 			values[pairs[i]] = value
 		}
 	}

@@ -26,7 +26,7 @@ func TestLeaseThatIsNotProlongedEndsAmongOthers(t *testing.T) {
 			t.Fatalf("%v, %v", ok, err)
 		}
 	}
-	if left, _ := m.HKeys(l.leaseKeys("topic")[0]); len(left) != 1 { // without anybody looking
+	if left, _ := m.HKeys(l.leaseKey("topic")); len(left) != 2 { // without anybody looking
 		t.Errorf("values of %q are left", left)
 	}
 	if leases, err := l.Leases(t.Context(), "topic"); err != nil || len(leases) != 1 || string(leases["lives"]) != "lives" {
@@ -37,8 +37,8 @@ func TestLeaseThatIsNotProlongedEndsAmongOthers(t *testing.T) {
 	if _, err := sealed.Lease(t.Context(), "topic", "one", []byte("one"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	values := sealed.leaseKeys("topic")[0]
-	m.HSet(values, "two", m.HGet(values, "one"))
+	key := sealed.leaseKey("topic")
+	m.HSet(key, "v:two", m.HGet(key, "v:one"), "e:two", m.HGet(key, "e:one"))
 	if leases, err := sealed.Leases(t.Context(), "topic"); err != nil || len(leases) != 1 || sealed.Discarded() != 1 {
 		t.Errorf("%q, %v", leases, err)
 	}
@@ -50,13 +50,13 @@ func TestGarbageAmongLeasesIsNoHindrance(t *testing.T) {
 	if _, err := l.Lease(t.Context(), "topic", "one", []byte("one"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	keys := l.leaseKeys("topic")
+	key := l.leaseKey("topic")
 	garbage := []string{"", "garbage", "\x02", "\x02short", "\x09newer"}
 	for i, value := range garbage {
-		m.HSet(keys[0], fmt.Sprint("garbage", i), value) // without an end
+		m.HSet(key, fmt.Sprint("v:garbage", i), value, fmt.Sprint("e:garbage", i), "9999999999999")
 	}
-	m.ZAdd(keys[1], 1, "long over, and has no value")
-	m.ZAdd(keys[1], 1e18, "\x00\xff")
+	m.HSet(key, "v:without an end", "x", "e:without a value", "9999999999999", "e:long over", "1", "v:long over", "x",
+		"e:", "\x00\xff", "v:", "x", "", "x", "x", "")
 	if _, err := l.Lease(t.Context(), "topic", "two", []byte("two"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
@@ -70,6 +70,26 @@ func TestGarbageAmongLeasesIsNoHindrance(t *testing.T) {
 	for _, holder := range []string{"one", "two"} {
 		if ok, err := l.Lease(t.Context(), "topic", holder, nil, time.Minute); err != nil || !ok {
 			t.Errorf("to prolong %s: %v, %v", holder, ok, err)
+		}
+	}
+}
+
+func TestLeaseIsEvictedWholeOrNotAtAll(t *testing.T) {
+	m := miniredis.RunT(t)
+	l := newTestLayer(t, "redis://"+m.Addr(), Options{})
+	for _, holder := range []string{"crashed", "lives"} {
+		if _, err := l.Lease(t.Context(), "topic", holder, []byte(holder), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A full server evicts one key.
+	for _, key := range m.Keys() {
+		m.Del(key)
+		if ok, err := l.Lease(t.Context(), "topic", "lives", nil, time.Minute); err != nil || ok {
+			t.Errorf("without %s there was a lease to prolong: %v", key, err)
+		}
+		if leases, err := l.Leases(t.Context(), "topic"); err != nil || len(leases) > 0 {
+			t.Errorf("without %s: %q, %v", key, leases, err)
 		}
 	}
 }

@@ -1,5 +1,4 @@
 -- Ends a lease.
 -- ARGV: holder. Returns 1.
-redis.call('ZREM', ends, ARGV[1])
-redis.call('HDEL', values, ARGV[1])
+redis.call('HDEL', leases, 'v:' .. ARGV[1], 'e:' .. ARGV[1])
 return 1

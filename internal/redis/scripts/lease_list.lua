@@ -1,11 +1,14 @@
 -- Returns holders and values, one behind the other. It writes nothing, so that a server
 -- that refuses writes can be asked.
-local isOver, live = {}, {}
-for _, holder in ipairs(over) do isOver[holder] = true end
-local all = redis.call('HGETALL', values)
+local all = redis.call('HGETALL', leases)
+local ends, live = {}, {}
 for i = 1, #all, 2 do
-  if not isOver[all[i]] then
-    live[#live + 1] = all[i]
+  if string.sub(all[i], 1, 2) == 'e:' then ends[string.sub(all[i], 3)] = all[i + 1] end
+end
+for i = 1, #all, 2 do
+  local name = string.sub(all[i], 3)
+  if string.sub(all[i], 1, 2) == 'v:' and not is_over(ends[name]) then
+    live[#live + 1] = name
     live[#live + 1] = all[i + 1]
   end
 end

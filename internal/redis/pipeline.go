@@ -81,5 +81,8 @@ func (b *batch) send(ctx context.Context, client rueidis.Client) bool {
 		answered = answered && result.NonRedisError() == nil
 		b.jobs[i].result <- result
 	}
+	if !answered {
+		b.commands = nil // rueidis may still be writing them
+	}
 	return answered
 }

@@ -138,9 +138,10 @@ func TestUserStaysWhenTheRequestsContextIsSomebodyElses(t *testing.T) {
 	}
 	ann := dial("ann")
 	dial("bob")
+	type ownKey struct{}
 	for name, ctx := range map[string]context.Context{
 		"the connection's context": ann.Context(), "the request's": ann.Request().Context(),
-		"one that was made of it": context.WithValue(ann.Context(), "key", "value"),
+		"one that was made of it": context.WithValue(ann.Context(), ownKey{}, "value"),
 	} {
 		if user, ok := grouphub.UserFrom(ctx); !ok || user.ID != "ann" {
 			t.Errorf("by %s ann's connection is %q's, %v", name, user.ID, ok)

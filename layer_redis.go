@@ -23,7 +23,10 @@ type RedisOptions struct {
 	// "openssl rand -base64 32" prints; a password is not. To change it, add the new
 	// one behind the old one everywhere, then swap them everywhere, then drop the old
 	// one; do so before it has sealed four billion messages. With keys, what is not
-	// sealed under one of them is discarded; without keys, what is sealed.
+	// sealed under one of them is discarded; without keys, what is sealed. So is a
+	// publication that a hub has received before, or that was sealed more than five
+	// minutes ago by the clock of its sender, so that nobody without a key can publish
+	// it again.
 	EncryptionKeys []string
 
 	// Sharded uses SSUBSCRIBE and SPUBLISH, and needs Redis 7. In a Cluster it is the

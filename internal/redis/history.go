@@ -48,14 +48,16 @@ func (l *Layer) historyKeys(topic string) []string {
 
 func (l *Layer) onceKey(topic, once string) string { return l.key("once", topic) + ":" + once }
 
-// publishKept numbers, keeps and publishes what was sealed for the channel.
-func (l *Layer) publishKept(ctx context.Context, p layer.Publication, channel string, sealed []byte) error {
+// publishKept seals, numbers, keeps and publishes.
+func (l *Layer) publishKept(ctx context.Context, p layer.Publication, channel string) error {
+	nonce := newWord()
+	sealed := l.sealPublication(channel, nonce, p.Payload)
 	keys := l.historyKeys(p.Topic)
 	if p.Keep.Once != "" {
 		keys = append(keys, l.onceKey(p.Topic, p.Keep.Once))
 	}
 	life := min(max(p.Keep.Life, time.Millisecond), maxLife)
-	_, err := l.run(ctx, "publish to", p.Topic, historyPublish, keys, []string{newWord(), rueidis.BinaryString(sealed),
+	_, err := l.run(ctx, "publish to", p.Topic, historyPublish, keys, []string{nonce, rueidis.BinaryString(sealed),
 		strconv.Itoa(p.Keep.Count), milliseconds(life), milliseconds(life + countLife), milliseconds(onceLife), l.publishCommand(), channel, strconv.Itoa(max(p.Keep.Bytes, 0))})
 	return err
 }
@@ -107,7 +109,7 @@ func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h layer.H
 			if fields, _ := pair[1].ToArray(); len(fields) == 2 { // name and value
 				message, _ := fields[1].ToString()
 				var ok bool
-				if p.At, p.Payload, ok = l.openMessage(channel, []byte(message)); ok && p.At.Epoch == h.Epoch {
+				if p.At, p.Payload, ok = l.openPublication(channel, []byte(message), nil); ok && p.At.Epoch == h.Epoch {
 					h.Kept = append(h.Kept, p)
 				}
 			}
@@ -129,19 +131,6 @@ func cutCount(count string) (h layer.History, ok bool) {
 
 // newWord returns what nobody can guess, for an epoch or a nonce.
 func newWord() string { return rand.Text()[:12] }
-
-// openMessage returns what was published to a channel, or counts it as discarded.
-// Only what is kept has a position.
-func (l *Layer) openMessage(channel string, message []byte) (at layer.Position, payload []byte, ok bool) {
-	if len(message) > 0 && message[0] == formatNumbered {
-		if at, message, ok = cutPosition(message[1:]); !ok {
-			l.discard(channel, errNoPosition)
-			return layer.Position{}, nil, false
-		}
-	}
-	payload, ok = l.open(channel, message)
-	return at, payload, ok
-}
 
 var errNoPosition = errors.New("numbered, and the number makes no sense")
 

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,7 @@ type Layer struct {
 	option      rueidis.ClientOption // as the client has it
 	connections *connections
 	sealer      *sealer
+	stamper     stamper
 	prefix      string
 	sharded     bool
 	cluster     bool
@@ -117,6 +119,7 @@ func New(url string, opts Options) (*Layer, error) {
 	}
 	l := &Layer{
 		sealer:        sealer,
+		stamper:       stamper{sender: mathrand.Uint64()},
 		prefix:        prefix,
 		sharded:       opts.Sharded,
 		capacity:      cmp.Or(opts.QueueCapacity, 100),
@@ -210,11 +213,10 @@ func (l *Layer) Attach(hub string, r layer.Receiver) (layer.Subscription, error)
 // Publish implements [layer.Layer].
 func (l *Layer) Publish(ctx context.Context, p layer.Publication) error {
 	channel := l.key("topic", p.Topic)
-	sealed := l.sealer.seal(channel, p.Payload)
 	if p.Keep.Count > 0 {
-		return l.publishKept(ctx, p, channel, sealed)
+		return l.publishKept(ctx, p, channel)
 	}
-	_, err := l.do(ctx, "publish to", p.Topic, l.publish(channel, sealed))
+	_, err := l.do(ctx, "publish to", p.Topic, l.publish(channel, l.sealPublication(channel, "", p.Payload)))
 	return err
 }
 

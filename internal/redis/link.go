@@ -151,7 +151,7 @@ func (k *link) deliver(channel string, message []byte) {
 	if !mine {
 		return
 	}
-	if at, payload, ok := k.s.layer.openMessage(channel, message); ok {
+	if at, payload, ok := k.s.layer.openPublication(channel, message, &k.s.stamps); ok {
 		k.s.receiver.Deliver(layer.Publication{Topic: t.name, Payload: payload, At: at})
 	}
 }

@@ -29,7 +29,7 @@ func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseco
 // wakeCommand returns the last arguments of a script that wakes takers.
 func (l *Layer) wakeCommand(queue string) []string {
 	channel := l.key("wake", queue)
-	return []string{l.publishCommand(), channel, rueidis.BinaryString(l.sealer.seal(channel, nil))}
+	return []string{l.publishCommand(), channel, rueidis.BinaryString(l.sealPublication(channel, "", nil))}
 }
 
 // Append implements [layer.Layer].

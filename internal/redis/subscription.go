@@ -22,6 +22,8 @@ type Subscription struct {
 	cancel   context.CancelFunc
 	reroute  chan struct{} // has room for one: a topic has no link, or a link no connection
 
+	stamps stampFilter // of what was received
+
 	mu       sync.Mutex        // never held across I/O or a call of the receiver
 	topics   map[string]*topic // by channel
 	links    map[string]*link  // by node; "" is any

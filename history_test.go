@@ -192,6 +192,45 @@ func TestHistoryExpiresAndLeavesNothingInMemory(t *testing.T) {
 	})
 }
 
+func TestAnEventOlderThanItsTimeIsNotReplayed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := grouphub.New(&grouphub.Options{
+			Consumer: grouphub.Consumer{
+				Connect: func(c *grouphub.Conn) error { return c.Join("g", grouphub.Last(10)) },
+				Events:  grouphub.Events{"n": grouphub.Forward()},
+			},
+			Policy: func(string) grouphub.GroupPolicy {
+				return grouphub.GroupPolicy{History: 10, HistoryTTL: time.Minute}
+			},
+		})
+		stays := hubtest.Dial(t, hub, "/")
+		sendNumbers(t, hub, "g", 1, 1)
+		id := expectNumbers(t, stays, 1, 1).ID
+		time.Sleep(40 * time.Second)
+		sendNumbers(t, hub, "g", 2, 2)
+		time.Sleep(19 * time.Second)
+		c := hubtest.Dial(t, hub, "/")
+		expectNumbers(t, c, 1, 2)
+		c.Close()
+		time.Sleep(time.Second)
+		for _, query := range []string{"", resumeQuery("g", id)} {
+			c := hubtest.Dial(t, hub, "/"+query)
+			expectNumbers(t, c, 2, 2)
+			c.Close()
+		}
+		time.Sleep(40 * time.Second)
+		c = hubtest.Dial(t, hub, "/"+resumeQuery("g", id))
+		c.Expect(`{"type":"resync","group":"g"}`)
+		c.ExpectEvent("grouphub.position")
+		c.Close()
+		late := hubtest.Dial(t, hub, "/")
+		late.ExpectNone(time.Minute)
+		late.Close()
+		stays.Close()
+		hub.Shutdown(background)
+	})
+}
+
 func TestIdleGroupsLeaveNothingInMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		layer := grouphub.NewMemoryLayer()

@@ -70,7 +70,7 @@ type Options struct {
 // A GroupPolicy says what is kept of a group.
 type GroupPolicy struct {
 	History    int           // events kept, for those who join later or resume, in at most 16 × MaxEventSize bytes; 0: none
-	HistoryTTL time.Duration // how long they are kept after the last one, give or take 20 s; 0: 5 min
+	HistoryTTL time.Duration // none is replayed that is older; 0: 5 min
 	Presence   bool          // Members works
 }
 

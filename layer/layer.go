@@ -106,6 +106,10 @@ type Publication struct {
 	Payload []byte
 	Keep    Keep     // for Publish: whether it is numbered and kept
 	At      Position // for Deliver and History: where it stands; zero if it was not kept
+
+	// Age says, for History, how long ago it was kept, by the clock of whoever keeps it, as it
+	// was when the history was read. A hub replays nothing that is older than Keep.Life.
+	Age time.Duration
 }
 
 // Keep makes Publish number a publication and keep it, in one step with handing it

@@ -21,6 +21,7 @@ const (
 // A keptHistory is what the layer keeps of a topic. Guarded by Layer.mu.
 type keptHistory struct {
 	layer.History
+	times []time.Time         // when those in Kept were kept
 	bytes int                 // of the payloads in Kept together
 	until time.Time           // when Kept is dropped
 	count time.Time           // when the count is dropped, and the epoch with it
@@ -55,12 +56,12 @@ func (l *Layer) keep(t *topicState, p *layer.Publication) bool {
 	h.Last++
 	h.Nonce = newNonce()
 	p.At = layer.Position{Epoch: h.Epoch, Number: h.Last, Nonce: h.Nonce}
-	h.Kept = append(h.Kept, *p)
+	h.Kept, h.times = append(h.Kept, *p), append(h.times, now)
 	h.bytes += len(p.Payload)
 	for len(h.Kept) > p.Keep.Count || p.Keep.Bytes > 0 && h.bytes > p.Keep.Bytes && len(h.Kept) > 1 {
 		h.bytes -= len(h.Kept[0].Payload)
 		h.Kept[0] = layer.Publication{} // the array outlives the slice, and would keep the payload
-		h.Kept = h.Kept[1:]
+		h.Kept, h.times = h.Kept[1:], h.times[1:]
 	}
 	h.until, h.count = now.Add(p.Keep.Life), now.Add(max(countLife, p.Keep.Life))
 	h.next.Reset(p.Keep.Life)
@@ -105,7 +106,7 @@ func (l *Layer) expire(t *topicState, h *keptHistory, topic string) {
 		h.next.Reset(h.until.Sub(now))
 		return
 	}
-	h.Kept, h.bytes = nil, 0
+	h.Kept, h.times, h.bytes = nil, nil, 0
 	h.forgetOnce(now)
 	switch {
 	case len(h.sent) > 0:
@@ -138,6 +139,10 @@ func (l *Layer) History(_ context.Context, topic string, after uint64) (layer.Hi
 	}
 	h := t.history.History
 	first := h.Last - uint64(len(h.Kept)) + 1
-	h.Kept = slices.Clone(h.Kept[min(uint64(len(h.Kept)), max(after+1, first)-first):])
+	from := min(uint64(len(h.Kept)), max(after+1, first)-first)
+	h.Kept = slices.Clone(h.Kept[from:])
+	for i := range h.Kept {
+		h.Kept[i].Age = time.Since(t.history.times[from:][i])
+	}
 	return h, nil
 }

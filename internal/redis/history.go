@@ -102,20 +102,37 @@ func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h layer.H
 	if err != nil {
 		return layer.History{}, err
 	}
+	now, err := answer[2].AsInt64()
+	if err != nil {
+		return layer.History{}, err
+	}
 	channel := l.key("topic", topic)
 	for _, entry := range entries {
 		p := layer.Publication{Topic: topic}
 		if pair, _ := entry.ToArray(); len(pair) == 2 { // id, and what it has
-			if fields, _ := pair[1].ToArray(); len(fields) == 2 { // name and value
+			if fields, _ := pair[1].ToArray(); len(fields) == 4 || len(fields) == 2 { // names and values; older versions wrote no time
 				message, _ := fields[1].ToString()
 				var ok bool
 				if p.At, p.Payload, ok = l.openPublication(channel, []byte(message), nil); ok && p.At.Epoch == h.Epoch {
+					p.Age = age(now, fields[2:])
 					h.Kept = append(h.Kept, p)
 				}
 			}
 		}
 	}
 	return h, nil
+}
+
+// age returns how long ago a time was that the server has written, which may be missing.
+func age(now int64, field []rueidis.RedisMessage) time.Duration {
+	if len(field) < 2 {
+		return 0
+	}
+	kept, err := field[1].AsInt64()
+	if err != nil || kept < 0 {
+		return 0
+	}
+	return time.Duration(min(max(now-kept, 0), maxLife.Milliseconds())) * time.Millisecond
 }
 
 // cutCount reads "<epoch> <number> <bytes> <nonce> <start>", of which older versions wrote

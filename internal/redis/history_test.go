@@ -339,7 +339,7 @@ func TestGarbageForACountIsNoHindrance(t *testing.T) {
 }
 
 func TestGarbageInAStreamIsNoHindrance(t *testing.T) {
-	for _, entry := range [][]string{{"m", "garbage"}, {"m", ""}, {"m", "\x03"}, {"m", "\x03epoch 2 nonce \x01other epoch"}, {"x", "y", "more", "fields"}} {
+	for _, entry := range [][]string{{"m", "garbage"}, {"m", ""}, {"m", "\x03"}, {"m", "\x03epoch 2 nonce \x01other epoch"}, {"x", "y", "more", "fields"}, {"m", "garbage", "t", "x"}, {"m", "\x03", "t", "1", "x", "y"}} {
 		t.Run(fmt.Sprintf("%q", entry), func(t *testing.T) {
 			m := miniredis.RunT(t)
 			l := newTestLayer(t, "redis://"+m.Addr(), Options{})
@@ -367,6 +367,24 @@ func TestStreamThatIsAheadOfTheCountBeginsAnew(t *testing.T) {
 	keep(t, l, "topic", "three")
 	h := history(t, l, "topic", 0)
 	if h.Last != 3 || len(h.Kept) != 2 || string(h.Kept[0].Payload) != "two" || string(h.Kept[1].Payload) != "three" {
+		t.Errorf("%+v", h)
+	}
+}
+
+func TestAgesAreThoseOfTheServersClock(t *testing.T) {
+	m := miniredis.RunT(t)
+	l := newTestLayer(t, "redis://"+m.Addr(), Options{})
+	begun := time.UnixMilli(1_700_000_000_123)
+	m.SetTime(begun)
+	keep(t, l, "topic", "one")
+	m.SetTime(begun.Add(1500 * time.Millisecond))
+	keep(t, l, "topic", "two")
+	m.SetTime(begun.Add(2 * time.Second))
+	if h := history(t, l, "topic", 0); len(h.Kept) != 2 || h.Kept[0].Age != 2*time.Second || h.Kept[1].Age != 500*time.Millisecond {
+		t.Errorf("%+v", h)
+	}
+	m.SetTime(begun) // the clock was put back
+	if h := history(t, l, "topic", 0); len(h.Kept) != 2 || h.Kept[1].Age != 0 {
 		t.Errorf("%+v", h)
 	}
 }

@@ -77,6 +77,7 @@ func wait(ctx context.Context, deadline time.Time, c <-chan struct{}) error {
 func (s *Sequence[T]) Next(r *Replay, limit int, size func(T) int) Piece[T] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.window.removeOld(s.Keep.Life)
 	s.placeLocked(r)
 	p := Piece[T]{Resync: r.resync}
 	first := s.firstLocked()

@@ -1,6 +1,10 @@
 package sequence
 
-import "github.com/seed-29c60982/grouphub/layer"
+import (
+	"time"
+
+	"github.com/seed-29c60982/grouphub/layer"
+)
 
 // A window is the latest publications of a topic, without a hole, for replays. Guarded by
 // the sequence's lock.
@@ -13,7 +17,8 @@ type window[T any] struct {
 type entry[T any] struct {
 	value T
 	nonce string
-	size  int // of the payload, in bytes
+	size  int       // of the payload, in bytes
+	kept  time.Time // when the layer has kept it, as far as is known
 }
 
 // add appends the value of the next publication, and drops what is no longer kept. The
@@ -22,9 +27,16 @@ func (w *window[T]) add(value T, p layer.Publication, before string, keep layer.
 	if len(w.entries) == 0 {
 		w.before = before
 	}
-	w.entries = append(w.entries, entry[T]{value, p.At.Nonce, len(p.Payload)})
+	w.entries = append(w.entries, entry[T]{value, p.At.Nonce, len(p.Payload), time.Now().Add(-p.Age)})
 	w.bytes += len(p.Payload)
 	for len(w.entries) > keep.Count || keep.Bytes > 0 && w.bytes > keep.Bytes && len(w.entries) > 1 {
+		w.removeFirst()
+	}
+}
+
+// removeOld drops what is older than it may be.
+func (w *window[T]) removeOld(life time.Duration) {
+	for len(w.entries) > 0 && time.Since(w.entries[0].kept) >= life {
 		w.removeFirst()
 	}
 }

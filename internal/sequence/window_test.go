@@ -60,3 +60,33 @@ func TestWhatIsKeptForReplaysIsBoundedInBytes(t *testing.T) {
 		s.expect(t, 3+1+3+1+7, 0)
 	})
 }
+
+func TestNothingIsReplayedThatIsOlderThanItsLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTopic(layer.Keep{Count: 100, Life: time.Minute})
+		s.publish(3, false)
+		for i := range s.history.Kept {
+			s.history.Kept[i].Age = 30 * time.Second
+		}
+		s.Start()
+		synctest.Wait()
+		s.publish(2, true)
+		for _, step := range []struct {
+			after  time.Duration
+			values int
+		}{{29 * time.Second, 5}, {time.Second, 2}, {29 * time.Second, 2}, {time.Second, 0}} {
+			time.Sleep(step.after)
+			if p := s.replay(&Replay{Last: 10}, 1000); len(p.Values) != step.values || p.Resync {
+				t.Errorf("got %+v, want %d", p, step.values)
+			}
+		}
+		// The last position is still known, and the one before is followed by what is gone.
+		for number, resync := range map[uint64]bool{5: false, 4: true} {
+			if p := s.replay(&Replay{From: true, After: ID(numbered("A", number).At)}, 1000); p.Resync != resync {
+				t.Errorf("after %d got %+v", number, p)
+			}
+		}
+		s.end()
+		time.Sleep(maxPause)
+	})
+}

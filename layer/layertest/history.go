@@ -17,6 +17,7 @@ var historyCases = []testCase{
 	{name: "HistoryBeginsAfterANumber", run: testHistoryAfter},
 	{name: "HistoryKeepsAsManyAsItWasTold", run: testHistoryCount},
 	{name: "HistoryIsBoundedInBytes", run: testHistoryBytes},
+	{name: "HistoryTellsAges", run: testAges, slow: true},
 	{name: "HistoryEndsWithItsLifeAndTheNumbersGoOn", run: testHistoryLife, slow: true},
 	{name: "HistoryIsOneViewWhileOthersPublish", run: testHistoryView},
 	{name: "HistoryBelongsToItsCaller", run: testHistorySlices},
@@ -174,6 +175,19 @@ func testHistoryLife(t testing.TB, f *fixture) {
 	}
 	if h := f.history(f.a, "long", 0); len(h.Kept) != 1 {
 		t.Error("what was to be kept for a minute is gone after a second")
+	}
+}
+
+func testAges(t testing.TB, f *fixture) {
+	const apart, tolerance = time.Second, 500 * time.Millisecond
+	begun := time.Now()
+	f.publishKept(f.a, "topic", "one", plenty)
+	time.Sleep(apart)
+	f.publishKept(f.a, "topic", "two", plenty)
+	h := f.history(f.b, "topic", 0)
+	first, second := h.Kept[0].Age, h.Kept[1].Age
+	if first < apart-tolerance || first > time.Since(begun)+tolerance || second < 0 || second > first-apart+tolerance {
+		t.Errorf("ages of %v and %v for what was published %v apart, within %v", first, second, apart, time.Since(begun))
 	}
 }
 

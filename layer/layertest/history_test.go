@@ -132,6 +132,15 @@ var historyFaults = []fault{
 			return l.inside.Publish(ctx, p)
 		}
 	}},
+	{"nothing gets older", "HistoryTellsAges", func(l *faultyLayer) {
+		l.history = func(ctx context.Context, topic string, after uint64) (layer.History, error) {
+			h, err := l.inside.History(ctx, topic, after)
+			for i := range h.Kept {
+				h.Kept[i].Age = 0
+			}
+			return h, err
+		}
+	}},
 	{"the epoch is the same everywhere", "NoTwoStoresHaveAnEpochInCommon", func(l *faultyLayer) {
 		l.positions(func(at *layer.Position) { at.Epoch = "epoch" })
 	}},

@@ -37,7 +37,9 @@ if type(published) == 'table' and published.err then
   redis.call('SET', KEYS[1], before or '', 'PX', ARGV[5])
   return published
 end
-local function add() return redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], number .. '-0', 'm', message) end
+local now = redis.call('TIME')
+now = now[1] .. string.format('%03d', math.floor(now[2] / 1000))
+local function add() return redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], number .. '-0', 'm', message, 't', now) end
 if type(add()) == 'table' then
   redis.call('DEL', KEYS[2])
   add()

@@ -1,4 +1,4 @@
--- Returns the count and the entries from an id on. If there is no count, an epoch begins.
+-- Returns the count, the entries from an id on, and the time in milliseconds. If there is no count, an epoch begins.
 -- While the server refuses writes, it returns nothing in that case.
 -- KEYS: the count, the stream.
 -- ARGV:
@@ -17,4 +17,5 @@ if not epoch then
 end
 if number == '0' then life = ARGV[3] end
 if redis.call('PTTL', KEYS[1]) < tonumber(life) then redis.pcall('PEXPIRE', KEYS[1], life) end
-return {count, redis.call('XRANGE', KEYS[2], ARGV[1], '+')}
+local now = redis.call('TIME')
+return {count, redis.call('XRANGE', KEYS[2], ARGV[1], '+'), now[1] .. string.format('%03d', math.floor(now[2] / 1000))}

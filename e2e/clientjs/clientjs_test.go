@@ -23,7 +23,11 @@ import (
 
 func TestClientKeepsWhatItsTypesPromise(t *testing.T) {
 	node(t)
-	output, err := exec.Command("node", "--test", "client.test.mjs").CombinedOutput()
+	files, err := filepath.Glob("*.test.mjs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	output, err := exec.Command("node", append([]string{"--test"}, files...)...).CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, output)
 	}

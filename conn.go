@@ -2,6 +2,7 @@ package grouphub
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/olahol/melody"
 	"golang.org/x/time/rate"
 
+	"github.com/seed-29c60982/grouphub/internal/eventstream"
 	"github.com/seed-29c60982/grouphub/internal/frame"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
@@ -34,17 +36,17 @@ type Conn struct {
 	request  keptRequest
 	ctx      context.Context
 	cancel   context.CancelFunc
-	user     User
-	session  *melody.Session
-	limiter  *rate.Limiter  // nil: no limit
-	expiry   *time.Timer    // nil if the user does not expire
-	upgraded sync.WaitGroup // until the upgrade has set session, or has failed
-	hijacked bool           // outbox is set; owned by the goroutine that upgrades
+	user     *User           // what Authenticate has found, &nobody without it
+	session  *melody.Session // nil in an event stream
+	stream   *stream         // nil in a WebSocket
+	limiter  *rate.Limiter   // nil: no limit
+	expiry   *time.Timer     // nil if the user does not expire
+	upgraded sync.WaitGroup  // until the upgrade has set session, or has failed
+	hijacked bool            // outbox is set; owned by the goroutine that upgrades
 
-	authenticated bool         // static: Authenticate has found user
-	connected     bool         // Connect is to be called, or was; owned by the goroutine of the callbacks
-	peerCode      atomic.Int32 // of the peer's close frame, 0 if there was none
-	finished      atomic.Bool
+	connected bool         // Connect is to be called, or was; owned by the goroutine of the callbacks
+	peerCode  atomic.Int32 // of the peer's close frame, 0 if there was none
+	finished  atomic.Bool
 
 	mu         sync.Mutex // may be held while a shard's is taken, never the reverse
 	ended      bool       // no more memberships
@@ -85,16 +87,36 @@ func (c *Conn) PathValue(name string) string {
 func (c *Conn) Context() context.Context { return c.ctx }
 
 // User returns what [Authenticate] found, the zero User without it.
-func (c *Conn) User() User { return c.user }
+func (c *Conn) User() User { return *c.user }
 
 // Set keeps a value under a key with the connection.
-func (c *Conn) Set(key string, value any) { c.session.Set(key, value) }
+func (c *Conn) Set(key string, value any) {
+	if c.stream != nil {
+		c.stream.set(key, value)
+		return
+	}
+	c.session.Set(key, value)
+}
 
 // Get returns the value that is kept under a key, and whether there is one.
-func (c *Conn) Get(key string) (any, bool) { return c.session.Get(key) }
+func (c *Conn) Get(key string) (any, bool) {
+	if c.stream != nil {
+		return c.stream.get(key)
+	}
+	return c.session.Get(key)
+}
+
+// Stream reports whether the connection is an event stream, and not a WebSocket. What its
+// client sends comes by POST, and binary messages to it are in base64.
+func (c *Conn) Stream() bool { return c.stream != nil }
 
 // Subprotocol returns the subprotocol that was negotiated, "" if there is none.
-func (c *Conn) Subprotocol() string { return c.session.WebsocketConnection().Subprotocol() }
+func (c *Conn) Subprotocol() string {
+	if c.stream != nil {
+		return ""
+	}
+	return c.session.WebsocketConnection().Subprotocol()
+}
 
 // Send sends a text message, which must be UTF-8. Like SendBinary and SendJSON it
 // copies the data, never waits for the client, and returns nil when the message has
@@ -120,7 +142,16 @@ func (c *Conn) SendJSON(v any) error {
 }
 
 func (c *Conn) send(opcode byte, data []byte) error {
-	if err := c.outbox.Push(frame.New(opcode, data, c.outbox.Deflated())); err != nil {
+	var bytes []byte
+	switch {
+	case c.stream == nil:
+		bytes = frame.New(opcode, data, c.outbox.Deflated())
+	case opcode == frame.Binary:
+		bytes = eventstream.AppendBlock(nil, eventstream.Binary, base64.StdEncoding.AppendEncode(nil, data), "")
+	default:
+		bytes = eventstream.AppendBlock(nil, "", data, "")
+	}
+	if err := c.outbox.Push(bytes); err != nil {
 		return fmt.Errorf("%w: send to connection: %w", ErrClosed, err)
 	}
 	c.hub.count.delivered.Add(1)

@@ -91,7 +91,17 @@ func (c *Conn) receive(data []byte, binary bool) {
 }
 
 // variant says what bytes of an event the connection has in common with others.
-func (c *Conn) variant() variant { return variant{c.endpoint, c.outbox.Deflated()} }
+func (c *Conn) variant() variant {
+	switch {
+	case c.stream != nil && c.stream.cursors:
+		return variant{c.endpoint, encodingCursorBlocks}
+	case c.stream != nil:
+		return variant{c.endpoint, encodingBlocks}
+	case c.outbox.Deflated():
+		return variant{c.endpoint, encodingDeflatedFrames}
+	}
+	return variant{c.endpoint, encodingFrames}
+}
 
 // queueHandlers queues the Handle calls for a batch, and returns the last one's error. It is
 // for events that have no order with others: see order.go.

@@ -78,6 +78,12 @@ func (h *Hub) execute(p Publication) {
 			}
 		case envelope.Close:
 			h.closeMembers(env)
+		case envelope.Post:
+			err = h.takePost(env)
+		case envelope.Answer:
+			if answer, ok := h.answers.LoadAndDelete(env.Name); ok {
+				answer.(chan int) <- env.Number
+			}
 		case envelope.Seen:
 			h.lostEpochs.seenElsewhere(env)
 		default:

@@ -19,7 +19,11 @@ type delivery struct {
 	hub   *Hub
 	group *group // nil: sent to one connection
 	env   *envelope.Envelope
-	id    string // position in the group's history, "" without
+	at    Position // in the group's history, zero without
+	id    string   // the same as clients see it, "" without
+
+	entryOnce sync.Once
+	entry     cursorEntry // of the position, once it is asked for
 
 	forward frame.Message
 	renders sync.Map // of *rendering, by *endpoint
@@ -46,11 +50,26 @@ func (d *delivery) event() Event {
 // excepts reports whether a connection does not get the event.
 func (d *delivery) excepts(c *Conn) bool { return slices.Contains(d.env.Except, c.channel) }
 
-// A variant is what connections have in common whose bytes of an event are the same.
+// A variant is what connections have in common whose bytes of an event are the same, but for
+// the cursors of event streams.
 type variant struct {
 	endpoint *endpoint
-	deflated bool
+	encoding encoding
 }
+
+// An encoding is what the bytes of a connection's events are.
+type encoding uint8
+
+const (
+	encodingFrames encoding = iota
+	encodingDeflatedFrames
+	encodingBlocks       // of an event stream
+	encodingCursorBlocks // of an event stream, with cursors where a group has history
+)
+
+func (v variant) deflated() bool { return v.encoding == encodingDeflatedFrames }
+
+func (v variant) isStream() bool { return v.encoding >= encodingBlocks }
 
 // handlerOf returns what the variant's consumer does with an event.
 func (v variant) handlerOf(d *delivery) EventHandler {
@@ -67,15 +86,27 @@ type rendering struct {
 // is nil if the Render wants nothing to be sent, and ok is false if the Render failed.
 func (d *delivery) frame(v variant, kind handlerKind) (bytes []byte, ok bool) {
 	if kind == handlerForward { // without a look at renders, which would allocate
-		return d.forward.Frame(v.deflated, func() []byte { return d.env.Text(d.id) }), true
+		return d.forward.Frame(v.deflated(), func() []byte { return d.env.Text(d.id) }), true
 	}
 	value, _ := d.renders.Load(v.endpoint)
 	r, _ := value.(*rendering)
 	if r == nil { // the variant has come since missingRenders, and gets nothing of the batch
 		return nil, false
 	}
-	bytes = r.Frame(v.deflated)
+	bytes = r.Frame(v.deflated())
 	return bytes, bytes != nil || r.nothing
+}
+
+// rendering returns what render has made of the event for an endpoint. It is nil if the
+// Render wants nothing to be sent, and ok is false if the Render failed.
+func (d *delivery) rendering(e *endpoint) (text []byte, ok bool) {
+	value, _ := d.renders.Load(e)
+	r, _ := value.(*rendering)
+	if r == nil { // as in frame
+		return nil, false
+	}
+	text = r.Text()
+	return text, text != nil || r.nothing
 }
 
 // rendered reports whether render has returned for an endpoint.
@@ -148,6 +179,9 @@ type part struct {
 
 // compose joins the frames of a batch for a variant.
 func (h *Hub) compose(v variant, batch []*delivery) composition {
+	if v.isStream() {
+		return h.composeBlocks(v, batch, ownCursor)
+	}
 	var composed composition
 	parts, size := make([]part, 0, len(batch)), 0
 	for _, d := range batch {
@@ -159,7 +193,7 @@ func (h *Hub) compose(v variant, batch []*delivery) composition {
 			composed.unhandled++
 		case kind == handlerHandle:
 			composed.handle = true
-		case kind == handlerForward && !v.deflated && len(batch) > 1:
+		case kind == handlerForward && !v.deflated() && len(batch) > 1:
 			// No other composition would use the frame, so join writes it in its place.
 			parts = append(parts, part{event: d})
 			size += d.env.FrameSize(d.id)
@@ -235,7 +269,7 @@ func (s *shard) pushLocked(batch []*delivery) {
 		}
 		// A connection that refuses frames is closing: it is none that should have
 		// had them.
-		if composed.frames > 0 && c.outbox.PushWith(w, composed.bytes) == nil {
+		if c.push(w, lead, composed) == nil {
 			delivered += composed.frames
 		}
 		dropped += composed.failed
@@ -298,6 +332,21 @@ func (c *Conn) without(batch []*delivery) []*delivery {
 	return batch
 }
 
+// push pushes what was composed of a batch for the connection's variant.
+func (c *Conn) push(w *outbox.Writer, batch []*delivery, composed *composition) error {
+	if c.stream != nil && c.stream.cursors {
+		return c.stream.push(c, w, batch, composed)
+	}
+	return c.pushComposed(w, composed)
+}
+
+func (c *Conn) pushComposed(w *outbox.Writer, composed *composition) error {
+	if composed.frames == 0 {
+		return nil
+	}
+	return c.outbox.PushWith(w, composed.bytes)
+}
+
 // deliver pushes events to one connection, which is to have them because of a membership, or
 // of none. Its errors are those of the outbox's Push.
 func (c *Conn) deliver(m *membership, batch []*delivery) (err error) {
@@ -309,10 +358,10 @@ func (c *Conn) deliver(m *membership, batch []*delivery) (err error) {
 		lead = c.lead(m, batch)
 	}
 	composed := c.hub.compose(c.variant(), lead)
-	if composed.frames > 0 {
-		if err = c.outbox.Push(composed.bytes); err == nil {
-			c.hub.count.delivered.Add(uint64(composed.frames))
-		}
+	w := outbox.BorrowWriter()
+	defer w.Return()
+	if err = c.push(w, lead, &composed); err == nil {
+		c.hub.count.delivered.Add(uint64(composed.frames))
 	}
 	c.hub.count.dropped.Add(uint64(composed.failed))
 	c.hub.count.unhandled.Add(uint64(composed.unhandled))

@@ -48,7 +48,11 @@ func TestWhatIsPushedHoldsNoMoreThanItsLength(t *testing.T) {
 		if test.large.kind == handlerRender {
 			batch[0].render(e)
 		}
-		c := h.compose(variant{e, test.deflated}, batch)
+		encoding := encodingFrames
+		if test.deflated {
+			encoding = encodingDeflatedFrames
+		}
+		c := h.compose(variant{e, encoding}, batch)
 		if c.frames == 0 || cap(c.bytes) > len(c.bytes)+len(c.bytes)/4+64 { // size classes among it
 			t.Errorf("%s: %d frames of %d bytes hold %d", name, c.frames, len(c.bytes), cap(c.bytes))
 		}

@@ -21,6 +21,12 @@
 //   - Mounting. Any router works, and any middleware that supports
 //     http.ResponseController. A plain HTTP request gets 426, a refused origin 403, a
 //     full hub and one that shuts down 503, each with one line of text.
+//   - One consumer, any client. The same handler serves a WebSocket and, to a GET whose
+//     Accept names text/event-stream, an event stream, with the same callbacks, groups,
+//     limits, replays, Stats and Shutdown; [Conn.Stream] tells which it is. A POST with a
+//     stream's token is a message for its Receive, on any hub of the layer.
+//   - Resume without a library, for streams too. An EventSource that comes back by itself,
+//     to any hub, goes on in all its groups with history without a gap or a repeat.
 //   - Same origin by default. A browser's request from a page of another origin is
 //     refused unless [AllowOrigins] names it, and one with two Origin headers is always
 //     refused. Requests without an Origin header pass. The server's own origin is that of

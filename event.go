@@ -43,6 +43,7 @@ func (e Events) handler(event string) EventHandler {
 // value ignores the event, like a missing entry.
 type EventHandler struct {
 	kind   handlerKind
+	name   string // in an event stream; empty: none
 	render func(Event) ([]byte, error)
 	handle func(*Conn, Event) error
 }
@@ -88,6 +89,18 @@ func HandleAs[T any](fn func(c *Conn, v T) error) EventHandler {
 		}
 		return fn(c, v)
 	})
+}
+
+// Named returns a copy of the handler that gives what it sends a name, which an event stream
+// has in its "event:" field: a page then listens to that name, where unnamed blocks go to
+// onmessage. The client of a WebSocket does not see it. Named panics unless the name is one
+// that an event's type may have.
+func (h EventHandler) Named(event string) EventHandler {
+	if err := checkName("Named", event); err != nil {
+		panic(err.Error())
+	}
+	h.name = event
+	return h
 }
 
 // badEventError is what a handler returns for an event that its sender got wrong.

@@ -155,6 +155,7 @@ func groupTopic(group string) string { return groupPrefix + group }
 // users: its members, and joins under way.
 type group struct {
 	name string
+	hash groupHash // of the name; zero without history
 	*members
 
 	policy     GroupPolicy
@@ -185,6 +186,7 @@ func (h *Hub) newGroup(name string, policy GroupPolicy) *group {
 	g := &group{name: name, policy: policy, end: func() {}}
 	g.members = newMembers(h, g)
 	if policy.History > 0 {
+		g.hash = hashGroup(name)
 		var life context.Context
 		life, g.end = context.WithCancel(h.life)
 		g.sequence = h.groupSequence(life, g)

@@ -46,3 +46,15 @@ func (h *Hub) limitsFor(u *url.URL) *outbox.Limits {
 	shared, _ := h.heartbeatLimits.LoadOrStore(seconds, &limits)
 	return shared.(*outbox.Limits)
 }
+
+// streamLimitsFor is limitsFor for an event stream, whose heartbeats are comments.
+func (h *Hub) streamLimitsFor(u *url.URL) *outbox.Limits {
+	interval := time.Duration(parseHeartbeat(u)) * time.Second
+	if interval == 0 || interval >= h.streamLimits.PingInterval {
+		return &h.streamLimits
+	}
+	limits := h.streamLimits
+	limits.PingInterval = interval
+	shared, _ := h.heartbeatLimits.LoadOrStore(interval, &limits) // a key of another type than those of WebSockets
+	return shared.(*outbox.Limits)
+}

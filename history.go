@@ -163,8 +163,14 @@ func (c *Conn) pushPiece(m *membership, r *sequence.Replay, p sequence.Piece[*de
 	if _, resumes := c.resume[group]; resumes { // another Join would go on from here
 		c.resume[group] = sequence.ID(p.At)
 	}
+	if c.stream != nil {
+		c.stream.resumeLater(m.group, p.At)
+	}
 	if step.live && c.resume != nil {
 		c.sendInOrder(m, Event{Type: "grouphub.position", Group: group, ID: sequence.ID(p.At)})
+	}
+	if step.live && c.stream != nil {
+		c.doInOrder(m, func() { c.stream.sendPosition(c, m.group, p.At) })
 	}
 	return step, nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"sync"
@@ -25,7 +26,8 @@ const upkeepInterval = 20 * time.Second
 type Hub struct {
 	// Static after construction.
 	options      Options
-	limits       outbox.Limits // of every connection's outbox
+	limits       outbox.Limits // of every WebSocket's outbox
+	streamLimits outbox.Limits // of every event stream's outbox
 	name         string        // unique among all hubs, and part of its channels' names
 	layer        Layer
 	ownLayer     bool // New made the layer
@@ -39,6 +41,7 @@ type Hub struct {
 	heartbeatLimits sync.Map // of *outbox.Limits, by seconds: the limits for connections with heartbeats
 
 	lastConn   atomic.Uint64 // number of the connection that was made last
+	streams    atomic.Int64  // event streams among the connections
 	count      counters
 	callbacks  *waitGroup // callbacks that run or wait, and connections that owe a Disconnect
 	goroutines *waitGroup // everything else that the hub has started
@@ -46,6 +49,7 @@ type Hub struct {
 	malformed  seenKeys   // faults of payloads that were logged
 	wildcards  seenKeys   // names of path values that a route did not have, and that were logged
 
+	answers            sync.Map                        // the channels that wait for the status of a post, by the token that comes back
 	pings              sync.Map                        // the channels to close, by the token that comes back
 	hubCommands        *sequence.Sequence[Publication] // that other hubs send to this one
 	sharedCommands     *sequence.Sequence[Publication] // that are sent to all hubs
@@ -96,6 +100,9 @@ func New(opts *Options) *Hub {
 	h.lostEpochs.hub = h
 	h.leases = newLeaseKeeper(h)
 	h.startUpkeep = sync.OnceFunc(func() { h.goroutines.Go(h.upkeep) })
+	h.streamLimits = h.limits
+	h.streamLimits.PingInterval = min(o.PingInterval, maxComment)
+	h.streamLimits.PongTimeout = math.MaxInt64 // the client of a stream says nothing
 	h.root = newEndpoint(h, o.Consumer)
 	h.hubCommands = h.commandSequence(hubTopic(h.name), h.hubCommandsLost, nil)
 	h.sharedCommands = h.commandSequence(controlTopic, h.sharedCommandsLost, h.lostEpochs.lostHere)

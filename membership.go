@@ -66,9 +66,9 @@ func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay)
 // joinGroup makes the connection a member of a group that this call has acquired.
 func (h *Hub) joinGroup(ctx context.Context, c *Conn, m *membership, r sequence.Replay) error {
 	g := m.group
-	id, resumes := c.resumesAt(g.name)
+	from, resumes := c.resumesFrom(g)
 	if resumes { // what the client knows is better than what the consumer guesses
-		r = sequence.Replay{After: id, From: true}
+		r = from
 	}
 	if err := h.subscribe(ctx, g, r); err != nil {
 		return err
@@ -207,6 +207,9 @@ func (h *Hub) leave(c *Conn, name string) {
 	entered := m.entered()
 	if entered {
 		m.shard.remove(m)
+	}
+	if m != nil && m.group.sequence != nil && c.stream != nil {
+		c.stream.leave(m.group)
 	}
 	if m != nil && m.group.sequence != nil && c.resume != nil {
 		// A replay has told it positions, too. What fails here is a connection that is ending.

@@ -25,6 +25,9 @@ type middleware struct {
 
 func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.serve(w, r, m.next) }
 
+// nobody is the user of a connection that was not authenticated.
+var nobody User
+
 // userKey is the context key of the User.
 type userKey struct{}
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
 // In a group with history a connection has one order, whatever handles its events: a client
@@ -54,20 +55,23 @@ func (c *Conn) queueInOrder(m *membership, rest []*delivery) (unhandled, failed 
 			e := d.event()
 			err = c.queueBehind(m, callSize(e), func() { c.handle(h, e) })
 		default:
-			bytes, ok := d.frame(v, h.kind)
-			if !ok {
-				failed++
-			}
-			if bytes != nil {
-				err = c.queueBehind(m, len(bytes), func() {
-					if c.outbox.Push(bytes) == nil {
-						c.hub.count.delivered.Add(1)
-					}
-				})
+			composed := c.hub.compose(v, []*delivery{d})
+			failed += composed.failed
+			if composed.frames > 0 {
+				err = c.queueBehind(m, len(composed.bytes), func() { c.pushOne(d, &composed) })
 			}
 		}
 	}
 	return unhandled, failed, err
+}
+
+// pushOne pushes what was composed of one event.
+func (c *Conn) pushOne(d *delivery, composed *composition) {
+	w := outbox.BorrowWriter()
+	defer w.Return()
+	if c.push(w, []*delivery{d}, composed) == nil {
+		c.hub.count.delivered.Add(1)
+	}
 }
 
 // queueBehind queues a job of so many bytes, and has what comes later in the group wait for
@@ -101,12 +105,17 @@ func (c *Conn) closeInOrder(m *membership, env *envelope.Envelope) {
 
 // sendInOrder sends JSON to the client, behind what the membership waits for.
 func (c *Conn) sendInOrder(m *membership, v any) {
-	// Both sends fail only if the connection is ending anyway.
+	// What fails here is a connection that is ending anyway.
+	c.doInOrder(m, func() { _ = c.SendJSON(v) })
+}
+
+// doInOrder runs f, behind what the membership waits for.
+func (c *Conn) doInOrder(m *membership, f func()) {
 	if m.inOrder(c) && m.waiting.Load() > 0 {
-		_ = c.queueBehind(m, 0, func() { _ = c.SendJSON(v) })
+		_ = c.queueBehind(m, 0, f) // fails if the connection is ending anyway
 		return
 	}
-	_ = c.SendJSON(v)
+	f()
 }
 
 // hasRoom reports whether what waits of a batch for callbacks of the connection fits on its

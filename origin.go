@@ -63,6 +63,25 @@ func checkOrigin(r *http.Request) error {
 	return nil
 }
 
+// allowCrossOrigin lets the page of another origin read the answer to its request, if
+// AllowOrigins names its origin. A page that only "*" lets in may not send its credentials.
+func allowCrossOrigin(w http.ResponseWriter, r *http.Request) {
+	from := r.Header.Get("Origin")
+	allowed, _ := r.Context().Value(originsKey{}).([]originPattern)
+	if from == "" || len(allowed) == 0 {
+		return
+	}
+	w.Header().Add("Vary", "Origin")
+	o, ok := parseOrigin(from)
+	switch {
+	case slices.ContainsFunc(allowed, func(p originPattern) bool { return !p.any && p.allows(from, o, ok) }):
+		w.Header().Set("Access-Control-Allow-Credentials", "true")
+	case !slices.ContainsFunc(allowed, func(p originPattern) bool { return p.any }):
+		return
+	}
+	w.Header().Set("Access-Control-Allow-Origin", from)
+}
+
 // An origin is in lower case, and its port is empty if it is the scheme's own.
 type origin struct{ scheme, host, port string }
 

@@ -122,7 +122,7 @@ func (h *Hub) newDelivery(g *group, p Publication) *delivery {
 		h.refusePayload(p.Topic, err)
 		return nil
 	}
-	d := &delivery{hub: h, group: g, env: env}
+	d := &delivery{hub: h, group: g, env: env, at: p.At}
 	if p.At.Number > 0 {
 		d.id = sequence.ID(p.At)
 	}

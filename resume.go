@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/seed-29c60982/grouphub/internal/sequence"
 )
 
 const (
@@ -96,13 +98,18 @@ func checkRequestSize(r *http.Request) error {
 	return nil
 }
 
-// resumesAt returns the position from which the client wants to resume a group, and
-// whether it does. The position is none if it was not kept.
-func (c *Conn) resumesAt(group string) (id string, resumes bool) {
+// resumesFrom returns the position from which the client wants to resume a group, and
+// whether it does. The position is none if it was not kept. A stream's Last-Event-ID counts
+// more than the URL.
+func (c *Conn) resumesFrom(g *group) (r sequence.Replay, resumes bool) {
+	if c.stream != nil && c.stream.resumes {
+		return c.stream.resumesFrom(g), true
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if id, resumes = c.resume[group]; !resumes {
+	id, resumes := c.resume[g.name]
+	if !resumes {
 		id, resumes = c.resume[otherGroups]
 	}
-	return id, resumes
+	return sequence.Replay{After: id, From: true}, resumes
 }

@@ -11,6 +11,7 @@ type Stats struct {
 	Unhandled                      uint64 // events that a connection's consumer has no handler for
 	SlowClosed, Resyncs            uint64 // connections closed for slowness, and told to resync
 	Recovered                      uint64 // events of groups with history that were missed, and found in it
+	Streams                        int    // of Conns, those that are event streams
 	PolicyMismatch                 uint64 // unnumbered events received in groups that this hub keeps history of
 	LayerUp                        bool
 }
@@ -42,6 +43,6 @@ func (h *Hub) Stats() Stats {
 		Dropped: dropped, Unhandled: n.unhandled.Load(),
 		SlowClosed: n.slowClosed.Load(), Resyncs: n.resyncs.Load(),
 		Recovered: n.recovered.Load(), PolicyMismatch: n.mismatched.Load(),
-		LayerUp: h.subscription.Up(),
+		Streams: int(h.streams.Load()), LayerUp: h.subscription.Up(),
 	}
 }

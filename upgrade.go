@@ -71,56 +71,52 @@ func (c *connContext) Value(key any) any {
 	if key != (userKey{}) {
 		return c.Context.Value(key)
 	}
-	if c.conn.authenticated {
-		return c.conn.user
+	if c.conn.user == &nobody {
+		return nil
 	}
-	return nil
+	return *c.conn.user
 }
 
 func connOf(s *melody.Session) *Conn { return s.Request.Context().(*connContext).conn }
 
-// ServeHTTP upgrades the request and returns when Connect has. The connection lives
-// on in a goroutine of its own, so that net/http lets go of its buffers and what
-// middleware does at a request's end is done.
+// ServeHTTP serves the consumer by a WebSocket or an event stream, whichever the client
+// asks for, and takes the messages that clients of streams send.
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h := e.hub
-	if !websocket.IsWebSocketUpgrade(r) || r.ProtoMajor != 1 || r.ProtoMinor < 1 {
+	switch {
+	case websocket.IsWebSocketUpgrade(r) && r.ProtoMajor == 1 && r.ProtoMinor >= 1:
+		e.serveWebSocket(w, r)
+	case asksForStream(r):
+		e.serveStream(w, r)
+	case r.Method == http.MethodPost:
+		e.servePost(w, r)
+	case isPreflight(r):
+		e.servePreflight(w, r)
+	default:
 		if r.ProtoMajor == 1 { // in HTTP/2 these make a response malformed
 			w.Header().Set("Upgrade", "websocket")
 			w.Header().Set("Connection", "Upgrade")
 		}
-		http.Error(w, "this is a WebSocket endpoint: connect with a WebSocket client", http.StatusUpgradeRequired)
-		return
+		http.Error(w, "connect with a WebSocket client, or with one that accepts text/event-stream", http.StatusUpgradeRequired)
 	}
-	if err := checkOrigin(r); err != nil {
-		h.refuse(w, r, err, http.StatusForbidden)
-		return
-	}
-	resume := parseResume(r.URL.RawQuery)
-	if resume.overflow {
-		r = withoutResumes(r)
-	}
-	if err := checkRequestSize(r); err != nil {
-		h.refuse(w, r, err, http.StatusRequestHeaderFieldsTooLarge)
-		return
-	}
-	if err := h.admit(); err != nil {
-		w.Header().Set("Retry-After", "5") // seconds
-		h.refuse(w, r, err, http.StatusServiceUnavailable)
-		return
-	}
+}
+
+// serveWebSocket upgrades the request and returns when Connect has. The connection lives
+// on in a goroutine of its own, so that net/http lets go of its buffers and what
+// middleware does at a request's end is done.
+func (e *endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request) {
+	h := e.hub
 	if status, reason := checkHandshake(w, r); reason != nil {
-		h.release(nil)
 		h.count.rejected.Add(1)
 		h.refuseHandshake(w, r, status, reason)
 		return
 	}
-	if err := e.accept(r); err != nil {
-		h.release(nil)
-		h.refuse(w, r, err, http.StatusForbidden)
+	c, r := e.admit(w, r, func(err error) {
+		w.Header().Set("Retry-After", "5") // seconds
+		h.refuse(w, r, err, http.StatusServiceUnavailable)
+	})
+	if c == nil {
 		return
 	}
-	c, r := e.newConn(r, resume)
 	h.goroutines.goDeep(func() { c.serve(w, r) })
 	// Upgrade may answer with an error of its own, so the handler waits for it.
 	c.upgraded.Wait()
@@ -142,6 +138,36 @@ func (h *Hub) refuseHandshake(w http.ResponseWriter, r *http.Request, status int
 	logRefusal(h.logger(), r, reason)
 	w.Header().Set("Sec-WebSocket-Version", "13")
 	http.Error(w, text, status)
+}
+
+// admit checks a request, and returns its connection, which has a seat of the hub, and its
+// request. The connection is nil if the request was refused; where the hub has no seat, busy
+// refuses it.
+func (e *endpoint) admit(w http.ResponseWriter, r *http.Request, busy func(error)) (*Conn, *http.Request) {
+	h := e.hub
+	if err := checkOrigin(r); err != nil {
+		h.refuse(w, r, err, http.StatusForbidden)
+		return nil, nil
+	}
+	allowCrossOrigin(w, r)
+	resume := parseResume(r.URL.RawQuery)
+	if resume.overflow {
+		r = withoutResumes(r)
+	}
+	if err := checkRequestSize(r); err != nil {
+		h.refuse(w, r, err, http.StatusRequestHeaderFieldsTooLarge)
+		return nil, nil
+	}
+	if err := h.admit(); err != nil {
+		busy(err)
+		return nil, nil
+	}
+	if err := e.accept(r); err != nil {
+		h.release(nil)
+		h.refuse(w, r, err, http.StatusForbidden)
+		return nil, nil
+	}
+	return e.newConn(r, resume)
 }
 
 // accept asks the consumer.
@@ -180,7 +206,11 @@ func (e *endpoint) newConn(r *http.Request, resume resumeRequest) (*Conn, *http.
 	r = r.WithContext(c.ctx)
 	r.Body = http.NoBody
 	c.request.keep(r)
-	c.user, c.authenticated = UserFrom(ctx) // read now, because what is behind the context may end with the request
+	// The user is read now, because what is behind the context may end with the request.
+	c.user = &nobody
+	if user, ok := UserFrom(ctx); ok {
+		c.user = &user
+	}
 	c.resume = resume.ids
 	if limit := h.options.ReceiveRate; limit > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)

@@ -22,7 +22,7 @@ import (
 // maxUnsent is how many messages a server may leave unread before Send fails.
 const maxUnsent = 10_000
 
-// A Client is a WebSocket connection to the handler under test. It reads all the time, so
+// A Client is a connection to the handler under test, by a WebSocket or an event stream. It reads all the time, so
 // that the server never waits for the test, and stores what it has read, in order, for
 // Next and the Expect methods. A hub can still be faster than it is, as with any client:
 // if the hub sends more than Options.MaxPending bytes at once, it may close the connection
@@ -31,7 +31,7 @@ type Client struct {
 	// Static after construction.
 	t        testing.TB
 	path     string
-	conn     *websocket.Conn
+	conn     conn
 	outgoing chan outgoing  // read by write, so that Send does not wait for the server
 	ended    chan struct{}  // closed by read when the connection has ended
 	running  sync.WaitGroup // the goroutines of read and write
@@ -49,7 +49,7 @@ type outgoing struct {
 	data   []byte
 }
 
-func newClient(t testing.TB, path string, conn *websocket.Conn) *Client {
+func newClient(t testing.TB, path string, conn conn) *Client {
 	c := &Client{
 		t: t, path: path, conn: conn,
 		outgoing: make(chan outgoing, maxUnsent), ended: make(chan struct{}), changed: make(chan struct{}),

@@ -29,6 +29,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,12 +42,15 @@ import (
 const timeout = 5 * time.Second
 
 // A DialOption changes the request that [Dial] and [DialRefused] send.
-type DialOption struct{ header http.Header }
+type DialOption struct {
+	header http.Header
+	stream bool
+}
 
 // WithHeader adds header to the request: cookies, an Origin, a Host, a
 // Sec-WebSocket-Protocol.
 func WithHeader(header http.Header) DialOption {
-	return DialOption{header.Clone()}
+	return DialOption{header: header.Clone()}
 }
 
 // Dial connects to h at a path, which may have a query. It returns when h has returned: by
@@ -55,6 +59,27 @@ func WithHeader(header http.Header) DialOption {
 // is closed when the test ends. If h does not upgrade the request, the test fails.
 func Dial(t testing.TB, h http.Handler, path string, opts ...DialOption) *Client {
 	t.Helper()
+	conn, s := dial(t, h, path, opts)
+	c := newClient(t, path, conn)
+	t.Cleanup(c.Close)
+	select {
+	case <-s.returned:
+	case <-time.After(timeout):
+		t.Fatalf("hubtest: Dial %s: upgraded, but the handler has not returned for %v: does Connect block?", path, timeout)
+	}
+	return c
+}
+
+func dial(t testing.TB, h http.Handler, path string, opts []DialOption) (conn, *server) {
+	t.Helper()
+	if slices.ContainsFunc(opts, func(o DialOption) bool { return o.stream }) {
+		conn, answer, s := dialStream(t, h, path, merged(opts))
+		if answer.StatusCode != http.StatusOK {
+			body, _ := io.ReadAll(answer.Body)
+			t.Fatalf("hubtest: Dial %s: refused with %s: %s", path, answer.Status, quote(bytes.TrimSpace(body)))
+		}
+		return conn, s
+	}
 	s := serve(t, h)
 	dialer := websocket.Dialer{
 		NetDialContext:   func(context.Context, string, string) (net.Conn, error) { return s.near, nil },
@@ -71,14 +96,7 @@ func Dial(t testing.TB, h http.Handler, path string, opts ...DialOption) *Client
 		body, _ := io.ReadAll(answer.Body)
 		t.Fatalf("hubtest: Dial %s: refused with %s: %s", path, answer.Status, quote(bytes.TrimSpace(body)))
 	}
-	c := newClient(t, path, conn)
-	t.Cleanup(c.Close)
-	select {
-	case <-s.returned:
-	case <-time.After(timeout):
-		t.Fatalf("hubtest: Dial %s: upgraded, but the handler has not returned for %v: does Connect block?", path, timeout)
-	}
-	return c
+	return conn, s
 }
 
 // DialRefused sends the same request as [Dial], to a handler that should refuse it, and

@@ -39,8 +39,10 @@ const (
 	Add          // a connection to a group
 	Discard      // a connection from a group
 	Ping
-	Seen // how far a hub has seen the commands of an epoch that was lost
-	end  // the first that is unknown
+	Seen   // how far a hub has seen the commands of an epoch that was lost
+	Post   // a message to an event stream of the hub
+	Answer // to a Post
+	end    // the first that is unknown
 )
 
 const version = 1

@@ -26,9 +26,17 @@ func (r *Rendering) Do(f func() []byte) {
 // Done reports whether Do has returned.
 func (r *Rendering) Done() bool { return r.done.Load() }
 
+// Text returns the text, nil if there is none (yet). The receiver may be nil.
+func (r *Rendering) Text() []byte {
+	if r == nil || !r.Done() {
+		return nil
+	}
+	return r.text
+}
+
 // Frame returns the text as a frame, nil if there is none (yet). The receiver may be nil.
 func (r *Rendering) Frame(deflated bool) []byte {
-	if r == nil || !r.Done() || r.text == nil {
+	if r.Text() == nil {
 		return nil
 	}
 	return r.message.Frame(deflated, func() []byte { return r.text })

@@ -1,7 +1,5 @@
 package outbox
 
-import "github.com/seed-29c60982/grouphub/internal/frame"
-
 // flushChunk is how many bytes of small frames a flusher joins for one write, and
 // how many of a large frame it writes before it looks at its deadline again.
 const flushChunk = 16 << 10
@@ -15,6 +13,7 @@ const overhead = 48
 // first the frame that was begun, then control frames, then data. It holds references
 // to what was pushed, and no copies.
 type backlog struct {
+	format    Format    // static
 	begun     []byte    // a frame that is partly written; nil if none is
 	begunSent int       // bytes of begun that the kernel has
 	urgent    [2][]byte // a ping and a pong, which overtake data at a frame's boundary; nil where none waits
@@ -34,7 +33,7 @@ const (
 // and a peer that sends pings without reading must not make anything grow.
 func (b *backlog) add(frames []byte, p priority) (more int) {
 	if p == urgent {
-		place := &b.urgent[frame.Opcode(frames)-frame.Ping]
+		place := &b.urgent[b.format.urgentPlace(frames)]
 		more = len(frames) - len(*place)
 		*place = frames
 		return more
@@ -49,10 +48,10 @@ func (b *backlog) overhead() int { return overhead * len(b.data) }
 // addRest makes a backlog without data hold what is left of frames, of which the kernel has the
 // first sent bytes.
 func (b *backlog) addRest(frames []byte, sent int, p priority) {
-	start := frame.Whole(frames, sent)
+	start := b.format.whole(frames, sent)
 	rest := frames[start:]
 	if sent > start {
-		n := frame.Len(rest)
+		n := b.format.length(rest)
 		b.begun, b.begunSent = rest[:n], sent-start
 		rest = rest[n:]
 	}
@@ -89,12 +88,12 @@ func (b *backlog) next() (frames []byte, sent int) {
 func (b *backlog) nextData() (frames []byte) {
 	for len(b.data) > 0 && len(frames) < flushChunk {
 		head := b.data[0]
-		n := frame.Whole(head, flushChunk-len(frames))
+		n := b.format.whole(head, flushChunk-len(frames))
 		if n == 0 { // the next frame is too large to be joined
 			if frames != nil {
 				break
 			}
-			n = frame.Len(head)
+			n = b.format.length(head)
 		}
 		if frames == nil {
 			frames = head[:n:n] // shared, so that what is joined goes into a copy
@@ -118,7 +117,7 @@ func (b *backlog) nextData() (frames []byte) {
 // many data frames these were.
 func (b *backlog) dropUnbegun() (bytes, dataFrames int) {
 	for _, f := range b.data {
-		dataFrames += frame.CountData(f, 0)
+		dataFrames += b.format.countData(f, 0)
 		bytes += len(f)
 	}
 	for _, f := range b.urgent {
@@ -132,7 +131,7 @@ func (b *backlog) dropUnbegun() (bytes, dataFrames int) {
 func (b *backlog) drop() (dataFrames int) {
 	_, dataFrames = b.dropUnbegun()
 	if b.begun != nil {
-		dataFrames += frame.CountData(b.begun, b.begunSent)
+		dataFrames += b.format.countData(b.begun, b.begunSent)
 		b.begun = nil
 	}
 	return dataFrames

@@ -7,8 +7,6 @@ import (
 	"io"
 	"net"
 	"time"
-
-	"github.com/seed-29c60982/grouphub/internal/frame"
 )
 
 const tryAgainLater = 1013 // a close code
@@ -25,7 +23,7 @@ func (o *Outbox) CloseWith(code int, reason string) error {
 		return ErrClosed
 	}
 	o.phase, o.code = closing, uint16(code)
-	if err := o.sendCloseLocked(frame.NewClose(code, reason)); err != nil {
+	if err := o.sendCloseLocked(o.format.newClose(code, reason)); err != nil {
 		return o.failAndUnlock(err, 0)
 	}
 	var more time.Duration
@@ -82,16 +80,19 @@ func (o *Outbox) Kill() {
 // the outbox is left.
 func (o *Outbox) Linger(peerClosed bool) {
 	o.mu.Lock()
-	if o.phase != dead {
+	x := o.extraLocked()
+	// What waits for the client of an event stream has the time that CloseWith gave it.
+	if o.phase != dead && (o.format == WebSocket || x.cutoff.IsZero()) {
 		o.cutOffLocked(0)
 	}
-	x := o.extraLocked()
 	o.mu.Unlock()
 	x.flushers.Wait()
 	o.mu.Lock()
 	gone, cutoff := o.phase == dead, x.cutoff
+	x.lingering = true
 	o.mu.Unlock()
 	if !gone && !peerClosed {
+		o.Conn.SetReadDeadline(cutoff)
 		// TLS gives its own farewell, which may block, a deadline of its own.
 		defer time.AfterFunc(time.Until(cutoff), func() { hardClose(o.Conn) }).Stop()
 		if c, ok := o.Conn.(interface{ CloseWrite() error }); ok {
@@ -106,7 +107,7 @@ func (o *Outbox) Linger(peerClosed bool) {
 
 func (o *Outbox) cutSlowAndUnlock() {
 	o.slow = true
-	dropped := o.cutLocked(frame.NewClose(tryAgainLater, "too slow"))
+	dropped := o.cutLocked(tryAgainLater, o.format.newClose(tryAgainLater, "too slow"))
 	o.mu.Unlock()
 	o.owner.Lost(dropped)
 	o.owner.Ending(Slow)
@@ -115,10 +116,10 @@ func (o *Outbox) cutSlowAndUnlock() {
 // cutLocked drops the frames that have not been begun, lets a close frame follow
 // what has, and ends the connection CloseTimeout later. It returns how many data
 // frames were dropped.
-func (o *Outbox) cutLocked(closeFrame []byte) (dropped int) {
+func (o *Outbox) cutLocked(code int, closeFrame []byte) (dropped int) {
 	bytes, dropped := o.extraLocked().backlog.dropUnbegun()
 	o.pending -= bytes
-	o.phase, o.code = closing, uint16(frame.CloseCode(closeFrame))
+	o.phase, o.code = closing, uint16(code)
 	// An error here means a dead socket, which the read loop finds as well.
 	_ = o.sendCloseLocked(closeFrame)
 	o.cutOffLocked(0)
@@ -143,10 +144,23 @@ func (o *Outbox) cutOffLocked(more time.Duration) {
 	if x.cutoff.IsZero() || at.Before(x.cutoff) {
 		x.cutoff = at
 	}
-	o.Conn.SetReadDeadline(x.cutoff)
+	o.Conn.SetReadDeadline(o.readEndLocked())
 	if o.writing == flushing {
 		o.Conn.SetWriteDeadline(x.cutoff)
 	}
+}
+
+// longAgo is a deadline that has passed, by a synctest bubble's clock, too.
+var longAgo = time.Unix(1, 0)
+
+// readEndLocked returns when reading ends, once there is a cutoff. The client of an event
+// stream does not answer a close: its reader ends at once, and then Linger reads until the
+// client has closed, too.
+func (o *Outbox) readEndLocked() time.Time {
+	if o.format == EventStream && !o.extra.lingering {
+		return longAgo
+	}
+	return o.extra.cutoff
 }
 
 // failAndUnlock gives the connection up because of an error.

@@ -5,8 +5,6 @@ import (
 	"os"
 	"syscall"
 	"time"
-
-	"github.com/seed-29c60982/grouphub/internal/frame"
 )
 
 // A flusher writes the backlog until there is none. While one runs, it alone writes to the
@@ -149,7 +147,7 @@ func (f *flusher) write(frames []byte, sent int) error {
 			err = nil
 		}
 		if err != nil || o.phase == dead {
-			return o.failAndUnlock(err, frame.CountData(frames, sent))
+			return o.failAndUnlock(err, o.format.countData(frames, sent))
 		}
 	}
 	o.mu.Unlock()

@@ -34,6 +34,7 @@ type Outbox struct {
 
 	raw      syscall.RawConn // static; nil if the connection is no plain socket
 	deflated bool            // static once the phase is open: permessage-deflate was negotiated
+	format   Format          // static
 	phase    phase           // what is still sent
 	writing  writing         // who writes to the socket
 	slow     bool            // it was closed for having too much waiting
@@ -90,6 +91,8 @@ type extra struct {
 	cutoff   time.Time     // when not zero, reads and writes end here
 	drained  chan struct{} // closed when a flusher ends; nil if nobody waits for that
 	flushers sync.WaitGroup
+	// lingering says that Linger reads, and no longer the reader.
+	lingering bool
 }
 
 // An Owner is told what becomes of an outbox. It is not called with a lock held.
@@ -117,8 +120,8 @@ type Limits struct {
 	CloseTimeout time.Duration // for the peer's answer to a close frame
 }
 
-// Init makes the outbox that of a connection that is about to be upgraded. The limits may be
-// shared, and are not to be changed any more.
+// Init makes the outbox that of a connection that is about to be upgraded to a WebSocket. The
+// limits may be shared, and are not to be changed any more.
 func (o *Outbox) Init(conn net.Conn, limits *Limits, owner Owner) {
 	o.Conn, o.limits, o.owner, o.pinged, o.pushed = conn, limits, owner, now(), tickNow()
 	// Only the exact types are written raw: anything that wraps them may transform
@@ -129,6 +132,15 @@ func (o *Outbox) Init(conn net.Conn, limits *Limits, owner Owner) {
 	case *net.UnixConn:
 		o.raw, _ = c.SyscallConn()
 	}
+}
+
+// InitStream makes the outbox that of an event stream. The head is what the stream begins
+// with; it is held until Release. The client of a stream never says anything, so the limits'
+// PongTimeout should be long.
+func (o *Outbox) InitStream(conn net.Conn, limits *Limits, owner Owner, head []byte) {
+	o.Init(conn, limits, owner)
+	o.format, o.phase, o.writing = EventStream, open, held
+	o.extraLocked().answer = head
 }
 
 // now is the package's clock: times of it take a third of a time.Time's memory.
@@ -157,7 +169,7 @@ func (o *Outbox) PushWith(w *Writer, frames []byte) error {
 		slow := o.slow
 		o.mu.Unlock()
 		if slow { // it would have had these, had it kept up
-			o.owner.Lost(frame.CountData(frames, 0))
+			o.owner.Lost(o.format.countData(frames, 0))
 			return ErrSlow
 		}
 		return ErrClosed
@@ -167,7 +179,7 @@ func (o *Outbox) PushWith(w *Writer, frames []byte) error {
 	}
 	waiting := o.waitingLocked()
 	if err := o.sendLocked(w, frames, data); err != nil {
-		return o.failAndUnlock(err, frame.CountData(frames, 0))
+		return o.failAndUnlock(err, o.format.countData(frames, 0))
 	}
 	// What counts is what waited already: an event of any permitted size must be
 	// deliverable to a connection that keeps up.
@@ -194,9 +206,9 @@ func (o *Outbox) controlAndUnlock(control []byte) error {
 	case o.phase == closing: // nothing follows a close frame
 		o.mu.Unlock()
 		return nil
-	case frame.Opcode(control) == frame.Close:
+	case o.format == WebSocket && frame.Opcode(control) == frame.Close:
 		// An echo, or a protocol error: the peer is not interested in what waits.
-		dropped := o.cutLocked(control)
+		dropped := o.cutLocked(frame.CloseCode(control), control)
 		o.mu.Unlock()
 		o.owner.Lost(dropped)
 		return nil
@@ -303,7 +315,7 @@ func (o *Outbox) writeBacklogLocked(w *Writer) error {
 
 func (o *Outbox) extraLocked() *extra {
 	if o.extra == nil {
-		o.extra = new(extra)
+		o.extra = &extra{backlog: backlog{format: o.format}}
 	}
 	return o.extra
 }

@@ -4,11 +4,7 @@ import (
 	"math"
 	"sync"
 	"time"
-
-	"github.com/seed-29c60982/grouphub/internal/frame"
 )
-
-var pingFrame = frame.NewPing()
 
 // Read is called by gorilla alone. It pings the peer when that is due. Each call begins to
 // wait anew, so that any byte from the peer counts as life and a callback that holds the
@@ -54,7 +50,8 @@ func (o *Outbox) setReadDeadline(ping time.Duration) (deadline time.Time, last b
 	defer o.mu.Unlock()
 	switch x := o.extra; {
 	case x != nil && !x.cutoff.IsZero():
-		deadline, last = x.cutoff, !time.Now().Before(x.cutoff)
+		deadline = o.readEndLocked()
+		last = !time.Now().Before(deadline)
 	case o.writing == held: // Release will set one
 	case ping == untilRelease: // it has been released meanwhile
 		deadline = time.Now()
@@ -124,5 +121,5 @@ func (o *Outbox) sendPing() (time.Duration, error) {
 		return wait, nil
 	}
 	o.pinged = at
-	return o.limits.PingInterval, o.controlAndUnlock(pingFrame)
+	return o.limits.PingInterval, o.controlAndUnlock(o.format.ping())
 }

@@ -13,16 +13,35 @@ const catchUpTimeout = 5 * time.Second
 
 // A Replay is a reader's way through what is kept, to where the sequence is live. The
 // zero value, or Last alone, begins with the last so many; with From set, after the
-// position whose ID is After.
+// position whose ID is After, or else the one that Mark is a mark of.
 type Replay struct {
 	Last  int
 	After string
+	Mark  *Mark
 	From  bool
 
 	begun  bool
 	resync bool   // something before next is gone, and the reader was not told
 	breaks int    // of the sequence, when the last piece was read
 	next   uint64 // the number of what the reader gets next
+}
+
+// A Mark is what a reader knows of the position where it was, if that is not its ID.
+type Mark struct {
+	Number uint64
+	Is     func(at layer.Position) bool // whether a position of this number is the one
+}
+
+// mark returns what the reader knows of the position that it has come from, nil if that is
+// nothing.
+func (r *Replay) mark() *Mark {
+	if r.Mark != nil {
+		return r.Mark
+	}
+	if at, ok := ParseID(r.After); ok {
+		return &Mark{at.Number, func(other layer.Position) bool { return other == at }}
+	}
+	return nil
 }
 
 // A Piece is a part of a replay.
@@ -39,12 +58,12 @@ type Piece[T any] struct {
 func (s *Sequence[T]) CatchUp(ctx context.Context, r Replay) error {
 	deadline := time.Now().Add(catchUpTimeout)
 	err := wait(ctx, deadline, s.ready)
-	at, ok := ParseID(r.After)
-	if err != nil || !ok {
+	mark := r.mark()
+	if err != nil || mark == nil {
 		return err
 	}
 	s.mu.Lock()
-	if at.Epoch == s.last.Epoch && at.Number <= s.last.Number {
+	if s.gaveOutLocked(mark) {
 		s.mu.Unlock()
 		return nil
 	}
@@ -143,14 +162,15 @@ func (s *Sequence[T]) beginningLocked(r *Replay) (next uint64, resync bool) {
 	if !r.From {
 		return s.nextLocked() - uint64(min(max(r.Last, 0), len(s.window.entries))), false
 	}
-	if at, ok := ParseID(r.After); ok && s.gaveOutLocked(at) {
-		return at.Number + 1, false
+	if mark := r.mark(); mark != nil && s.gaveOutLocked(mark) {
+		return mark.Number + 1, false
 	}
 	return s.nextLocked(), true
 }
 
 // gaveOutLocked reports whether the layer has given a position out, and everything after it
 // is kept. Who has only seen other positions cannot know the nonce.
-func (s *Sequence[T]) gaveOutLocked(at layer.Position) bool {
-	return at.Epoch == s.last.Epoch && at.Nonce != "" && at.Nonce == s.nonceLocked(at.Number)
+func (s *Sequence[T]) gaveOutLocked(m *Mark) bool {
+	at := layer.Position{Epoch: s.last.Epoch, Number: m.Number, Nonce: s.nonceLocked(m.Number)}
+	return at.Nonce != "" && m.Is(at)
 }

@@ -21,7 +21,7 @@ type Strand struct {
 	mu       sync.Mutex
 	room     chan struct{} // closed when the reader need not wait any longer; nil if it does not wait
 	queue    []job
-	bytes    int   // of the events in the queue
+	bytes    int   // of the events, and of the messages that TryMessage has queued
 	messages int32 // messages in the queue
 	state    state
 	busy     bool // a goroutine runs jobs, or Connect has not returned
@@ -93,6 +93,22 @@ func (s *Strand) Message(run func()) bool {
 	}
 	s.addLocked(job{kind: jobMessage, run: run})
 	return true
+}
+
+// TryMessage queues a client's message of so many bytes without waiting. It reports whether it
+// was queued and, if not, whether too much is waiting; otherwise messages are no longer
+// accepted.
+func (s *Strand) TryMessage(size int, run func()) (ok, full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.state.acceptsMessages() {
+		return false, false
+	}
+	if s.bytes > s.owner.Limit() {
+		return false, true
+	}
+	s.addLocked(job{kind: jobMessage, size: size + Overhead, run: run})
+	return true, false
 }
 
 // signalRoomLocked wakes the reader, if it waits.
@@ -196,11 +212,9 @@ func (s *Strand) addLocked(j job) {
 }
 
 func (s *Strand) countLocked(j job, sign int) {
-	switch j.kind {
-	case jobMessage:
+	s.bytes += sign * j.size
+	if j.kind == jobMessage {
 		s.messages += int32(sign)
-	case jobEvent:
-		s.bytes += sign * j.size
 	}
 }
 

@@ -423,3 +423,25 @@ func TestClosedStrandSaysWhetherItWasFull(t *testing.T) {
 		b.Release()
 	})
 }
+
+func TestMessageThatIsTriedIsRefusedWhereTooMuchWaits(t *testing.T) {
+	inBubble(t, 1000, func(t *testing.T, b *bench) {
+		try := func(size int) (ok, full bool) { return b.TryMessage(size, b.job(1)) }
+		if ok, full := try(5000); !ok || full { // one of any size is taken
+			t.Errorf("the first: %v, %v", ok, full)
+		}
+		if ok, full := try(1); ok || !full {
+			t.Errorf("one too many: %v, %v", ok, full)
+		}
+		b.Release()
+		b.wantRan(t, 1)
+		if ok, full := try(1); !ok || full {
+			t.Errorf("when there is room again: %v, %v", ok, full)
+		}
+		b.wantRan(t, 1, 1)
+		b.Close()
+		if ok, full := try(1); ok || full {
+			t.Errorf("after Close: %v, %v", ok, full)
+		}
+	})
+}

@@ -1,0 +1,120 @@
+package grouphub_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/seed-29c60982/grouphub"
+)
+
+// An eventSource reads event streams as a browser's EventSource does: it takes the id of a
+// block once that is whole, and sends the last one when it comes back.
+type eventSource struct {
+	t      *testing.T
+	lastID string
+	token  string
+	body   *bufio.Reader
+	cut    context.CancelFunc
+	status int
+}
+
+// A streamBlock is an event of a stream. It is numbered from 0 if it could not be read.
+type streamBlock struct{ name, data string }
+
+// connect asks for the stream again.
+func (s *eventSource) connect(url string) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cut = cancel
+	s.t.Cleanup(cancel)
+	r, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	r.Header.Set("Accept", "text/event-stream")
+	if s.lastID != "" {
+		r.Header.Set("Last-Event-ID", s.lastID)
+	}
+	answer, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.status, s.body = answer.StatusCode, bufio.NewReader(answer.Body)
+}
+
+// next returns the next block, and whether there was one.
+func (s *eventSource) next() (b streamBlock, ok bool) {
+	var data []string
+	id := s.lastID
+	for {
+		line, err := s.body.ReadString('\n')
+		if err != nil {
+			return b, false
+		}
+		field, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		value = strings.TrimPrefix(value, " ")
+		switch {
+		case line == "\n" && data != nil:
+			s.lastID = id
+			b.data = strings.Join(data, "\n")
+			if b.name == "grouphub.open" {
+				s.token = b.data
+			}
+			return b, true
+		case field == "event":
+			b.name = value
+		case field == "data":
+			data = append(data, value)
+		case field == "id":
+			id = value
+		}
+	}
+}
+
+// expect returns the next block, which must have this name.
+func (s *eventSource) expect(name string) streamBlock {
+	s.t.Helper()
+	b, ok := s.next()
+	if !ok || b.name != name {
+		s.t.Fatalf("got the block %+v, %v, want one named %q", b, ok, name)
+	}
+	return b
+}
+
+// event returns the next unnamed block as an event.
+func (s *eventSource) event() (e grouphub.Event) {
+	s.t.Helper()
+	b := s.expect("")
+	if err := json.Unmarshal([]byte(b.data), &e); err != nil {
+		s.t.Fatalf("the block %+v is no event: %v", b, err)
+	}
+	return e
+}
+
+// post sends a message to a stream, and returns the status of the answer.
+func post(t *testing.T, url, token, seq, text string) int {
+	t.Helper()
+	r, err := http.NewRequest("POST", url, strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		r.Header.Set("Grouphub-Stream", token)
+	}
+	if seq != "" {
+		r.Header.Set("Grouphub-Seq", seq)
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	return answer.StatusCode
+}
+
+func newReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }

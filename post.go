@@ -1,0 +1,244 @@
+package grouphub
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/seed-29c60982/grouphub/internal/envelope"
+)
+
+// The client of an event stream sends its messages by POST, with the stream's token, to the
+// path of the stream, on any hub of the layer. A hub that does not have the stream sends the
+// message to the one that has, as a command, and waits for its answer.
+
+// The names of headers and URL parameters of a POST. The parameters are for pages of other
+// origins that want no preflight.
+const (
+	tokenHeader, tokenParameter = "Grouphub-Stream", "stream"
+	seqHeader, seqParameter     = "Grouphub-Seq", "seq"
+)
+
+// A post is a message to an event stream.
+type post struct {
+	Channel string // of the stream
+	Secret  string // of its token
+	UserID  string // of who sends it
+	Seq     uint64 // 0: none; otherwise one that is not larger than the last is a repeat
+	Binary  bool
+	Data    []byte
+
+	Hub string // the name of the hub that waits for the answer
+}
+
+// servePost takes a message of an event stream's client.
+func (e *endpoint) servePost(w http.ResponseWriter, r *http.Request) {
+	h := e.hub
+	if err := checkOrigin(r); err != nil {
+		refuse(w, err, http.StatusForbidden)
+		return
+	}
+	allowCrossOrigin(w, r)
+	p, err := h.readPost(w, r)
+	if err == nil {
+		err = h.deliverPost(r.Context(), p)
+	}
+	switch {
+	case err == nil:
+		w.WriteHeader(http.StatusNoContent)
+	case errors.Is(err, ErrUnavailable):
+		w.Header().Set("Retry-After", "1") // second
+		refuse(w, err, http.StatusServiceUnavailable)
+	default:
+		refuse(w, err, http.StatusInternalServerError)
+	}
+}
+
+// readPost reads a message from a request. Its errors are for the client.
+func (h *Hub) readPost(w http.ResponseWriter, r *http.Request) (p post, err error) {
+	token, seq := r.Header.Get(tokenHeader), r.Header.Get(seqHeader)
+	if r.URL.RawQuery != "" {
+		query := r.URL.Query()
+		if token == "" {
+			token = query.Get(tokenParameter)
+		}
+		if seq == "" {
+			seq = query.Get(seqParameter)
+		}
+	}
+	if token == "" {
+		return p, &Reject{http.StatusBadRequest, "a message needs the token of an event stream, in the header " + tokenHeader}
+	}
+	var ok bool
+	if p.Channel, p.Secret, ok = strings.Cut(token, "."); !ok {
+		return p, errNoStream
+	}
+	if seq != "" {
+		if p.Seq, err = strconv.ParseUint(seq, 10, 64); err != nil {
+			return p, &Reject{http.StatusBadRequest, seqHeader + " is " + quoted(seq) + ", and not a number"}
+		}
+	}
+	user, _ := UserFrom(r.Context())
+	p.UserID = user.ID
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	p.Binary = kind == "application/octet-stream"
+	p.Data, err = io.ReadAll(http.MaxBytesReader(w, r.Body, h.options.MaxMessageSize))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return p, &Reject{http.StatusRequestEntityTooLarge, fmt.Sprintf("a message of more than %d bytes", tooLarge.Limit)}
+	case err != nil:
+		return p, &Reject{http.StatusBadRequest, "the message did not arrive whole"}
+	case !p.Binary && !utf8.Valid(p.Data):
+		return p, &Reject{http.StatusBadRequest, "the text is not valid UTF-8"}
+	}
+	return p, nil
+}
+
+var (
+	errNoStream    = &Reject{http.StatusGone, "there is no such event stream any more"}
+	errOtherSender = &Reject{http.StatusForbidden, "the event stream is somebody else's"}
+	errManyPosts   = &Reject{http.StatusTooManyRequests, "the messages before this one are still waiting"}
+)
+
+// deliverPost hands a message to the stream's connection, wherever that is, and returns when
+// it is queued there.
+func (h *Hub) deliverPost(ctx context.Context, p post) error {
+	owner, _, ok := strings.Cut(p.Channel, "!")
+	switch {
+	case !ok || checkName("post", p.Channel) != nil:
+		return errNoStream
+	case owner == h.name:
+		return h.queuePost(ctx, p)
+	}
+	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
+	defer cancel()
+	p.Hub = h.name
+	token, answer := rand.Text(), make(chan int, 1)
+	h.answers.Store(token, answer)
+	defer h.answers.Delete(token)
+	body, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	command := &envelope.Envelope{Kind: envelope.Post, Name: token, Body: body}
+	// It is not kept for a hub that is cut off: the client repeats it if no answer comes.
+	if err := h.publish(ctx, hubTopic(owner), command.Encode(), Keep{}); err != nil {
+		return err
+	}
+	select {
+	case status := <-answer:
+		return statusError(status)
+	case <-ctx.Done():
+		return fmt.Errorf("grouphub: post: no answer from the hub of the stream: %w: %w", ErrUnavailable, ctx.Err())
+	case <-h.life.Done():
+		return ErrUnavailable
+	}
+}
+
+// statusError returns the error that a status of another hub stands for.
+func statusError(status int) error {
+	for _, err := range []*Reject{errNoStream, errOtherSender, errManyPosts} {
+		if err.Status == status {
+			return err
+		}
+	}
+	if status == http.StatusNoContent {
+		return nil
+	}
+	return ErrUnavailable
+}
+
+// takePost carries out another hub's post command.
+func (h *Hub) takePost(env *envelope.Envelope) error {
+	var p post
+	if err := json.Unmarshal(env.Body, &p); err != nil {
+		return fmt.Errorf("post of another hub: %w", err)
+	}
+	h.goroutines.Go(func() { // it may wait for its turn
+		ctx, cancel := context.WithTimeout(h.life, layerTimeout)
+		defer cancel()
+		status := http.StatusNoContent
+		var reject *Reject
+		switch err := h.queuePost(ctx, p); {
+		case errors.As(err, &reject):
+			status = reject.Status
+		case err != nil:
+			status = http.StatusServiceUnavailable
+		}
+		answer := &envelope.Envelope{Kind: envelope.Answer, Name: env.Name, Number: status}
+		// Without an answer the other hub's client sends the message again.
+		_ = h.publish(ctx, hubTopic(p.Hub), answer.Encode(), Keep{})
+	})
+	return nil
+}
+
+// queuePost queues a message for the callbacks of a stream of this hub.
+func (h *Hub) queuePost(ctx context.Context, p post) error {
+	c := h.conn(p.Channel)
+	switch {
+	case c == nil || c.stream == nil:
+		return errNoStream
+	case subtle.ConstantTimeCompare([]byte(p.Secret), []byte(c.stream.secret)) != 1:
+		return errOtherSender
+	case p.UserID != c.user.ID:
+		return errOtherSender
+	}
+	if !c.stream.turn.TryLock() { // the client has not waited for the answer to its last message
+		return errManyPosts
+	}
+	defer c.stream.turn.Unlock()
+	if p.Seq != 0 && p.Seq <= c.stream.lastSeq {
+		return nil // a repeat
+	}
+	if c.limiter != nil {
+		if err := c.limiter.Wait(ctx); err != nil {
+			return errManyPosts
+		}
+	}
+	if receive := c.endpoint.consumer.Receive; receive != nil {
+		m := Message{Data: p.Data, Binary: p.Binary}
+		ok, full := c.strand.TryMessage(len(p.Data), func() {
+			c.call("receive", func() error { return receive(c, m) })
+		})
+		if full {
+			return errManyPosts
+		} else if !ok {
+			return errNoStream
+		}
+	}
+	h.count.received.Add(1)
+	c.stream.lastSeq = max(c.stream.lastSeq, p.Seq)
+	return nil
+}
+
+// streamToken returns what a client needs for its messages.
+func (c *Conn) streamToken() string { return c.channel + "." + c.stream.secret }
+
+// isPreflight reports whether a browser asks if a page of another origin may send a request.
+func isPreflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != ""
+}
+
+// servePreflight answers a preflight.
+func (e *endpoint) servePreflight(w http.ResponseWriter, r *http.Request) {
+	if err := checkOrigin(r); err != nil {
+		refuse(w, err, http.StatusForbidden)
+		return
+	}
+	allowCrossOrigin(w, r)
+	header := w.Header()
+	header.Set("Access-Control-Allow-Methods", "GET, POST")
+	header.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Last-Event-ID, "+tokenHeader+", "+seqHeader)
+	header.Set("Access-Control-Max-Age", "600") // seconds
+	w.WriteHeader(http.StatusNoContent)
+}

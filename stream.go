@@ -1,0 +1,250 @@
+package grouphub
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"maps"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/seed-29c60982/grouphub/internal/eventstream"
+)
+
+const (
+	// maxComment is the longest pause between two comments, by which the client and the
+	// proxies on the way see that a stream is alive.
+	maxComment = 15 * time.Second
+	// streamLife is how long a stream lasts before it is closed and goes on in the next one,
+	// give or take a tenth: there are proxies that never tell that a client has gone.
+	streamLife = time.Hour
+)
+
+// A stream is what a Conn has besides where its client gets an event stream.
+type stream struct {
+	// Static.
+	secret  string      // the part of its token that nobody can guess
+	cursors bool        // blocks carry a cursor; otherwise the client reads positions in the JSON
+	resumes bool        // the request had a Last-Event-ID
+	life    *time.Timer // closes the stream in the end
+
+	turn    sync.Mutex // held by the post whose turn it is, while it waits for its rate
+	lastSeq uint64     // of the last message; guarded by turn
+
+	mu     sync.Mutex                // may be taken while the Conn's or a shard's is held, never the reverse
+	begin  map[groupHash]cursorEntry // where the client wants to resume, from Last-Event-ID
+	places []cursorEntry             // where the client stands in its groups with history, once it has the blocks that were pushed
+	values map[string]any            // of Conn.Set
+}
+
+// asksForStream reports whether a request is that of an EventSource, or of another client
+// that wants an event stream.
+func asksForStream(r *http.Request) bool {
+	return r.Method == http.MethodGet && slices.ContainsFunc(r.Header["Accept"], func(accept string) bool {
+		return strings.Contains(accept, "text/event-stream")
+	})
+}
+
+// serveStream answers a request with an event stream. Over HTTP/1.1 it returns when Connect
+// has, as for a WebSocket; over HTTP/2, where nothing can be hijacked, when the stream ends.
+func (e *endpoint) serveStream(w http.ResponseWriter, r *http.Request) {
+	h := e.hub
+	if eventstream.IsFinalID(lastEventID(r)) {
+		http.Error(w, "the stream was closed for good", http.StatusGone) // which ends an EventSource
+		return
+	}
+	c, r := e.admit(w, r, func(err error) { h.refuseStream(w, r, err) })
+	if c == nil {
+		return
+	}
+	c.stream = newStream(c, r)
+	conn, relay, err := takeResponse(w, r)
+	if err != nil {
+		h.release(c)
+		h.count.rejected.Add(1)
+		h.logger().Error("grouphub: event stream", "error", err)
+		http.Error(w, "this server cannot stream", http.StatusInternalServerError)
+		return
+	}
+	var head []byte
+	if relay == nil { // otherwise net/http writes it
+		head = appendStreamHead(nil, w.Header())
+	}
+	head = eventstream.AppendOpen(head, c.streamToken())
+	c.outbox.InitStream(conn, h.streamLimitsFor(r.URL), (*connOwner)(c), head)
+	h.register(c)
+	h.streams.Add(1)
+	c.connected = c.outbox.Code() == 0 // otherwise Shutdown has closed it
+	h.count.accepted.Add(1)
+	c.stream.life = time.AfterFunc(streamLife*9/10+mathrand.N(streamLife/5), func() {
+		c.outbox.CloseWith(closeServiceRestart, "the stream goes on in the next one")
+	})
+	h.goroutines.Go(c.waitForStreamEnd)
+	if relay == nil {
+		c.connect()
+		return
+	}
+	h.goroutines.Go(c.connect)
+	relay()
+}
+
+// waitForStreamEnd returns when the stream has ended. A client that says anything at all on
+// the connection of its stream is none, and is cut off.
+func (c *Conn) waitForStreamEnd() {
+	defer c.hub.release(c)
+	defer c.hub.streams.Add(-1)
+	defer c.stream.life.Stop()
+	n, _ := c.outbox.Read(make([]byte, 1)) // an error, or the client's end
+	if n > 0 {
+		c.outbox.Kill()
+	}
+	c.outbox.Close() // unless this side has closed: then Linger does
+	c.end()
+	c.outbox.Linger(false)
+}
+
+func newStream(c *Conn, r *http.Request) *stream {
+	s := &stream{secret: rand.Text(), cursors: c.resume == nil}
+	if id := lastEventID(r); id != "" {
+		s.resumes = true
+		s.begin, _ = parseCursor(id)
+		// A cursor has all groups from the start, or a stream that is cut while Connect still
+		// joins them would lose some.
+		s.places = slices.Collect(maps.Values(s.begin))
+	}
+	return s
+}
+
+// set and get are those of the Conn.
+func (s *stream) set(key string, value any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.values == nil {
+		s.values = make(map[string]any)
+	}
+	s.values[key] = value
+}
+
+func (s *stream) get(key string) (any, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	value, ok := s.values[key]
+	return value, ok
+}
+
+// lastEventID returns what a client that comes back had last. A page that has to make a new
+// EventSource can't set the header, so there is a parameter, too.
+func lastEventID(r *http.Request) string {
+	if id := r.Header.Get("Last-Event-ID"); id != "" {
+		return id
+	}
+	if r.URL.RawQuery == "" {
+		return ""
+	}
+	return r.URL.Query().Get("lastEventId")
+}
+
+// notForStreams are the headers that middleware may have set and that are not true of an
+// event stream, or not of one whose head is written here.
+var notForStreams = []string{"Connection", "Content-Encoding", "Content-Length", "Content-Type", "Date", "Etag",
+	"Keep-Alive", "Trailer", "Transfer-Encoding", "Upgrade", "Accept-Ranges", "Last-Modified"}
+
+// streamHeader sets the header of an event stream. What middleware has set stays, but for
+// framing and encoding.
+func streamHeader(header http.Header) {
+	for _, name := range notForStreams {
+		header.Del(name)
+	}
+	header.Set("Content-Type", "text/event-stream")
+	header.Set("Cache-Control", "no-cache, no-store, no-transform")
+	header.Set("X-Accel-Buffering", "no") // or nginx delivers nothing
+}
+
+// appendStreamHead appends the head of a response that has neither a length nor chunks, so
+// that all members of a group can be given the same bytes.
+func appendStreamHead(to []byte, header http.Header) []byte {
+	streamHeader(header)
+	to = append(to, "HTTP/1.1 200 OK\r\nConnection: close\r\nDate: "...)
+	to = time.Now().UTC().AppendFormat(to, http.TimeFormat)
+	to = append(to, "\r\n"...)
+	clean := strings.NewReplacer("\r", " ", "\n", " ") // as net/http does
+	for name, values := range header {
+		if name != textproto.CanonicalMIMEHeaderKey(name) || strings.ContainsAny(name, " \r\n:") {
+			continue
+		}
+		for _, value := range values {
+			to = fmt.Appendf(to, "%s: %s\r\n", name, clean.Replace(value))
+		}
+	}
+	return append(to, "\r\n"...)
+}
+
+// takeResponse takes the connection of a response away from net/http. Where that cannot be,
+// as over HTTP/2, it returns the near end of a pipe, and a relay that writes what comes out of
+// it to the response until the pipe is closed.
+func takeResponse(w http.ResponseWriter, r *http.Request) (conn net.Conn, relay func(), err error) {
+	rc := http.NewResponseController(w)
+	if r.ProtoMajor == 1 {
+		if conn, _, err := rc.Hijack(); err == nil {
+			conn.SetDeadline(time.Time{}) // what the server set for the request
+			return conn, nil, nil
+		}
+	}
+	rc.SetReadDeadline(time.Time{})
+	rc.SetWriteDeadline(time.Time{}) // the outbox has deadlines of its own
+	streamHeader(w.Header())
+	if err := rc.Flush(); err != nil {
+		return nil, nil, fmt.Errorf("grouphub: the server, or a middleware, can neither hijack nor flush: %w", err)
+	}
+	near, far := net.Pipe()
+	relay = func() {
+		defer far.Close()
+		// The request's context ends when the client has gone.
+		defer context.AfterFunc(r.Context(), func() { far.Close() })()
+		relayStream(w, rc, far)
+	}
+	return pipeConn{near}, relay, nil
+}
+
+// relayBuffer is how many bytes a relay takes at once.
+const relayBuffer = 4 << 10
+
+func relayStream(w http.ResponseWriter, rc *http.ResponseController, far net.Conn) {
+	buf := make([]byte, relayBuffer)
+	for {
+		n, err := far.Read(buf)
+		if err != nil {
+			return
+		}
+		if _, err := w.Write(buf[:n]); err != nil {
+			return
+		}
+		if rc.Flush() != nil {
+			return
+		}
+	}
+}
+
+// A pipeConn is a pipe whose other end learns that nothing more is written.
+type pipeConn struct{ net.Conn }
+
+func (c pipeConn) CloseWrite() error { return c.Close() }
+
+// refuseStream answers with a stream that ends at once, since an EventSource would not come
+// back from an error.
+func (h *Hub) refuseStream(w http.ResponseWriter, r *http.Request, err error) {
+	h.count.rejected.Add(1)
+	logRefusal(h.logger(), r, err)
+	code, reason := closeTryAgainLater, "try again later"
+	if reject, ok := err.(*Reject); ok {
+		reason = reject.Reason
+	}
+	streamHeader(w.Header())
+	w.Write(eventstream.NewClose(code, reason))
+}

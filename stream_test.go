@@ -1,0 +1,194 @@
+package grouphub_test
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/redistest"
+)
+
+// overBoth runs a test with a WebSocket and with an event stream.
+func overBoth(t *testing.T, f func(t *testing.T, opts ...hubtest.DialOption)) {
+	t.Run("websocket", func(t *testing.T) { f(t) })
+	t.Run("stream", func(t *testing.T) { f(t, hubtest.AsStream()) })
+}
+
+func TestOneConsumerServesAnyClient(t *testing.T) {
+	overBoth(t, func(t *testing.T, opts ...hubtest.DialOption) {
+		left := make(chan int, 1)
+		hub := newHub(t, &grouphub.Options{Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error {
+				c.Set("name", "alice")
+				if err := c.Join("room"); err != nil {
+					return err
+				}
+				return c.SendBinary([]byte{0, 1, 2})
+			},
+			Receive: func(c *grouphub.Conn, m grouphub.Message) error {
+				if string(m.Data) == "bye" {
+					return &grouphub.CloseError{Code: 4000, Reason: "bye"}
+				}
+				name, _ := c.Get("name")
+				return c.Hub().GroupSend(c.Context(), "room", "note", map[string]any{"from": name, "binary": m.Binary, "text": string(m.Data)})
+			},
+			Disconnect: func(_ context.Context, c *grouphub.Conn, code int) { left <- code },
+			Events:     grouphub.Events{"note": grouphub.Forward()},
+		}})
+		client := hubtest.Dial(t, hub, "/", opts...)
+		client.Expect([]byte{0, 1, 2})
+		client.Send("hello\nworld")
+		client.Expect(map[string]any{"type": "note", "group": "room", "data": map[string]any{"from": "alice", "binary": false, "text": "hello\nworld"}})
+		client.Send([]byte("bytes"))
+		client.Expect(map[string]any{"type": "note", "group": "room", "data": map[string]any{"from": "alice", "binary": true, "text": "bytes"}})
+		client.Send("bye")
+		client.ExpectClose(4000)
+		if code := <-left; code != 4000 {
+			t.Errorf("Disconnect with %d", code)
+		}
+	})
+}
+
+// streamHub returns a hub whose connections join groups with history, and its URL.
+func streamHub(t *testing.T, layer grouphub.Layer, groups ...string) (*grouphub.Hub, string) {
+	hub := newHub(t, &grouphub.Options{Layer: layer, Policy: keeping(1000), Logger: quiet(), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			for _, group := range groups {
+				if err := c.Join(group); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Events: grouphub.Events{"number": grouphub.Forward()},
+	}})
+	s := httptest.NewServer(hub)
+	t.Cleanup(s.Close)
+	return hub, s.URL
+}
+
+func TestStreamResumesWithoutALibrary(t *testing.T) {
+	hub, url := streamHub(t, nil, "room")
+	source := &eventSource{t: t}
+	source.connect(url)
+	source.expect("grouphub.open")
+	source.expect("grouphub.position")
+	source.cut() // before its first event
+	send(t, hub, "room", "number", 1)
+	source.connect(url)
+	source.expect("grouphub.open")
+	if e := source.event(); string(e.Data) != "1" || e.ID == "" {
+		t.Errorf("got %+v, want the event that was missed", e)
+	}
+	source.expect("grouphub.position")
+	send(t, hub, "room", "number", 2)
+	if e := source.event(); string(e.Data) != "2" {
+		t.Errorf("got %+v, want the live event", e)
+	}
+}
+
+func TestStreamWithAnInventedCursorGetsAResyncAndNoReplay(t *testing.T) {
+	hub, url := streamHub(t, nil, "room", "other")
+	send(t, hub, "room", "number", 1)
+	send(t, hub, "room", "number", 2)
+	for _, id := range []string{"x", "AQ", "AR8cWy8DjwazEz6F", strings.Repeat("A", 5000)} {
+		source := &eventSource{t: t, lastID: id}
+		source.connect(url)
+		source.expect("grouphub.open")
+		for _, group := range []string{"room", "other"} {
+			if e := source.event(); e.Type != "resync" || e.Group != group {
+				t.Errorf("with the cursor %.20q got %+v, want a resync of %s", id, e, group)
+			}
+			source.expect("grouphub.position")
+		}
+		source.cut()
+	}
+}
+
+// An EventSource that is cut at random, also while it is replayed what it missed, and comes
+// back to another hub each time, gets every event of fifty groups once and in order.
+func TestStreamGetsEveryEventOfManyGroupsOnceAcrossHubs(t *testing.T) {
+	layers := map[string]func(t *testing.T) (a, b grouphub.Layer){
+		"memory": func(*testing.T) (a, b grouphub.Layer) {
+			l := grouphub.NewMemoryLayer()
+			return l, l
+		},
+		"redis": func(t *testing.T) (a, b grouphub.Layer) {
+			s := redistest.Start(t)
+			return redisLayer(t, s.URL(), nil), redisLayer(t, s.URL(), nil)
+		},
+	}
+	for name, newLayers := range layers {
+		t.Run(name, func(t *testing.T) {
+			a, b := newLayers(t)
+			var groups []string
+			for i := range 50 {
+				groups = append(groups, fmt.Sprint("group", i))
+			}
+			hub, one := streamHub(t, a, groups...)
+			_, two := streamHub(t, b, groups...)
+			urls := []string{one, two}
+			source := &eventSource{t: t}
+			source.connect(one)
+			source.expect("grouphub.open")
+			for range groups {
+				source.expect("grouphub.position")
+			}
+			sent, stop := make([]int, len(groups)), make(chan struct{})
+			behind := make(chan struct{}, 300*len(groups)) // no more than the history covers
+			var publishing sync.WaitGroup
+			publishing.Go(func() {
+				for i := 0; ; i++ {
+					select {
+					case <-stop:
+						return
+					case behind <- struct{}{}:
+					}
+					sent[i%len(groups)]++
+					send(t, hub, groups[i%len(groups)], "number", sent[i%len(groups)])
+				}
+			})
+			got := make(map[string]int)
+			take := func() bool {
+				b, ok := source.next()
+				if !ok || b.name != "" {
+					return ok
+				}
+				var e grouphub.Event
+				var n int
+				if err := cmp.Or(json.Unmarshal([]byte(b.data), &e), e.Decode(&n)); err != nil || e.Type != "number" || n != got[e.Group]+1 {
+					t.Fatalf("got %+v after %d of its group", e, got[e.Group])
+				}
+				got[e.Group] = n
+				<-behind
+				return true
+			}
+			for cut := range 25 {
+				for range rand.N(300) {
+					if !take() {
+						break
+					}
+				}
+				source.cut()
+				source.connect(urls[(cut+1)%2])
+			}
+			close(stop)
+			publishing.Wait()
+			for i, group := range groups {
+				for got[group] < sent[i] {
+					if !take() {
+						t.Fatalf("the stream ended at %d of %d events", got[group], sent[i])
+					}
+				}
+			}
+		})
+	}
+}

@@ -104,10 +104,10 @@ func (h *Hub) closeMembers(env *envelope.Envelope) {
 	if g == nil {
 		return
 	}
-	d := &delivery{hub: h, group: g, env: env}
 	if g.sequence == nil {
-		g.send(d)
+		h.closes.command(g, env)
 	} else {
+		d := &delivery{hub: h, group: g, env: env}
 		after, _ := sequence.ParseID(env.After)
 		g.sequence.DoAfter(after, func() { g.send(d) })
 	}

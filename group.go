@@ -110,7 +110,8 @@ const endTimeout = time.Second
 
 // publishClose hands a GroupClose to all hubs. In a group with history it says after which
 // events it comes, since it takes another way than they do, and may be quicker. If that
-// cannot be learned, the hubs read the history before they close anything.
+// cannot be learned, the hubs read the history before they close anything. In one without,
+// a mark among the events says so.
 func (h *Hub) publishClose(ctx context.Context, env *envelope.Envelope) error {
 	if h.policy(env.Name).History > 0 {
 		reading, cancel := context.WithTimeout(ctx, endTimeout)
@@ -120,7 +121,14 @@ func (h *Hub) publishClose(ctx context.Context, env *envelope.Envelope) error {
 			env.After = sequence.ID(Position{Epoch: end.Epoch, Number: end.Last, Nonce: end.Nonce})
 		}
 	}
-	return h.publish(ctx, controlTopic, env.Encode(), controlKeep)
+	if h.policy(env.Name).History == 0 {
+		h.closes.mark(env)
+	}
+	err := h.publish(ctx, controlTopic, env.Encode(), controlKeep)
+	if err == nil && h.policy(env.Name).History == 0 {
+		h.closes.publishMark(ctx, env)
+	}
+	return err
 }
 
 // A SendOption changes whom GroupSend and GroupClose reach, and how often.

@@ -55,6 +55,7 @@ type Hub struct {
 	sharedCommands     *sequence.Sequence[Publication] // that are sent to all hubs
 	membershipCommands membershipCommands
 	lostEpochs         lostEpochs    // of sharedCommands
+	closes             closeOrder    // of groups without history
 	leases             *leaseKeeper  // of the groups with presence
 	startUpkeep        func()        // starts the goroutine that runs upkeep, once
 	reads              chan struct{} // holds a token for each history that is being read
@@ -98,6 +99,7 @@ func New(opts *Options) *Hub {
 	h.life, h.endLife = context.WithCancel(context.Background())
 	h.membershipCommands.hub = h
 	h.lostEpochs.hub = h
+	h.closes.hub = h
 	h.leases = newLeaseKeeper(h)
 	h.startUpkeep = sync.OnceFunc(func() { h.goroutines.Go(h.upkeep) })
 	h.streamLimits = h.limits

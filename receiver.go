@@ -60,7 +60,9 @@ func (h *Hub) deliverToGroup(g *group, p Publication, numbered bool) {
 		h.tellGap(g) // the queue may have emptied meanwhile
 		return
 	}
-	if d := h.newDelivery(g, p); d != nil {
+	if d := h.newDelivery(g, p); d != nil && d.env.Kind == envelope.Close {
+		h.closes.marks(g, d.env)
+	} else if d != nil {
 		g.send(d)
 	}
 }
@@ -115,7 +117,8 @@ func (h *Hub) resync(groups ...*group) {
 // newDelivery makes a delivery of a publication. It is nil if the payload makes no sense.
 func (h *Hub) newDelivery(g *group, p Publication) *delivery {
 	env, err := envelope.Decode(p.Payload)
-	if err == nil && env.Kind != envelope.Event {
+	isMark := err == nil && env.Kind == envelope.Close && p.At.Number == 0 && env.After != "" && env.Name == g.name
+	if err == nil && env.Kind != envelope.Event && !isMark {
 		err = fmt.Errorf("payload of kind %d for a group", env.Kind)
 	}
 	if err != nil {

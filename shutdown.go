@@ -70,6 +70,7 @@ func (h *Hub) shutDown(ctx context.Context) error {
 		h.goroutines.wait(context.Background())
 	}
 	closeSubscription(ctx, h.subscription)
+	h.closes.end()
 	waitForCalls(ctx, h.layer)
 	if h.ownLayer {
 		h.layer.Close()

@@ -25,7 +25,7 @@ type Envelope struct {
 	Name    string   // the event's type; the group to join or leave; the ping's token; the lost epoch
 	Channel string   // the connection it is for, if it is for one
 	Except  []string // connections that do not get it
-	After   string   // the id of the position in its group's history that a close comes after; "" without history
+	After   string   // what a close comes after: the id of a position in its group's history, or without history the name of its mark
 	Number  int      // the offset of the id in an event; the code of a close
 	Body    []byte   // an event's JSON; a close's reason; the number of the last command of a lost epoch
 }

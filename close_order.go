@@ -1,0 +1,125 @@
+package grouphub
+
+import (
+	"context"
+	"crypto/rand"
+	"sync"
+	"time"
+
+	"github.com/seed-29c60982/grouphub/internal/envelope"
+)
+
+const (
+	// closeMarkWait is how long a close waits for its mark, which is lost if the hub was cut
+	// off when it was published.
+	closeMarkWait = 2 * time.Second
+	// closeMarkLife is how long a mark is remembered whose command has not come yet. It is
+	// more than a hub needs to read the commands that it missed.
+	closeMarkLife = time.Minute
+)
+
+// closeOrder brings a GroupClose of a group without history behind the events that were sent
+// before it. The close is a command to all hubs, numbered and kept, so that none misses it.
+// It takes another way than the group's events: in a Cluster, over another node. So a copy of
+// it, the mark, is published like an event, and whatever comes of both carries the close out
+// in the group's order:
+//
+//	command, then mark: when the mark comes
+//	mark, then command: when the mark comes, and the command does nothing
+//	command, and no mark within closeMarkWait: then
+//
+// In a group with history the command says after which position it comes.
+type closeOrder struct {
+	hub *Hub // static
+
+	mu      sync.Mutex
+	waiting map[string]*time.Timer // closes without a mark, by its name
+	marked  map[string]*time.Timer // marks that were carried out, until they are forgotten
+}
+
+// mark gives a close that is to be published a name for its mark. The hub's own layer keeps
+// the order by itself.
+func (o *closeOrder) mark(env *envelope.Envelope) {
+	if !o.hub.ownLayer {
+		env.After = rand.Text()
+	}
+}
+
+// publishMark publishes the mark of a close that has been published as a command. Without it
+// the close waits in vain for a while, which is no reason to report an error.
+func (o *closeOrder) publishMark(ctx context.Context, env *envelope.Envelope) {
+	if env.After != "" {
+		o.hub.publish(ctx, groupTopic(env.Name), env.Encode(), Keep{})
+	}
+}
+
+// command carries out a close that came as a command, now or in its time.
+func (o *closeOrder) command(g *group, env *envelope.Envelope) {
+	d := &delivery{hub: o.hub, group: g, env: env}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case env.After == "":
+		g.send(d)
+	case o.marked[env.After] != nil: // it has been carried out
+	case o.waiting[env.After] == nil:
+		if o.waiting == nil {
+			o.waiting = make(map[string]*time.Timer)
+		}
+		o.waiting[env.After] = time.AfterFunc(closeMarkWait, func() {
+			if o.forget(env.After) {
+				g.send(d)
+			}
+		})
+	}
+}
+
+// forget reports whether a close still waits, and ends that.
+func (o *closeOrder) forget(mark string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	timer := o.waiting[mark]
+	if timer == nil {
+		return false
+	}
+	timer.Stop()
+	delete(o.waiting, mark)
+	return true
+}
+
+// marks carries out a close whose mark has come among the group's events. A mark that comes
+// again does nothing.
+func (o *closeOrder) marks(g *group, env *envelope.Envelope) {
+	o.mu.Lock()
+	if timer := o.waiting[env.After]; timer != nil {
+		timer.Stop()
+		delete(o.waiting, env.After)
+	}
+	known := o.marked[env.After] != nil
+	if !known {
+		if o.marked == nil {
+			o.marked = make(map[string]*time.Timer)
+		}
+		o.marked[env.After] = time.AfterFunc(closeMarkLife, func() {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			delete(o.marked, env.After)
+		})
+	}
+	o.mu.Unlock()
+	if !known {
+		g.send(&delivery{hub: o.hub, group: g, env: env})
+	}
+}
+
+// end stops all timers. The hub has no connections any more.
+func (o *closeOrder) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, timers := range []map[string]*time.Timer{o.waiting, o.marked} {
+		for mark, timer := range timers {
+			timer.Stop()
+			delete(timers, mark)
+		}
+	}
+}

@@ -1,5 +1,4 @@
-// Package gate keeps the receiver of a subscription from being called after the subscription
-// has been closed. The layers share it. both layers call their receivers
+// Package gate keeps a subscription that is closed silent: both layers call their receivers
 // through a [Gate], so that after Close has returned no call is under way and none begins.
 package gate
 

@@ -7,7 +7,7 @@
 // groups, and is sent events by backend code, wherever it runs:
 //
 //	hub := grouphub.New(nil)
-//	mux.Handle("GET /ws/chat/{room}", hub.Handler(grouphub.Consumer{
+//	mux.Handle("/ws/chat/{room}", hub.Handler(grouphub.Consumer{
 //		Connect: func(c *grouphub.Conn) error {
 //			return c.Join("room:" + c.PathValue("room"))
 //		},

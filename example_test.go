@@ -101,7 +101,7 @@ func Example() {
 	defer hub.Shutdown(context.Background())
 
 	mux := http.NewServeMux()
-	mux.Handle("GET /ws/chat/{room}", hub.Handler(grouphub.Consumer{
+	mux.Handle("/ws/chat/{room}", hub.Handler(grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error {
 			return c.Join("room:" + c.PathValue("room"))
 		},
@@ -212,7 +212,7 @@ func ExampleAuthenticate() {
 		}
 		return grouphub.User{ID: s.UserID, Expires: s.Expires}, nil
 	})
-	mux.Handle("GET /ws", authenticate(hub.Handler(consumer)))
+	mux.Handle("/ws", authenticate(hub.Handler(consumer)))
 
 	browser := dial(mux, "/ws", http.Header{"Cookie": {"session=s1"}})
 	defer browser.close()
@@ -239,7 +239,7 @@ func ExampleAllowOrigins() {
 	defer hub.Shutdown(context.Background())
 	mux := http.NewServeMux()
 
-	mux.Handle("GET /ws", grouphub.AllowOrigins("https://example.com", "https://*.example.com")(hub))
+	mux.Handle("/ws", grouphub.AllowOrigins("https://example.com", "https://*.example.com")(hub))
 
 	dial(mux, "/ws", http.Header{"Origin": {"https://app.example.com"}}).close()
 	dial(mux, "/ws", http.Header{"Origin": {"https://evil.example"}}).close()
@@ -253,7 +253,7 @@ func ExampleAllowHosts() {
 	defer hub.Shutdown(context.Background())
 	mux := http.NewServeMux()
 
-	mux.Handle("GET /ws", grouphub.AllowHosts("localhost", "127.0.0.1", "*.example.com")(hub))
+	mux.Handle("/ws", grouphub.AllowHosts("localhost", "127.0.0.1", "*.example.com")(hub))
 
 	dial(mux, "/ws", http.Header{"Host": {"localhost:8080"}, "Origin": {"http://localhost:8080"}}).close()
 	dial(mux, "/ws", http.Header{"Host": {"evil.example"}, "Origin": {"http://evil.example"}}).close()
@@ -307,7 +307,7 @@ func ExampleGroupPolicy() {
 			return grouphub.GroupPolicy{} // neither history nor presence
 		},
 	})
-	mux.Handle("GET /ws/chat/{room}", hub.Handler(grouphub.Consumer{
+	mux.Handle("/ws/chat/{room}", hub.Handler(grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error {
 			return c.Join("room:"+c.PathValue("room"), grouphub.Last(50))
 		},
@@ -501,7 +501,7 @@ func Example_channels() {
 		Subprotocols: []string{"chat"},
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /ws/chat/{room}", hub.Handler(consumer))
+	mux.Handle("/ws/chat/{room}", hub.Handler(consumer))
 
 	dial(mux, "/ws/chat/closed", nil).close()
 	browser := dial(mux, "/ws/chat/lobby?from=me", nil)

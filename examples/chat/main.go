@@ -141,7 +141,7 @@ func routes(hub *grouphub.Hub) http.Handler {
 		w.Write(page)
 	})
 	mux.Handle("GET /client.js", grouphub.ClientJS())
-	mux.Handle("GET /ws", grouphub.Authenticate(visitor)(hub.Handler(consumer(open))))
+	mux.Handle("/ws", grouphub.Authenticate(visitor)(hub.Handler(consumer(open))))
 	mux.HandleFunc("GET /members", members(hub))
 	mux.HandleFunc("POST /announce", announce(hub, open))
 	// The hub refuses other origins by itself. This refuses them for the form, too.

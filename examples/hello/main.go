@@ -17,7 +17,7 @@ type message struct {
 func routes(hub *grouphub.Hub) http.Handler {
 	mux := http.NewServeMux()
 
-	mux.Handle("GET /ws/chat/{room}", hub.Handler(grouphub.Consumer{
+	mux.Handle("/ws/chat/{room}", hub.Handler(grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error {
 			return c.Join("room:" + c.PathValue("room"))
 		},

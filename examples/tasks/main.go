@@ -121,7 +121,7 @@ func (js *jobs) routes() http.Handler {
 		w.Write(page)
 	})
 	mux.HandleFunc("POST /jobs", js.start)
-	mux.Handle("GET /ws/{job}", js.hub.Handler(grouphub.Consumer{
+	mux.Handle("/ws/{job}", js.hub.Handler(grouphub.Consumer{
 		Connect: js.watch,
 		Events:  grouphub.Events{"job.progress": grouphub.Forward()},
 	}))

@@ -15,7 +15,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/olahol/melody"
-	"golang.org/x/time/rate"
 
 	"github.com/seed-29c60982/grouphub/internal/eventstream"
 	"github.com/seed-29c60982/grouphub/internal/frame"
@@ -39,7 +38,6 @@ type Conn struct {
 	user     *User           // what Authenticate has found, &nobody without it
 	session  *melody.Session // nil in an event stream
 	stream   *stream         // nil in a WebSocket
-	limiter  *rate.Limiter   // nil: no limit
 	expiry   *time.Timer     // nil if the user does not expire
 	upgraded sync.WaitGroup  // until the upgrade has set session, or has failed
 	hijacked bool            // outbox is set; owned by the goroutine that upgrades
@@ -78,8 +76,9 @@ func (c *Conn) PathValue(name string) string {
 }
 
 // Context returns a context with the request's values. It is cancelled when the
-// connection ends; when the client has closed it properly, only after the messages
-// before that have been handled, for which there is a second.
+// connection ends, which is noticed within PongTimeout, also while a callback blocks and
+// messages of the client wait. When the client has closed it properly, it is cancelled only
+// after the messages before that have been handled, for which there is a second.
 //
 // The values are those of the context that the hub was given with the request. If that is a
 // framework's own, which is used again for another request, they are that request's later;

@@ -68,7 +68,7 @@ func (c *Conn) expireAt(expires time.Time) {
 // message whole before it looks at its size, and keep a goroutine for each connection
 // that only sends pings.
 func (c *Conn) read(conn *websocket.Conn) {
-	code := readMessages(conn, c.hub.options.MaxMessageSize, c.receive, c.outbox.CloseWith)
+	code := readMessages(conn, c.hub.options.MaxMessageSize, c.outbox.Packed, c.receive, c.outbox.CloseWith)
 	c.peerCode.Store(int32(code))
 }
 
@@ -76,10 +76,6 @@ func (c *Conn) read(conn *websocket.Conn) {
 func (c *Conn) receive(data []byte, binary bool) {
 	if !binary && !utf8.Valid(data) { // gorilla does not check it
 		c.outbox.CloseWith(closeInvalidData, "text is not valid UTF-8")
-		return
-	}
-	if c.limiter != nil && !c.limiter.Allow() {
-		c.outbox.CloseWith(closePolicy, "too many messages")
 		return
 	}
 	c.hub.count.received.Add(1)
@@ -178,9 +174,18 @@ type connOwner Conn
 
 func (o *connOwner) Lost(frames int)            { o.hub.count.dropped.Add(uint64(frames)) }
 func (o *connOwner) Spawn(f func())             { o.hub.callbacks.Go(f) }
-func (o *connOwner) Wait(taken <-chan struct{}) { o.outbox.PingUntil(taken) }
+func (o *connOwner) Wait(taken <-chan struct{}) { o.outbox.Await(taken) }
 func (o *connOwner) Idle()                      { (*Conn)(o).finish() }
 func (o *connOwner) Limit() int                 { return o.hub.limits.Pending }
+
+func (o *connOwner) Left(properly bool) {
+	c := (*Conn)(o)
+	if properly {
+		c.startDrainTimer()
+	} else {
+		c.finish()
+	}
+}
 
 func (o *connOwner) Ending(how outbox.Ending) {
 	c := (*Conn)(o)
@@ -209,9 +214,15 @@ func (c *Conn) end() {
 		return
 	}
 	c.hub.count.dropped.Add(uint64(dropped))
+	c.startDrainTimer()
+}
+
+// startDrainTimer gives the messages that a client sent before it left their time, which begins
+// once.
+func (c *Conn) startDrainTimer() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.ended {
+	if !c.ended && c.drainTimer == nil {
 		c.drainTimer = time.AfterFunc(drainTimeout, c.finish)
 	}
 }

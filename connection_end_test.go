@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -275,5 +277,107 @@ func TestDisconnectsContextEndsAfterFiveSeconds(t *testing.T) {
 			t.Errorf("it ended after %v", d)
 		}
 		hub.Shutdown(background)
+	})
+}
+
+// The end of a connection is noticed whatever nobody has read yet.
+func TestContextEndsBehindUnreadMessages(t *testing.T) {
+	for name, end := range map[string]struct {
+		do     func(c *websocket.Conn)
+		within time.Duration
+	}{
+		"a close frame": {func(c *websocket.Conn) {
+			c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, ""), time.Time{})
+		}, 3 * time.Second},
+		"the end of the socket": {func(c *websocket.Conn) { c.Close() }, 3 * time.Second},
+		"silence":               {func(*websocket.Conn) {}, time.Minute},
+	} {
+		for _, unread := range []int{2, 3, 50} {
+			t.Run(fmt.Sprint(name, " behind ", unread), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					entered := make(chan struct{})
+					var began time.Time
+					hub := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
+						Receive: func(c *grouphub.Conn, _ grouphub.Message) error {
+							close(entered)
+							<-c.Context().Done()
+							if took := time.Since(began); took > end.within {
+								t.Errorf("the context ended %v later", took)
+							}
+							return nil
+						},
+					}})
+					c := dialPipe(t, hub, "/")
+					for range 1 + unread {
+						if err := c.WriteMessage(websocket.TextMessage, []byte("x")); err != nil {
+							t.Fatal(err)
+						}
+					}
+					<-entered
+					began = time.Now()
+					end.do(c)
+					if name == "silence" {
+						go io.Copy(io.Discard, c.NetConn()) // pings, without an answer
+					}
+					eventuallyNone(t, hub)
+					c.Close()
+					if err := hub.Shutdown(background); err != nil {
+						t.Error(err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// eventuallyNone waits, in a bubble, until a hub has no connection.
+func eventuallyNone(t *testing.T, hub *grouphub.Hub) {
+	t.Helper()
+	for start := time.Now(); hub.Stats().Conns > 0; time.Sleep(100 * time.Millisecond) {
+		if time.Since(start) > time.Hour {
+			t.Fatal("the connection lives on")
+		}
+	}
+}
+
+// A client that goes on answering pings is no silent one, however long a callback takes, and
+// nothing that it sends meanwhile is lost.
+func TestConnectionLivesBehindABlockedCallback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		proceed := make(chan struct{})
+		hub := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
+			Receive: func(c *grouphub.Conn, m grouphub.Message) error {
+				<-proceed
+				return c.Send(m.Data)
+			},
+		}})
+		c := dialPipe(t, hub, "/")
+		got := make(chan string, 1000)
+		go func() {
+			defer close(got)
+			for {
+				_, data, err := c.ReadMessage() // and answers pings
+				if err != nil {
+					return
+				}
+				got <- string(data)
+			}
+		}()
+		go func() {
+			for i := range 200 { // more than is read ahead
+				c.WriteMessage(websocket.TextMessage, fmt.Appendf(nil, "%d%s", i, strings.Repeat("x", 1000)))
+			}
+		}()
+		time.Sleep(50 * time.Second)
+		close(proceed)
+		for i := range 200 {
+			if m := <-got; m != fmt.Sprintf("%d%s", i, strings.Repeat("x", 1000)) {
+				t.Fatalf("message %d is %.10q", i, m)
+			}
+		}
+		c.Close()
+		if err := hub.Shutdown(background); err != nil {
+			t.Error(err)
+		}
 	})
 }

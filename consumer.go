@@ -15,7 +15,7 @@ const (
 	closeGoingAway      = 1001 // Shutdown
 	closeAbnormal       = 1006 // never sent: it stands for the lack of a close frame
 	closeInvalidData    = 1007 // not UTF-8, or not what ReceiveAs decodes
-	closePolicy         = 1008 // more messages than ReceiveRate allows, or an invalid name
+	closePolicy         = 1008 // an invalid name
 	closeInternalError  = 1011 // a callback failed
 	closeServiceRestart = 1012 // the user may have been logged out without this hub hearing of it
 	closeTooBig         = 1009 // a message of more than MaxMessageSize
@@ -50,7 +50,8 @@ type Consumer struct {
 	Connect func(c *Conn) error
 
 	// Receive gets a client's messages in order. Those that came before the client's
-	// close frame are still handled.
+	// close frame are still handled, unless that takes more than a second: see
+	// [Conn.Context].
 	Receive func(c *Conn, m Message) error
 
 	// Disconnect runs exactly once if Connect was called, whatever came of it, with

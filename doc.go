@@ -49,6 +49,9 @@
 //   - Senders never wait for receivers. A connection that cannot keep up gets a backlog
 //     of MaxPending bytes; past that it is sent 1013 and is cut off CloseTimeout later.
 //     No other connection notices. Bytes given to the kernel count as delivered.
+//   - Fast senders are slowed. A client that sends more than ReceiveRate is read at that
+//     rate, messages, fragments and control frames alike, before anything is inflated: what
+//     it sends waits in the network, and nothing is lost. It is not closed for it.
 //   - Nothing is lost in silence. In a group with history, an event that GroupSend has
 //     accepted and the layer kept reaches every member exactly once and in order, across a
 //     lost subscription and a client's reconnect, as long as history covers the gap. Where

@@ -80,7 +80,8 @@ func New(opts *Options) *Hub {
 	h := &Hub{
 		options: o,
 		limits: outbox.Limits{Pending: o.MaxPending, PingInterval: o.PingInterval, PongTimeout: o.PongTimeout,
-			WriteTimeout: o.WriteTimeout, CloseTimeout: o.CloseTimeout},
+			WriteTimeout: o.WriteTimeout, CloseTimeout: o.CloseTimeout,
+			ReceiveRate: o.ReceiveRate, ReceiveBurst: o.ReceiveBurst},
 		name:       rand.Text(),
 		layer:      o.Layer,
 		ownLayer:   o.Layer == nil,

@@ -6,9 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/seed-29c60982/grouphub/internal/frame"
 )
 
 // A Message is what a client has sent. The callback owns Data.
@@ -41,7 +42,9 @@ func ReceiveAs[T any](fn func(c *Conn, v T) error) func(*Conn, Message) error {
 // code of the peer's close frame, 0 if there was none. For a message that does not inflate,
 // or that has more bytes than the limit, counted after inflating, it calls end with a close
 // code. Reading then goes on, since the peer has to answer the close.
-func readMessages(conn *websocket.Conn, limit int64, receive func(data []byte, binary bool), end func(code int, reason string) error) int {
+//
+// Whether a message is compressed, packed says: gorilla is not told of it.
+func readMessages(conn *websocket.Conn, limit int64, packed func() bool, receive func(data []byte, binary bool), end func(code int, reason string) error) int {
 	conn.SetReadLimit(limit) // counts the bytes on the wire, where 60 KiB can be 60 MiB of zeros
 	for {
 		kind, r, err := conn.NextReader()
@@ -52,9 +55,13 @@ func readMessages(conn *websocket.Conn, limit int64, receive func(data []byte, b
 			}
 			return 0
 		}
-		data, err := readAtMost(r, limit)
+		read := frame.ReadAtMost
+		if packed() {
+			read = frame.Inflate
+		}
+		data, err := read(r, limit)
 		switch {
-		case errors.Is(err, errTooBig):
+		case errors.Is(err, frame.ErrTooBig):
 			_ = end(closeTooBig, "message too big") // fails if the connection is ending already
 		case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(flate.CorruptInputError)):
 			_ = end(closeInvalidData, "message does not inflate")
@@ -63,15 +70,4 @@ func readMessages(conn *websocket.Conn, limit int64, receive func(data []byte, b
 			receive(data, kind == websocket.BinaryMessage)
 		}
 	}
-}
-
-var errTooBig = errors.New("message too big")
-
-// readAtMost reads r to its end. It fails with errTooBig if r has more bytes than the limit.
-func readAtMost(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, min(limit, math.MaxInt64-1)+1))
-	if err == nil && int64(len(data)) > limit {
-		err = errTooBig
-	}
-	return data, err
 }

@@ -1,10 +1,11 @@
 package grouphub_test
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -30,21 +31,88 @@ func TestTextIsText(t *testing.T) {
 	c.ExpectClose(1011) // the error is the sender's
 }
 
-func TestReceiveRateClosesWith1008(t *testing.T) {
-	var received atomic.Int32
-	hub := newHub(t, &grouphub.Options{ReceiveRate: 0.001, ReceiveBurst: 3, Consumer: grouphub.Consumer{
-		Receive: func(c *grouphub.Conn, m grouphub.Message) error { received.Add(1); return c.Send(m.Data) },
-	}})
-	c := hubtest.Dial(t, hub, "/")
-	for range 3 {
-		c.Send("x")
-		c.Expect("x")
+func TestFastSendersAreSlowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		received := make(chan time.Duration, 100)
+		start := time.Now()
+		hub := grouphub.New(&grouphub.Options{ReceiveRate: 2, ReceiveBurst: 3, Consumer: grouphub.Consumer{
+			Receive: func(c *grouphub.Conn, m grouphub.Message) error {
+				received <- time.Since(start)
+				return c.Send(m.Data)
+			},
+		}})
+		c := hubtest.Dial(t, hub, "/")
+		for i := range 13 {
+			c.Send(i)
+		}
+		for i := range 13 {
+			c.Expect(i) // all of them, in order
+			if at, want := <-received, time.Duration(max(0, i-2))*time.Second/2; at != want {
+				t.Errorf("message %d is received after %v, want %v", i, at, want)
+			}
+		}
+		if err := hub.Shutdown(background); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Nothing is worked on before there is a token for it: neither pings, nor parts of messages.
+func TestControlFramesAndFragmentsTakeFromTheReceiveRate(t *testing.T) {
+	for name, flood := range map[string][]byte{
+		"pings":           masked(0x89, ""),
+		"pongs":           masked(0x8a, ""),
+		"empty fragments": masked(0x00, ""),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			hub := grouphub.New(&grouphub.Options{ReceiveRate: 10, ReceiveBurst: 10, Consumer: grouphub.Consumer{
+				Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },
+			}})
+			conn := dialPipe(t, hub, "/")
+			start := time.Now()
+			go func() {
+				raw := conn.NetConn()
+				raw.Write(masked(0x01, "begun")) // a message that goes on until the last frame
+				for range 100 {
+					raw.Write(flood)
+				}
+				raw.Write(masked(0x80, ""))
+			}()
+			wantNext(t, conn, "begun")
+			if took := time.Since(start); took < 9*time.Second || took > 11*time.Second {
+				t.Errorf("100 %s took %v, want 9.2 s", name, took)
+			}
+			conn.Close()
+			if err := hub.Shutdown(background); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	c.Send("x")
-	c.ExpectClose(1008)
-	if n := received.Load(); n != 3 {
-		t.Errorf("%d received", n)
-	}
+}
+
+// A client that waits for its turn is not silent, and its leaving is noticed.
+func TestAClientThatIsSlowedIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		left := make(chan time.Duration, 1)
+		start := time.Now()
+		hub := grouphub.New(&grouphub.Options{ReceiveRate: 0.001, ReceiveBurst: 1, Consumer: grouphub.Consumer{
+			Disconnect: func(context.Context, *grouphub.Conn, int) { left <- time.Since(start) },
+		}})
+		c := hubtest.Dial(t, hub, "/")
+		c.Send("one")
+		c.Send("two") // which is read after a quarter of an hour
+		time.Sleep(10 * time.Minute)
+		if n := hub.Stats().Conns; n != 1 {
+			t.Errorf("%d connections after ten minutes", n)
+		}
+		c.Close()
+		if at := <-left; at > 10*time.Minute+2*time.Second {
+			t.Errorf("its leaving was noticed after %v", at)
+		}
+		if err := hub.Shutdown(background); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestMaxMessageSizeHoldsForTheInflatedSize(t *testing.T) {

@@ -42,9 +42,11 @@ type Options struct {
 	// with Retry-After. 0 means no limit but that of the process on open files.
 	MaxConns int
 
-	// ReceiveRate is how many messages per second a client may send, averaged over
-	// bursts of ReceiveBurst messages; more closes it with 1008. 0: no limit, and a
-	// burst of twice the rate.
+	// ReceiveRate is how many messages per second are read from a client, averaged over
+	// bursts of ReceiveBurst messages. One that sends faster is not closed: what it sends
+	// waits in the network, before anything is inflated. Each part of a message that is sent
+	// in several, and each ping or pong, counts as a message. 0: no limit, and a burst of
+	// twice the rate.
 	ReceiveRate  float64
 	ReceiveBurst int
 

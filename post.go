@@ -200,8 +200,8 @@ func (h *Hub) queuePost(ctx context.Context, p post) error {
 	if p.Seq != 0 && p.Seq <= c.stream.lastSeq {
 		return nil // a repeat
 	}
-	if c.limiter != nil {
-		if err := c.limiter.Wait(ctx); err != nil {
+	if limiter := c.stream.limiter; limiter != nil {
+		if err := limiter.Wait(ctx); err != nil {
 			return errManyPosts
 		}
 	}

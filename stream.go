@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/seed-29c60982/grouphub/internal/eventstream"
 )
 
@@ -29,10 +31,11 @@ const (
 // A stream is what a Conn has besides where its client gets an event stream.
 type stream struct {
 	// Static.
-	secret  string      // the part of its token that nobody can guess
-	cursors bool        // blocks carry a cursor; otherwise the client reads positions in the JSON
-	resumes bool        // the request had a Last-Event-ID
-	life    *time.Timer // closes the stream in the end
+	secret  string        // the part of its token that nobody can guess
+	cursors bool          // blocks carry a cursor; otherwise the client reads positions in the JSON
+	resumes bool          // the request had a Last-Event-ID
+	life    *time.Timer   // closes the stream in the end
+	limiter *rate.Limiter // of the messages that are posted; nil: no limit
 
 	turn    sync.Mutex // held by the post whose turn it is, while it waits for its rate
 	lastSeq uint64     // of the last message; guarded by turn
@@ -111,6 +114,9 @@ func (c *Conn) waitForStreamEnd() {
 
 func newStream(c *Conn, r *http.Request) *stream {
 	s := &stream{secret: rand.Text(), cursors: c.resume == nil}
+	if limit := c.hub.options.ReceiveRate; limit > 0 {
+		s.limiter = rate.NewLimiter(rate.Limit(limit), c.hub.options.ReceiveBurst)
+	}
 	if id := lastEventID(r); id != "" {
 		s.resumes = true
 		s.begin, _ = parseCursor(id)

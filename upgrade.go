@@ -13,7 +13,6 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/olahol/melody"
-	"golang.org/x/time/rate"
 
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
@@ -212,9 +211,6 @@ func (e *endpoint) newConn(r *http.Request, resume resumeRequest) (*Conn, *http.
 		c.user = &user
 	}
 	c.resume = resume.ids
-	if limit := h.options.ReceiveRate; limit > 0 {
-		c.limiter = rate.NewLimiter(rate.Limit(limit), h.options.ReceiveBurst)
-	}
 	c.strand.Init((*connOwner)(c))
 	return c, r
 }

@@ -1,6 +1,8 @@
 package grouphub_test
 
 import (
+	"bytes"
+	"compress/flate"
 	"errors"
 	"fmt"
 	"net"
@@ -210,5 +212,58 @@ func TestCompressionReachesClientsOfBothKinds(t *testing.T) {
 		}
 		packed.WriteMessage(websocket.TextMessage, []byte(text))
 		wantNext(t, packed, text)
+	}
+}
+
+// gorilla lets these pass.
+func TestFramesThatTheRFCForbidsEndWith1002(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Compression: true, Logger: quiet(), Consumer: grouphub.Consumer{
+		Receive: func(*grouphub.Conn, grouphub.Message) error { t.Error("Receive was called"); return nil },
+	}})
+	s := serve(t, hub)
+	for name, sent := range map[string]string{
+		"RSV1 on a ping":               string(masked(0xc9, "")),
+		"RSV1 on a continuation":       string(masked(0x01, "a")) + string(masked(0xc0, "b")),
+		"a close of one byte":          string(masked(0x88, "x")),
+		"5 bytes in two":               "\x81\xfe\x00\x05\x00\x00\x00\x00hello",
+		"5 bytes in eight":             "\x81\xff\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x00hello",
+		"2^63 bytes":                   "\x81\xff\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+		"2^64-1 bytes in a second one": string(masked(0x01, "a")) + "\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00",
+	} {
+		c := s.dialWith(&websocket.Dialer{EnableCompression: true}, "/")
+		if _, err := c.NetConn().Write([]byte(sent)); err != nil {
+			t.Fatal(err)
+		}
+		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_, _, err := c.ReadMessage()
+		if !websocket.IsCloseError(err, 1002) {
+			t.Errorf("%s: got %v", name, err)
+		}
+		c.Close()
+	}
+}
+
+// A message may be compressed as several streams, each of which ends with a final block.
+func TestCompressedMessageOfTwoFinalBlocksIsWhole(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Compression: true, Consumer: grouphub.Consumer{
+		Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },
+	}})
+	c := serve(t, hub).dialWith(&websocket.Dialer{EnableCompression: true}, "/")
+	var packed bytes.Buffer
+	for _, part := range []string{"hello ", "world"} {
+		w, err := flate.NewWriter(&packed, flate.BestSpeed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Write([]byte(part))
+		w.Close()
+	}
+	for range 2 {
+		c.NetConn().Write(masked(0xc1, packed.String()))
+		wantNext(t, c, "hello world")
+		c.NetConn().Write(append(masked(0x41, packed.String()[:5]), masked(0x80, packed.String()[5:])...))
+		wantNext(t, c, "hello world")
+		c.NetConn().Write(masked(0x81, "plain"))
+		wantNext(t, c, "plain")
 	}
 }

@@ -9,7 +9,11 @@ import (
 	"time"
 )
 
-const tryAgainLater = 1013 // a close code
+// Close codes.
+const (
+	protocolError = 1002
+	tryAgainLater = 1013
+)
 
 // CloseWith sends what waits, then a close frame, and gives the peer CloseTimeout to
 // answer; all of that takes WriteTimeout and CloseTimeout at the most, or a peer that takes

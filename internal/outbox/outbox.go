@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/seed-29c60982/grouphub/internal/frame"
 )
 
@@ -46,6 +48,8 @@ type Outbox struct {
 
 	lively time.Duration // when the peer gave a sign of life, by the package's clock
 	pinged time.Duration // when it was sent a ping, or could be sent the first, likewise
+
+	intake *intake // owned by the reader
 
 	// Static after Init.
 	net.Conn // the hijacked connection; addresses and real I/O
@@ -99,6 +103,10 @@ type extra struct {
 type Owner interface {
 	Ending(how Ending) // the connection ends on this side; with Closed for every CloseWith
 	Lost(frames int)   // data frames that will never be written
+
+	// Left is called by Await when the peer has left, once. Properly means that it may have
+	// sent a close frame, behind what is still to be read.
+	Left(properly bool)
 }
 
 // An Ending is a way for a connection to end that is not the peer's close frame.
@@ -118,12 +126,18 @@ type Limits struct {
 	PongTimeout  time.Duration // without a byte from the peer
 	WriteTimeout time.Duration // without a byte taken by the peer; it may be noticed after twice that
 	CloseTimeout time.Duration // for the peer's answer to a close frame
+	ReceiveRate  float64       // frames per second that are read, on average; 0: no limit
+	ReceiveBurst int           // frames that may be read at once
 }
 
 // Init makes the outbox that of a connection that is about to be upgraded to a WebSocket. The
 // limits may be shared, and are not to be changed any more.
 func (o *Outbox) Init(conn net.Conn, limits *Limits, owner Owner) {
 	o.Conn, o.limits, o.owner, o.pinged, o.pushed = conn, limits, owner, now(), tickNow()
+	o.intake = new(intake)
+	if limits.ReceiveRate > 0 {
+		o.intake.limiter = rate.NewLimiter(rate.Limit(limits.ReceiveRate), limits.ReceiveBurst)
+	}
 	// Only the exact types are written raw: anything that wraps them may transform
 	// the bytes, as TLS does.
 	switch c := conn.(type) {

@@ -6,13 +6,10 @@ import (
 	"time"
 )
 
-// Read is called by gorilla alone. It pings the peer when that is due. Each call begins to
-// wait anew, so that any byte from the peer counts as life and a callback that holds the
-// reader up does not kill its connection.
-func (o *Outbox) Read(p []byte) (int, error) {
-	o.mu.Lock()
-	o.lively = now()
-	o.mu.Unlock()
+// readSocket waits for bytes of the peer, and pings it when that is due. Each call begins to
+// wait anew, and any byte from the peer counts as life.
+func (o *Outbox) readSocket(p []byte) (int, error) {
+	o.noteLife()
 	for {
 		wait, err := o.ping()
 		if err != nil {
@@ -23,23 +20,34 @@ func (o *Outbox) Read(p []byte) (int, error) {
 			return o.readAndPing(p)
 		}
 		n, err := o.Conn.Read(p)
-		switch {
-		case n > 0 || err == nil || last:
-			return n, err
-		case wait == untilRelease:
-			if o.isHeld() {
-				return n, err
-			}
-		case time.Now().Before(deadline): // not every net.Conn has the error of a deadline that the others have
+		if n > 0 {
+			o.noteLife()
+		}
+		if n > 0 || err == nil || last || o.isEnd(deadline) {
 			return n, err
 		}
 	}
+}
+
+// isEnd reports whether a read that has failed, with this deadline, has failed for good. Not
+// every net.Conn has the error of a deadline that the others have.
+func (o *Outbox) isEnd(deadline time.Time) bool {
+	if deadline.IsZero() { // unless Release has set one
+		return o.isHeld()
+	}
+	return time.Now().Before(deadline)
 }
 
 func (o *Outbox) isHeld() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.writing == held
+}
+
+func (o *Outbox) noteLife() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lively = now()
 }
 
 // setReadDeadline sets the deadline of a read: when the next ping is due, or where
@@ -70,14 +78,14 @@ func (o *Outbox) setReadDeadline(ping time.Duration) (deadline time.Time, last b
 func (o *Outbox) readAndPing(p []byte) (int, error) {
 	done := make(chan struct{})
 	var pinging sync.WaitGroup
-	pinging.Go(func() { o.PingUntil(done) })
+	pinging.Go(func() { o.pingUntil(done) })
 	defer pinging.Wait()
 	defer close(done)
 	return o.Conn.Read(p)
 }
 
-// PingUntil pings the peer until done is closed. It is for its reader, while that cannot read.
-func (o *Outbox) PingUntil(done <-chan struct{}) {
+// pingUntil pings the peer until done is closed.
+func (o *Outbox) pingUntil(done <-chan struct{}) {
 	for {
 		wait, err := o.ping()
 		switch {
@@ -86,10 +94,8 @@ func (o *Outbox) PingUntil(done <-chan struct{}) {
 		case wait == untilRelease:
 			wait = time.Second
 		}
-		select {
-		case <-done:
+		if sleep(wait, done) {
 			return
-		case <-time.After(wait):
 		}
 	}
 }

@@ -55,11 +55,12 @@ func readMessages(conn *websocket.Conn, limit int64, packed func() bool, receive
 			}
 			return 0
 		}
-		read := frame.ReadAtMost
+		var data []byte
 		if packed() {
-			read = frame.Inflate
+			data, err = frame.Inflate(r, limit)
+		} else {
+			data, err = frame.ReadAtMost(r, limit)
 		}
-		data, err := read(r, limit)
 		switch {
 		case errors.Is(err, frame.ErrTooBig):
 			_ = end(closeTooBig, "message too big") // fails if the connection is ending already

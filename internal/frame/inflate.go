@@ -2,7 +2,6 @@ package frame
 
 import (
 	"bufio"
-	"bytes"
 	"compress/flate"
 	"errors"
 	"io"
@@ -16,17 +15,11 @@ var ErrTooBig = errors.New("message too big")
 
 // ReadAtMost reads r to its end. It fails with ErrTooBig if r has more bytes than the limit.
 func ReadAtMost(r io.Reader, limit int64) ([]byte, error) {
-	var out bytes.Buffer
-	err := appendAtMost(&out, r, limit)
-	return out.Bytes(), err
-}
-
-func appendAtMost(out *bytes.Buffer, r io.Reader, limit int64) error {
-	_, err := out.ReadFrom(io.LimitReader(r, min(limit, math.MaxInt64-1)+1-int64(out.Len())))
-	if err == nil && int64(out.Len()) > limit {
+	data, err := io.ReadAll(io.LimitReader(r, min(limit, math.MaxInt64-1)+1))
+	if err == nil && int64(len(data)) > limit {
 		err = ErrTooBig
 	}
-	return err
+	return data, err
 }
 
 // tail is what the sender of a compressed message takes away (RFC 7692, 7.2.1), and an empty
@@ -52,20 +45,26 @@ func Inflate(r io.Reader, limit int64) ([]byte, error) {
 	defer inflaters.Put(f)
 	f.input.Reset(io.MultiReader(r, strings.NewReader(tail)))
 	defer f.input.Reset(nil)
-	var out bytes.Buffer
+	var all []byte
 	for {
 		if err := f.flate.(flate.Resetter).Reset(f.input, nil); err != nil {
 			return nil, err
 		}
-		if err := appendAtMost(&out, f.flate, limit); err != nil {
-			return out.Bytes(), err
+		data, err := ReadAtMost(f.flate, limit-int64(len(all)))
+		if all == nil { // as nearly always
+			all = data
+		} else {
+			all = append(all, data...)
+		}
+		if err != nil {
+			return all, err
 		}
 		// Only the tail, or a part of it, is left once the message is read.
 		if left, err := f.input.Peek(len(tail) + 1); len(left) <= len(tail) {
 			if err == io.EOF {
 				err = nil
 			}
-			return out.Bytes(), err
+			return all, err
 		}
 	}
 }

@@ -25,7 +25,41 @@ type centrifugeServer struct {
 
 type groupKey struct{}
 
-func newCentrifuge(redis string) (contender, error) {
+// centrifugeQuery is the same for an event stream.
+const centrifugeQuery = `?cf_connect=%7B%22id%22%3A1%2C%22connect%22%3A%7B%7D%7D`
+
+func newCentrifuge(s setup) (contender, error) {
+	node, err := newCentrifugeNode(s.Redis)
+	if err != nil {
+		return nil, err
+	}
+	return centrifugeServer{inGroup(centrifuge.NewWebsocketHandler(node, centrifuge.WebsocketConfig{
+		ReadBufferSize:             1024,
+		UseWriteBufferPool:         true,
+		ProcessCommandsOffReadLoop: true,
+		PingPongConfig:             centrifugeNoPings,
+	})), node}, nil
+}
+
+// newCentrifugeSSE serves event streams, which centrifuge calls SSE.
+func newCentrifugeSSE(s setup) (contender, error) {
+	node, err := newCentrifugeNode(s.Redis)
+	if err != nil {
+		return nil, err
+	}
+	return centrifugeServer{inGroup(centrifuge.NewSSEHandler(node, centrifuge.SSEConfig{PingPongConfig: centrifugeNoPings})), node}, nil
+}
+
+var centrifugeNoPings = centrifuge.PingPongConfig{PingInterval: -1, PongTimeout: -1}
+
+// inGroup has a handler know the group that the path names.
+func inGroup(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), groupKey{}, r.PathValue("group"))))
+	})
+}
+
+func newCentrifugeNode(redis string) (*centrifuge.Node, error) {
 	node, err := centrifuge.New(centrifuge.Config{})
 	if err != nil {
 		return nil, err
@@ -57,16 +91,7 @@ func newCentrifuge(redis string) (contender, error) {
 	if err := node.Run(); err != nil {
 		return nil, err
 	}
-	ws := centrifuge.NewWebsocketHandler(node, centrifuge.WebsocketConfig{
-		ReadBufferSize:             1024,
-		UseWriteBufferPool:         true,
-		ProcessCommandsOffReadLoop: true,
-		PingPongConfig:             centrifuge.PingPongConfig{PingInterval: -1, PongTimeout: -1},
-	})
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ws.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), groupKey{}, r.PathValue("group"))))
-	})
-	return centrifugeServer{handler, node}, nil
+	return node, nil
 }
 
 func (s centrifugeServer) publish(group string, n int, next func() []byte) error {

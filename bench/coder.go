@@ -18,7 +18,7 @@ type coderClient struct {
 	send chan []byte
 }
 
-func newCoder(string) (contender, error) {
+func newCoder(setup) (contender, error) {
 	return coderServer{newRoster[*coderClient]()}, nil
 }
 

@@ -41,7 +41,7 @@ func (d *driver) measure(ctx context.Context, log io.Writer) (*results, error) {
 		r := scenarioResult{Scenario: s}
 		var able []entry
 		for _, e := range d.entries {
-			if !s.Redis || e.redis {
+			if e.takesPart(s) {
 				able = append(able, e)
 				r.Contenders = append(r.Contenders, contenderResult{Name: e.name})
 			}
@@ -86,9 +86,9 @@ func (d *driver) session(ctx context.Context, s scenario, e entry, redis string)
 	if s.Redis {
 		servers = 2
 	}
-	j := job{Scenario: s, Hello: e.hello, Length: d.length}
+	j := job{Scenario: s, Hello: e.hello, Query: e.query, Stream: e.stream, Length: d.length}
 	for range servers {
-		at, stop, err := startServer(ctx, e.name, redis)
+		at, stop, err := startServer(ctx, e.name, setup{redis, s.History, s.Groups})
 		if err != nil {
 			return sample{}, err
 		}
@@ -125,8 +125,12 @@ func child(ctx context.Context, args ...string) (*exec.Cmd, error) {
 }
 
 // startServer returns once the server listens.
-func startServer(ctx context.Context, name, redis string) (at address, stop func(), err error) {
-	c, err := child(ctx, "serve", name, redis)
+func startServer(ctx context.Context, name string, s setup) (at address, stop func(), err error) {
+	told, err := json.Marshal(s)
+	if err != nil {
+		return at, nil, err
+	}
+	c, err := child(ctx, "serve", name, string(told))
 	if err != nil {
 		return at, nil, err
 	}

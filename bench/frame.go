@@ -85,6 +85,16 @@ func nextFrame(b []byte) (opcode byte, payload []byte, size int, err error) {
 	return b[0] & 0x0f, b[head:size], size, nil
 }
 
+// nextBlock reads the block of an event stream at the head of b, as nextFrame reads a frame.
+// Whether it is an event of the scenario is seen by what it contains.
+func nextBlock(b []byte) (opcode byte, payload []byte, size int, err error) {
+	i := bytes.Index(b, []byte("\n\n"))
+	if i < 0 {
+		return 0, nil, 0, nil
+	}
+	return opText, b[:i], i + 2, nil
+}
+
 // appendFrame appends a server's text frame.
 func appendFrame(dst, payload []byte) []byte {
 	switch n := len(payload); {

@@ -35,7 +35,7 @@ type groupEvent struct {
 	message []byte
 }
 
-func newGorilla(string) (contender, error) {
+func newGorilla(setup) (contender, error) {
 	g := &gorilla{
 		upgrader: websocket.Upgrader{ReadBufferSize: 1024, WriteBufferSize: 1024},
 		changes:  make(chan change),

@@ -15,7 +15,7 @@ type gwsServer struct {
 	members  *roster[*gws.Conn]
 }
 
-func newGWS(string) (contender, error) {
+func newGWS(setup) (contender, error) {
 	s := &gwsServer{members: newRoster[*gws.Conn]()}
 	s.upgrader = gws.NewUpgrader(s, &gws.ServerOption{ReadBufferSize: 1024})
 	return s, nil

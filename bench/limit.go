@@ -24,7 +24,7 @@ type limit struct {
 	groups map[int]string // by file descriptor
 }
 
-func newLimit(string) (contender, error) {
+func newLimit(setup) (contender, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err

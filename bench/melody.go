@@ -11,7 +11,7 @@ import (
 // melodyServer broadcasts with a filter, which is what melody has for groups.
 type melodyServer struct{ melody *melody.Melody }
 
-func newMelody(string) (contender, error) {
+func newMelody(setup) (contender, error) {
 	m := melody.New()
 	m.HandleConnect(func(*melody.Session) { joined.Add(1) })
 	m.HandleDisconnect(func(*melody.Session) { left.Add(1) })

@@ -44,6 +44,8 @@ type (
 		Burst       int `json:",omitempty"` // events in a row
 		Turn        int `json:",omitempty"` // groups that get a burst in a row; 0: one
 		Redis       bool
+		History     bool `json:",omitempty"` // groups keep history
+		Groups      int  `json:",omitempty"` // that a connection is in besides, in which nothing happens
 	}
 	kind string
 	// A sample is one measurement. Which figures it has depends on the scenario's kind.

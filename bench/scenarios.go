@@ -29,6 +29,14 @@ var scenarios = []scenario{
 	{Name: "idle-9000", Title: "Memory of 9,000 idle connections in rooms of 10", Kind: idle, Conns: 9000, GroupSize: 10},
 	{Name: "idle-15000", Title: "Memory of 15,000 idle connections in rooms of 10", Kind: idle, Conns: 15000, GroupSize: 10},
 	{Name: "churn", Title: "Connect, join, leave, disconnect: 64 at a time", Kind: churn, Conns: 64, GroupSize: 10},
+	{Name: "history-single", Title: "Single events, 1,000 members, history", Kind: fanout,
+		Conns: 1000, GroupSize: 1000, Burst: 1, History: true},
+	{Name: "history-burst", Title: "Bursts of 64 events, 1,000 members, history", Kind: fanout,
+		Conns: 1000, GroupSize: 1000, Burst: 64, History: true},
+	{Name: "groups-single", Title: "Single events, 1,000 members, each in ten groups with history", Kind: fanout,
+		Conns: 1000, GroupSize: 1000, Burst: 1, History: true, Groups: 9},
+	{Name: "groups-burst", Title: "Bursts of 64 events, 1,000 members, each in ten groups with history", Kind: fanout,
+		Conns: 1000, GroupSize: 1000, Burst: 64, History: true, Groups: 9},
 	{Name: "redis-single", Title: "Redis, two hubs: single events, 1,000 members", Kind: fanout,
 		Conns: 1000, GroupSize: 1000, Burst: 1, Redis: true},
 	{Name: "redis-burst", Title: "Redis, two hubs: bursts of 64 events, 1,000 members", Kind: fanout,
@@ -53,6 +61,8 @@ type job struct {
 	Scenario scenario
 	Servers  []address
 	Hello    string
+	Query    string // of the request's URL
+	Stream   bool   // the connections are event streams
 	Length   time.Duration
 }
 

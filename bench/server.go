@@ -19,7 +19,7 @@ import (
 )
 
 // A contender is a server under test. Its ServeHTTP answers GET /ws/{group}: it
-// upgrades, makes the connection a member of the group until it ends, and counts both
+// upgrades, or begins an event stream, makes the connection a member of the group until it ends, and counts both
 // in joined and left.
 type contender interface {
 	http.Handler
@@ -29,20 +29,41 @@ type contender interface {
 
 // entries are all contenders, in the order of the tables.
 var entries = []entry{
-	{name: "grouphub", start: newGrouphub, redis: true},
+	{name: "grouphub", start: newGrouphub, redis: true, history: true},
+	{name: "grouphub stream", start: newGrouphub, redis: true, history: true, stream: true},
 	{name: "gorilla hub", start: newGorilla},
 	{name: "melody", start: newMelody},
 	{name: "coder", start: newCoder},
 	{name: "gws", start: newGWS},
 	{name: "centrifuge", start: newCentrifuge, redis: true, hello: centrifugeHello},
+	{name: "centrifuge SSE", start: newCentrifugeSSE, redis: true, stream: true, query: centrifugeQuery},
 	{name: limitName, start: newLimit},
 }
 
 type entry struct {
-	name  string
-	start func(redis string) (contender, error) // redis is empty for one process
-	redis bool                                  // start can do something with a redis URL
-	hello string                                // what a client must send first; it then waits for an answer
+	name    string
+	start   func(setup) (contender, error)
+	redis   bool   // start can do something with a Redis URL
+	history bool   // and with history
+	stream  bool   // clients ask for an event stream, not for a WebSocket
+	hello   string // what a client must send first; it then waits for an answer
+	query   string // of the request's URL, with its question mark
+}
+
+// A setup is what a server process is told.
+type setup struct {
+	Redis   string // the URL; empty for one process
+	History bool   // groups keep history
+	Groups  int    // that a connection joins, besides the one that is published to
+}
+
+// takesPart reports whether a contender can do what a scenario asks for. A stream can't say
+// goodbye, as clients do in churn.
+func (e entry) takesPart(s scenario) bool {
+	if e.name == limitName {
+		return !s.Redis
+	}
+	return (!s.Redis || e.redis) && (!s.History || e.history) && (s.Kind != churn || !e.stream)
 }
 
 // joined and left count the memberships of this process that have begun and ended.
@@ -52,8 +73,12 @@ var joined, left atomic.Int64
 type address struct{ WebSocket, Control string }
 
 // serve is the server process. It ends when its standard input does.
-func serve(name, redis string) error {
-	c, err := startContender(name, redis)
+func serve(name, told string) error {
+	var s setup
+	if err := json.Unmarshal([]byte(told), &s); err != nil {
+		return err
+	}
+	c, err := startContender(name, s)
 	if err != nil {
 		return err
 	}
@@ -81,10 +106,10 @@ func serve(name, redis string) error {
 	return <-failed
 }
 
-func startContender(name, redis string) (contender, error) {
+func startContender(name string, s setup) (contender, error) {
 	for _, e := range entries {
 		if e.name == name {
-			return e.start(redis)
+			return e.start(s)
 		}
 	}
 	return nil, fmt.Errorf("no contender %q", name)

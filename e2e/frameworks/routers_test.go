@@ -9,12 +9,15 @@ import (
 	"testing"
 
 	"github.com/alexedwards/scs/v2"
+	"github.com/gin-contrib/gzip"
 	"github.com/gin-gonic/gin"
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+	"github.com/gorilla/handlers"
 	"github.com/gorilla/mux"
 	"github.com/labstack/echo/v5"
 	echomiddleware "github.com/labstack/echo/v5/middleware"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
@@ -53,52 +56,56 @@ func unwrapping(next http.Handler) http.Handler {
 	})
 }
 
+// mounts are how a hub is mounted under each router, with compression where the router, or
+// its neighbourhood, has it. The paths take a POST, too, which is a message to an event stream.
+var mounts = map[string]func(hub http.Handler) http.Handler{
+	"net/http with otelhttp": func(hub http.Handler) http.Handler {
+		router := http.NewServeMux()
+		router.Handle("/ws/{room}", hub)
+		return otelhttp.NewHandler(unwrapping(unwrapping(router)), "hub")
+	},
+	"chi": func(hub http.Handler) http.Handler {
+		router := chi.NewRouter()
+		router.Use(middleware.RequestID, middleware.Recoverer, middleware.Compress(5), unwrapping)
+		router.Handle("/ws/{room}", hub)
+		return router
+	},
+	"gorilla/mux": func(hub http.Handler) http.Handler {
+		router := mux.NewRouter()
+		router.Use(handlers.CompressHandler, unwrapping)
+		// This router, like the next two, does not set the request's path values.
+		router.HandleFunc("/ws/{room}", func(w http.ResponseWriter, r *http.Request) {
+			r.SetPathValue("room", mux.Vars(r)["room"])
+			hub.ServeHTTP(w, r)
+		})
+		return router
+	},
+	"echo": func(hub http.Handler) http.Handler {
+		router := echo.New()
+		router.Use(echomiddleware.Recover(), echomiddleware.RequestID(), echomiddleware.Gzip())
+		router.Use(echo.WrapMiddleware(unwrapping))
+		router.Any("/ws/:room", func(c *echo.Context) error {
+			c.Request().SetPathValue("room", c.Param("room"))
+			hub.ServeHTTP(c.Response(), c.Request())
+			return nil
+		})
+		return router
+	},
+	"gin": func(hub http.Handler) http.Handler {
+		router := gin.New()
+		router.Use(gin.Recovery(), gzip.Gzip(gzip.DefaultCompression))
+		hub = unwrapping(hub)
+		router.Any("/ws/:room", func(c *gin.Context) {
+			c.Request.SetPathValue("room", c.Param("room"))
+			hub.ServeHTTP(c.Writer, c.Request)
+		})
+		return router
+	},
+}
+
 func TestHubWorksUnderAnyRouterAndItsMiddleware(t *testing.T) {
 	gin.SetMode(gin.ReleaseMode)
-	for name, mount := range map[string]func(hub http.Handler) http.Handler{
-		"net/http": func(hub http.Handler) http.Handler {
-			router := http.NewServeMux()
-			router.Handle("GET /ws/{room}", hub)
-			return unwrapping(unwrapping(router))
-		},
-		"chi": func(hub http.Handler) http.Handler {
-			router := chi.NewRouter()
-			router.Use(middleware.RequestID, middleware.Recoverer, middleware.Compress(5), unwrapping)
-			router.Method("GET", "/ws/{room}", hub)
-			return router
-		},
-		"gorilla/mux": func(hub http.Handler) http.Handler {
-			router := mux.NewRouter()
-			router.Use(unwrapping)
-			// This router, like the next two, does not set the request's path values.
-			router.HandleFunc("/ws/{room}", func(w http.ResponseWriter, r *http.Request) {
-				r.SetPathValue("room", mux.Vars(r)["room"])
-				hub.ServeHTTP(w, r)
-			})
-			return router
-		},
-		"echo": func(hub http.Handler) http.Handler {
-			router := echo.New()
-			router.Use(echomiddleware.Recover(), echomiddleware.RequestID(), echomiddleware.Gzip())
-			router.Use(echo.WrapMiddleware(unwrapping))
-			router.GET("/ws/:room", func(c *echo.Context) error {
-				c.Request().SetPathValue("room", c.Param("room"))
-				hub.ServeHTTP(c.Response(), c.Request())
-				return nil
-			})
-			return router
-		},
-		"gin": func(hub http.Handler) http.Handler {
-			router := gin.New()
-			router.Use(gin.Recovery())
-			hub = unwrapping(hub)
-			router.GET("/ws/:room", func(c *gin.Context) {
-				c.Request.SetPathValue("room", c.Param("room"))
-				hub.ServeHTTP(c.Writer, c.Request)
-			})
-			return router
-		},
-	} {
+	for name, mount := range mounts {
 		t.Run(name, func(t *testing.T) {
 			handler := mount(newHub(t, nil))
 			ann, bob := hubtest.Dial(t, handler, "/ws/lobby"), hubtest.Dial(t, handler, "/ws/lobby")

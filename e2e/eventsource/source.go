@@ -1,0 +1,136 @@
+// Package eventsource reads event streams as a browser's EventSource does, without a browser.
+package eventsource
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// patience is how long a Source waits for anything.
+const patience = 30 * time.Second
+
+// A Source takes the id of a block once that is whole, and sends the last one when it
+// connects again. It has one connection at a time, and is for one goroutine.
+type Source struct {
+	LastID string
+	Token  string      // of the stream, for Post
+	Header http.Header // of the last answer
+
+	address, path string
+	conn          net.Conn
+	body          *bufio.Reader
+}
+
+// A Block is one event of a stream.
+type Block struct{ Name, Data string }
+
+// Connect asks for the stream at a URL, from LastID on. The answer must be 200.
+func (s *Source) Connect(target string) error {
+	u, err := url.Parse(target)
+	if err != nil {
+		return err
+	}
+	s.address, s.path = u.Host, u.RequestURI()
+	if s.conn, err = net.Dial("tcp", s.address); err != nil {
+		return err
+	}
+	s.conn.SetDeadline(time.Now().Add(patience))
+	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\nAccept-Encoding: gzip, deflate, br\r\n", s.path, s.address)
+	if s.LastID != "" {
+		request += "Last-Event-ID: " + s.LastID + "\r\n"
+	}
+	if _, err := io.WriteString(s.conn, request+"\r\n"); err != nil {
+		return errors.Join(err, s.conn.Close())
+	}
+	answer, err := http.ReadResponse(bufio.NewReaderSize(s.conn, 1<<10), nil)
+	if err != nil {
+		return errors.Join(err, s.conn.Close())
+	}
+	if answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Encoding") != "" {
+		s.conn.Close()
+		return fmt.Errorf("answered with %s and %v", answer.Status, answer.Header)
+	}
+	s.Header, s.body = answer.Header, bufio.NewReaderSize(answer.Body, 1<<10)
+	return nil
+}
+
+// Next returns the next block, or the error that the connection ended with.
+func (s *Source) Next() (b Block, err error) {
+	s.conn.SetDeadline(time.Now().Add(patience))
+	var data []string
+	id := s.LastID
+	for {
+		line, err := s.body.ReadString('\n')
+		if err != nil {
+			return b, err
+		}
+		field, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		value = strings.TrimPrefix(value, " ")
+		switch {
+		case line == "\n" && data != nil:
+			s.LastID = id
+			b.Data = strings.Join(data, "\n")
+			if b.Name == "grouphub.open" {
+				s.Token = b.Data
+			}
+			return b, nil
+		case field == "event":
+			b.Name = value
+		case field == "data":
+			data = append(data, value)
+		case field == "id":
+			id = value
+		}
+	}
+}
+
+// NextEvent returns the data of the next unnamed block.
+func (s *Source) NextEvent() (string, error) {
+	for {
+		b, err := s.Next()
+		switch {
+		case err != nil:
+			return "", err
+		case b.Name == "":
+			return b.Data, nil
+		case b.Name == "grouphub.close":
+			return "", fmt.Errorf("the stream was closed: %s", b.Data)
+		}
+	}
+}
+
+// Post sends a message to the stream. The answer must be 204.
+func (s *Source) Post(text string) error {
+	r, err := http.NewRequest("POST", "http://"+s.address+s.path, strings.NewReader(text))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Grouphub-Stream", s.Token)
+	r.Close = true
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusNoContent {
+		return fmt.Errorf("a POST was answered with %s", answer.Status)
+	}
+	return nil
+}
+
+// Cut ends the connection without a word, by a reset.
+func (s *Source) Cut() {
+	if s.conn != nil {
+		if tcp, ok := s.conn.(*net.TCPConn); ok {
+			tcp.SetLinger(0)
+		}
+		s.conn.Close()
+	}
+}

@@ -3,6 +3,7 @@ package eventsource
 
 import (
 	"bufio"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -42,7 +43,7 @@ func (s *Source) Connect(target string) error {
 		return err
 	}
 	s.conn.SetDeadline(time.Now().Add(patience))
-	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\nAccept-Encoding: gzip, deflate, br\r\n", s.path, s.address)
+	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\nAccept-Encoding: gzip\r\n", s.path, s.address)
 	if s.LastID != "" {
 		request += "Last-Event-ID: " + s.LastID + "\r\n"
 	}
@@ -53,11 +54,19 @@ func (s *Source) Connect(target string) error {
 	if err != nil {
 		return errors.Join(err, s.conn.Close())
 	}
-	if answer.StatusCode != http.StatusOK || answer.Header.Get("Content-Encoding") != "" {
-		s.conn.Close()
-		return fmt.Errorf("answered with %s and %v", answer.Status, answer.Header)
+	var body io.Reader = answer.Body
+	switch encoding := answer.Header.Get("Content-Encoding"); {
+	case answer.StatusCode != http.StatusOK:
+		err = fmt.Errorf("answered with %s", answer.Status)
+	case encoding == "gzip":
+		body, err = gzip.NewReader(body)
+	case encoding != "":
+		err = fmt.Errorf("the answer is encoded by %s, which was not asked for", encoding)
 	}
-	s.Header, s.body = answer.Header, bufio.NewReaderSize(answer.Body, 1<<10)
+	if err != nil {
+		return errors.Join(err, s.conn.Close())
+	}
+	s.Header, s.body = answer.Header, bufio.NewReaderSize(body, 1<<10)
 	return nil
 }
 

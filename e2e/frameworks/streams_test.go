@@ -96,6 +96,9 @@ func connect(t *testing.T, s *eventsource.Source, url string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Cut)
+	if encoding := s.Header.Get("Content-Encoding"); encoding != "" {
+		t.Errorf("the stream is encoded by %s", encoding)
+	}
 	if b, err := s.Next(); err != nil || b.Name != "grouphub.open" {
 		t.Fatalf("the first block is %+v, %v", b, err)
 	}

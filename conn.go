@@ -42,14 +42,15 @@ type Conn struct {
 	upgraded sync.WaitGroup  // until the upgrade has set session, or has failed
 	hijacked bool            // outbox is set; owned by the goroutine that upgrades
 
-	connected bool         // Connect is to be called, or was; owned by the goroutine of the callbacks
-	peerCode  atomic.Int32 // of the peer's close frame, 0 if there was none
-	finished  atomic.Bool
+	wantsPositions bool         // static: the client is to be told where it is in groups with history
+	connected      bool         // Connect is to be called, or was; owned by the goroutine of the callbacks
+	peerCode       atomic.Int32 // of the peer's close frame, 0 if there was none
+	finished       atomic.Bool
 
 	mu         sync.Mutex // may be held while a shard's is taken, never the reverse
 	ended      bool       // no more memberships
 	groups     memberships
-	resume     map[string]string // for each group that is not joined yet, the id of the last event that the client had; nil: the client wants no positions
+	resume     map[string]string // for each group that is not joined yet, the id of the last event that the client had
 	drainTimer *time.Timer       // ends a connection that its client has closed; see drainTimeout
 }
 

@@ -88,15 +88,16 @@ func (c *Conn) receive(data []byte, binary bool) {
 
 // variant says what bytes of an event the connection has in common with others.
 func (c *Conn) variant() variant {
+	positions := c.endpoint.renders && c.wantsPositions
 	switch {
 	case c.stream != nil && c.stream.cursors:
-		return variant{c.endpoint, encodingCursorBlocks}
+		return variant{c.endpoint, encodingCursorBlocks, false}
 	case c.stream != nil:
-		return variant{c.endpoint, encodingBlocks}
+		return variant{c.endpoint, encodingBlocks, positions}
 	case c.outbox.Deflated():
-		return variant{c.endpoint, encodingDeflatedFrames}
+		return variant{c.endpoint, encodingDeflatedFrames, positions}
 	}
-	return variant{c.endpoint, encodingFrames}
+	return variant{c.endpoint, encodingFrames, positions}
 }
 
 // queueHandlers queues the Handle calls for a batch, and returns the last one's error. It is

@@ -1,6 +1,8 @@
 package grouphub
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"slices"
 	"sync"
@@ -53,8 +55,9 @@ func (d *delivery) excepts(c *Conn) bool { return slices.Contains(d.env.Except, 
 // A variant is what connections have in common whose bytes of an event are the same, but for
 // the cursors of event streams.
 type variant struct {
-	endpoint *endpoint
-	encoding encoding
+	endpoint  *endpoint
+	encoding  encoding
+	positions bool // a Render that does not say its event's id is followed by the position
 }
 
 // An encoding is what the bytes of a connection's events are.
@@ -79,7 +82,10 @@ func (v variant) handlerOf(d *delivery) EventHandler {
 // A rendering is what a consumer's Render has made of an event.
 type rendering struct {
 	frame.Rendering
-	nothing bool // the Render wants nothing to be sent; set before the Rendering is done
+
+	// Set before the Rendering is done.
+	nothing bool // the Render wants nothing to be sent
+	saysID  bool // the text has the event's id
 }
 
 // frame returns the event as a frame for connections whose handler is Forward or Render. It
@@ -94,7 +100,17 @@ func (d *delivery) frame(v variant, kind handlerKind) (bytes []byte, ok bool) {
 		return nil, false
 	}
 	bytes = r.Frame(v.deflated())
-	return bytes, bytes != nil || r.nothing
+	ok = bytes != nil || r.nothing
+	if v.positions && d.id != "" && !r.saysID {
+		bytes = append(slices.Clip(bytes), frame.New(frame.Text, d.position(), false)...)
+	}
+	return bytes, ok
+}
+
+// position returns what tells a client that it has had the event.
+func (d *delivery) position() []byte {
+	text, _ := json.Marshal(positionEvent(d.group.name, d.id)) // strings always marshal
+	return text
 }
 
 // rendering returns what render has made of the event for an endpoint. It is nil if the
@@ -137,6 +153,7 @@ func (d *delivery) render(e *endpoint) {
 			r.nothing = true
 			return nil
 		}
+		r.saysID = d.id != "" && bytes.Contains(text, []byte(d.id))
 		return append([]byte{}, text...) // a copy, since the application may use text again; not nil, even if it is empty
 	})
 }

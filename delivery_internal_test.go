@@ -52,7 +52,7 @@ func TestWhatIsPushedHoldsNoMoreThanItsLength(t *testing.T) {
 		if test.deflated {
 			encoding = encodingDeflatedFrames
 		}
-		c := h.compose(variant{e, encoding}, batch)
+		c := h.compose(variant{e, encoding, false}, batch)
 		if c.frames == 0 || cap(c.bytes) > len(c.bytes)+len(c.bytes)/4+64 { // size classes among it
 			t.Errorf("%s: %d frames of %d bytes hold %d", name, c.frames, len(c.bytes), cap(c.bytes))
 		}

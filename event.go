@@ -65,7 +65,8 @@ func Forward() EventHandler { return EventHandler{kind: handlerForward} }
 // event and consumer, not per connection, and may run concurrently with itself for
 // different events. It may block: only its own event and those behind it in the
 // same group wait. It must not wait for a send to that group. If it returns nil and no
-// error, nothing is sent. If it fails, or returns text that is not UTF-8, that is logged,
+// error, nothing is sent. In a group with history a client that says ?resume is told where it
+// is, unless the text has the event's ID. If it fails, or returns text that is not UTF-8, that is logged,
 // and the event is counted as dropped for each of the consumer's connections.
 func Render(fn func(e Event) ([]byte, error)) EventHandler {
 	return EventHandler{kind: handlerRender, render: fn}
@@ -73,7 +74,8 @@ func Render(fn func(e Event) ([]byte, error)) EventHandler {
 
 // Handle calls fn for each connection, in the connection's own turn: never at the
 // same time as another of its callbacks. In a group with history, the events behind it wait
-// until fn has returned. An error closes the connection, as for every callback.
+// until fn has returned, and then a client that says ?resume is told where it is: what fn has
+// sent is not replayed to it. An error closes the connection, as for every callback.
 func Handle(fn func(c *Conn, e Event) error) EventHandler {
 	return EventHandler{kind: handlerHandle, handle: fn}
 }

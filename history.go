@@ -166,8 +166,8 @@ func (c *Conn) pushPiece(m *membership, r *sequence.Replay, p sequence.Piece[*de
 	if c.stream != nil {
 		c.stream.resumeLater(m.group, p.At)
 	}
-	if step.live && c.resume != nil {
-		c.sendInOrder(m, Event{Type: "grouphub.position", Group: group, ID: sequence.ID(p.At)})
+	if step.live && c.wantsPositions {
+		c.sendInOrder(m, positionEvent(group, sequence.ID(p.At)))
 	}
 	if step.live && c.stream != nil {
 		c.doInOrder(m, func() { c.stream.sendPosition(c, m.group, p.At) })

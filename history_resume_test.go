@@ -183,6 +183,86 @@ func TestResumeOfWhatIsGoneIsResync(t *testing.T) {
 	expectNumbers(t, hubtest.Dial(t, hub, "/h"+resumeQuery("h", id)), 2, 101)
 }
 
+// Each of these sends messages that do not say their event's id. A position follows them.
+func TestAClientResumesAfterWhatItsHandlersHaveDone(t *testing.T) {
+	text := func(e grouphub.Event) string { return fmt.Sprintf(`{"type":"mine","data":%s}`, e.Data) }
+	handle := grouphub.Handle(func(c *grouphub.Conn, e grouphub.Event) error { return c.Send([]byte(text(e))) })
+	render := grouphub.Render(func(e grouphub.Event) ([]byte, error) { return []byte(text(e)), nil })
+	for name, events := range map[string]grouphub.Events{
+		"Handle": {"*": handle},
+		"HandleAs": {"*": grouphub.HandleAs(func(c *grouphub.Conn, n int) error {
+			return c.SendJSON(map[string]any{"type": "mine", "data": n})
+		})},
+		"Render":                     {"*": render},
+		"Handle, Render and Forward": {"0": handle, "1": render, "2": grouphub.Forward()},
+	} {
+		for _, compressed := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " compressed=", compressed), func(t *testing.T) {
+				hub := newHub(t, &grouphub.Options{Policy: keeping(100), Compression: true, Consumer: grouphub.Consumer{
+					Connect: func(c *grouphub.Conn) error { return c.Join("g") },
+					Events:  events,
+				}})
+				s := serve(t, hub)
+				sent, got := 0, 0
+				sendSome := func(n int) {
+					for range n {
+						send(t, hub, "g", fmt.Sprint(sent%3), sent)
+						sent++
+					}
+				}
+				for query := "?resume="; sent < 50; sendSome(3) { // while the client is away
+					c := s.dialWith(&websocket.Dialer{EnableCompression: compressed}, "/"+query)
+					sendSome(7)
+					for told := true; got < sent || !told; {
+						var e grouphub.Event
+						if err := c.ReadJSON(&e); err != nil {
+							t.Fatal(err)
+						}
+						if e.ID != "" {
+							query = resumeQuery("g", e.ID)
+						}
+						switch {
+						case e.Type == "grouphub.position":
+							told = true
+						case !told || e.Type == "resync" || string(e.Data) != fmt.Sprint(got):
+							t.Fatalf("got %+v, want %d, and after it where it is: %v", e, got, told)
+						default:
+							got++
+							told = e.ID != ""
+						}
+					}
+					c.Close()
+				}
+			})
+		}
+	}
+}
+
+func TestAClientThatWantsNoPositionsGetsNone(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Policy: keeping(100), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join("g") },
+		Events: grouphub.Events{
+			"handle": grouphub.Handle(func(c *grouphub.Conn, e grouphub.Event) error { return c.Send([]byte("handled")) }),
+			"id":     grouphub.Render(func(e grouphub.Event) ([]byte, error) { return json.Marshal(e.ID) }),
+			"render": grouphub.Render(func(e grouphub.Event) ([]byte, error) { return []byte("rendered"), nil }),
+		},
+	}})
+	plain, wants := hubtest.Dial(t, hub, "/"), hubtest.Dial(t, hub, "/?resume=")
+	wants.ExpectEvent("grouphub.position")
+	for event, text := range map[string]string{"handle": "handled", "render": "rendered"} {
+		send(t, hub, "g", event, 1)
+		plain.Expect([]byte(text))
+		wants.Expect([]byte(text))
+		wants.ExpectEvent("grouphub.position")
+	}
+	send(t, hub, "g", "id", 1) // says it by itself
+	send(t, hub, "g", "render", 1)
+	plain.Next()
+	plain.Expect([]byte("rendered"))
+	wants.Next()
+	wants.Expect([]byte("rendered"))
+}
+
 func TestAPositionFromBeforeTheFirstEventIsGoodForItsStoreOnly(t *testing.T) {
 	hub := historyHub(t, grouphub.NewMemoryLayer())
 	c := hubtest.Dial(t, hub, "/g?resume=")

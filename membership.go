@@ -211,7 +211,7 @@ func (h *Hub) leave(c *Conn, name string) {
 	if m != nil && m.group.sequence != nil && c.stream != nil {
 		c.stream.leave(m.group)
 	}
-	if m != nil && m.group.sequence != nil && c.resume != nil {
+	if m != nil && m.group.sequence != nil && c.wantsPositions {
 		// A replay has told it positions, too. What fails here is a connection that is ending.
 		_ = c.SendJSON(Event{Type: "grouphub.left", Group: name})
 	}

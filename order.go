@@ -53,7 +53,10 @@ func (c *Conn) queueInOrder(m *membership, rest []*delivery) (unhandled, failed 
 			unhandled++
 		case handlerHandle:
 			e := d.event()
-			err = c.queueBehind(m, callSize(e), func() { c.handle(h, e) })
+			err = c.queueBehind(m, callSize(e), func() {
+				c.handle(h, e)
+				c.sendPosition(m, d) // since what was sent, if anything, need not say it
+			})
 		default:
 			composed := c.hub.compose(v, []*delivery{d})
 			failed += composed.failed
@@ -116,6 +119,24 @@ func (c *Conn) doInOrder(m *membership, f func()) {
 		return
 	}
 	f()
+}
+
+// sendPosition tells a client where it is after an event, unless it has left the group.
+func (c *Conn) sendPosition(m *membership, d *delivery) {
+	if d.id == "" || m.left.Load() {
+		return
+	}
+	if c.stream != nil {
+		c.stream.sendPosition(c, m.group, d.at)
+	}
+	if c.wantsPositions {
+		_ = c.SendJSON(positionEvent(m.group.name, d.id)) // fails only if the connection is ending anyway
+	}
+}
+
+// positionEvent is what tells a client where it is in a group.
+func positionEvent(group, id string) Event {
+	return Event{Type: "grouphub.position", Group: group, ID: id}
 }
 
 // hasRoom reports whether what waits of a batch for callbacks of the connection fits on its

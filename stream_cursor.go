@@ -1,6 +1,7 @@
 package grouphub
 
 import (
+	"bytes"
 	"slices"
 
 	"github.com/seed-29c60982/grouphub/internal/eventstream"
@@ -73,8 +74,8 @@ func (s *stream) resumeLater(g *group, at Position) {
 	}
 }
 
-// sendPosition tells the client where it stands once it has joined a group, so that it can
-// come back before its first event.
+// sendPosition tells the client where it stands when it has joined a group, so that it can come
+// back before its first event, and after an event that had no block of its own.
 func (s *stream) sendPosition(c *Conn, g *group, at Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,6 +140,9 @@ func (h *Hub) composeBlocks(v variant, batch []*delivery, appendCursor func(to [
 		size := eventstream.BlockSize(handler.name, text, "") + len("id: \n") + len(cursor)
 		composed.bytes = eventstream.AppendBlock(slices.Grow(composed.bytes, size), handler.name, text, string(cursor))
 		composed.frames++
+		if v.positions && handler.kind == handlerRender && d.id != "" && !bytes.Contains(text, []byte(d.id)) {
+			composed.bytes = eventstream.AppendBlock(composed.bytes, "", d.position(), "")
+		}
 	}
 	composed.bytes = slices.Clip(composed.bytes)
 	return composed

@@ -25,12 +25,14 @@ type endpoint struct {
 	consumer  Consumer
 	melody    *melody.Melody
 	callsBack bool // the consumer has a Handle or a Resync, for which frames may have to wait: see order.go
+	renders   bool // the consumer has a Render
 }
 
 func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 	e := &endpoint{hub: h, consumer: consumer, melody: melody.New(), callsBack: consumer.Resync != nil}
 	for _, handler := range consumer.Events {
 		e.callsBack = e.callsBack || handler.kind == handlerHandle
+		e.renders = e.renders || handler.kind == handlerRender
 	}
 	m := e.melody
 	m.Config.MessageBufferSize = 0 // nothing is sent through melody's queue
@@ -210,7 +212,7 @@ func (e *endpoint) newConn(r *http.Request, resume resumeRequest) (*Conn, *http.
 	if user, ok := UserFrom(ctx); ok {
 		c.user = &user
 	}
-	c.resume = resume.ids
+	c.resume, c.wantsPositions = resume.ids, resume.ids != nil
 	c.strand.Init((*connOwner)(c))
 	return c, r
 }

@@ -62,13 +62,13 @@ func readMessages(conn *websocket.Conn, limit int64, packed func() bool, receive
 			data, err = frame.ReadAtMost(r, limit)
 		}
 		switch {
+		case err == nil:
+			receive(data, kind == websocket.BinaryMessage)
 		case errors.Is(err, frame.ErrTooBig):
 			_ = end(closeTooBig, "message too big") // fails if the connection is ending already
 		case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(flate.CorruptInputError)):
 			_ = end(closeInvalidData, "message does not inflate")
-		case err != nil: // the next read fails, too, and says why
-		default:
-			receive(data, kind == websocket.BinaryMessage)
+		default: // the next read fails, too, and says why
 		}
 	}
 }

@@ -23,7 +23,7 @@ var scratches = sync.Pool{New: func() any { return new([4 << 10]byte) }}
 func (o *Outbox) Await(done <-chan struct{}) { o.wait(math.MaxInt64, done) }
 
 // wait waits so long, or until done is closed. Without a done it ends as well when the peer has
-// left.
+// left, or the connection is over.
 func (o *Outbox) wait(most time.Duration, done <-chan struct{}) {
 	began := now()
 	left := func() time.Duration { return most - (now() - began) }
@@ -33,24 +33,32 @@ func (o *Outbox) wait(most time.Duration, done <-chan struct{}) {
 	defer o.interruptWhen(done)()
 	for left() > 0 && !isClosed(done) {
 		ping, err := o.ping()
+		if gone := o.tellLeft(); done == nil && (gone || err != nil || o.isOver()) {
+			return
+		}
 		if err != nil { // the owner knows that the socket is dead
 			sleep(left(), done)
 			return
 		}
-		if o.tellLeft() && done == nil {
-			return
+		if o.readMore(min(ping, left()), done) {
+			continue
 		}
-		if !o.readMore(min(ping, left()), done) {
-			o.judgeFull()
-			if o.tellLeft() && done == nil {
-				return
-			}
-			if ping == untilRelease {
-				ping = moment
-			}
-			sleep(min(ping, left(), o.limits.PongTimeout/4), done)
+		o.judgeFull()
+		o.tellLeft()
+		pause := min(ping, left(), o.limits.PongTimeout/4)
+		if ping == untilRelease || done == nil {
+			pause = min(moment, left())
 		}
+		sleep(pause, done)
 	}
+}
+
+// isOver reports whether the socket is closed, or should be by now.
+func (o *Outbox) isOver() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	x := o.extra
+	return o.phase == dead || x != nil && !x.cutoff.IsZero() && !time.Now().Before(x.cutoff)
 }
 
 // readMore reads ahead for so long. It reports false if it cannot: there is no more room, or

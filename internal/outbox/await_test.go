@@ -92,3 +92,32 @@ func TestSilenceIsNoticedWhileTheReaderWaits(t *testing.T) {
 		}
 	})
 }
+
+// The wait for a token is no longer than the connection.
+func TestWaitForATokenEndsWithTheConnection(t *testing.T) {
+	limits := generous
+	limits.ReceiveRate, limits.ReceiveBurst, limits.CloseTimeout = 0.001, 1, 5*time.Second
+	limits.PingInterval, limits.PongTimeout = 54*time.Second, time.Minute
+	for name, end := range map[string]func(s *socket){
+		"Kill":      func(s *socket) { s.Kill() },
+		"CloseWith": func(s *socket) { s.CloseWith(1000, "") },
+		"the peer":  func(s *socket) { s.peer.Close() },
+	} {
+		for _, frames := range []int{3, 20_000} { // some, and more than is read ahead
+			synctestOnPipe(t, limits, func(t *testing.T, s *socket) {
+				go io.Copy(io.Discard, s.peer)
+				go func() {
+					for range frames {
+						s.peer.Write([]byte{0x89, 0x80, 0, 0, 0, 0})
+					}
+				}()
+				start := time.Now()
+				time.AfterFunc(50*time.Second, func() { end(s) })
+				io.Copy(io.Discard, struct{ io.Reader }{s.Outbox})
+				if took := time.Since(start); took > time.Minute+limits.PongTimeout {
+					t.Errorf("%s, %d frames: reading ended after %v", name, frames, took)
+				}
+			})
+		}
+	}
+}

@@ -117,7 +117,7 @@ func (in *intake) isFree(first byte) bool {
 // awaitToken waits until there is a token for the frame that is next. What somebody has sent
 // who has left since, and that is not much, is not worth a wait.
 func (o *Outbox) awaitToken() {
-	if in := o.intake; !in.unread.told {
+	if in := o.intake; !in.unread.told && !o.isOver() {
 		o.wait(in.limiter.Reserve().Delay(), nil)
 	}
 }

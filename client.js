@@ -72,6 +72,7 @@ export class GroupHub {
 	#socket // the current one; undefined between two
 	#timers = {} // they end with the attempt
 	#attempts = 0 // since a connection was stable
+	#failures = 0 // WebSockets in a row that may have met a proxy
 	#proven // whether the current connection has lasted, or brought a message
 	#doubted // whether it has one interval left to show that it is alive
 	#fallback // chooses between WebSockets and streams, once a WebSocket may have met a proxy
@@ -189,7 +190,7 @@ export class GroupHub {
 		try {
 			let url = this.#url
 			if (!(url instanceof URL)) url = await url()
-			if (this.#transport === "stream") await this.#fallBack()
+			if (this.#transport === "stream") await this.#fallBack(0)
 			if (attempt === this.#attempt) this.#open(absolute(url))
 		} catch (error) {
 			// Such as a Content-Security-Policy that forbids the URL. It is told later, when
@@ -201,13 +202,13 @@ export class GroupHub {
 
 	#open(url) {
 		const forgotten = this.#addTo(url), address = url.href
-		const socket = this.#socket = this.#fallback?.open(address) ?? new this.#WebSocket(address, this.#protocols)
+		const socket = this.#socket = this.#fallback?.open(address, this.#failures) ?? new this.#WebSocket(address, this.#protocols)
 		const attempt = this.#attempt
 		const current = react => event => { if (attempt === this.#attempt) react(event) }
 		socket.binaryType = "arraybuffer"
 		socket.onopen = current(() => this.#opened())
 		socket.onmessage = current(({data}) => {
-			this.#proven = true
+			this.#prove()
 			this.#watch(false)
 			this.#receive(data)
 		})
@@ -216,17 +217,22 @@ export class GroupHub {
 		// out, and the package ws throws an error that nobody listens to.
 		socket.onerror = () => setTimeout(current(() => this.#ended({}, address)))
 		const hangs = current(() => this.#fallback && this.#drop("timeout"))
-		if (!this.#fallback) this.#after("proof", hangsAfter, () => this.#fallBack(1).then(hangs))
+		if (!socket.transport) this.#after("proof", hangsAfter, () => this.#fallBack(1).then(hangs))
 		for (const group of forgotten) this.#emit("resync", group, {type: "resync", group})
 	}
 
 	#opened() {
 		this.#state = "open"
 		this.#after("phase", stableAfter, () => { this.#attempts = 0 })
-		this.#after("proof", provenAfter, () => { this.#proven = true })
+		this.#after("proof", provenAfter, () => this.#prove())
 		if (this.#room) this.#after("moment", momentAfterOpen, () => this.#handOver())
 		this.#watch(false)
 		this.#emit("open")
+	}
+
+	#prove() {
+		this.#proven = true
+		if (!this.#socket.transport) this.#failures = 0
 	}
 
 	// Hands over what waits, unless the other side has begun to close.
@@ -291,16 +297,17 @@ export class GroupHub {
 	#ended(event, address) {
 		// A constructor that was injected has a way of its own to tell a refusal.
 		const refused = this.#state === "connecting" && this.#WebSocket === globalThis.WebSocket
-		if ((event.code || 1006) === 1006 && !this.#proven) this.#fallBack(1)
+		if (!this.#socket.transport && !this.#proven) (event.code || 1006) === 1006 ? this.#fallBack(1) : this.#prove()
 		this.#lost(event)
 		if (refused && this.#state === "waiting") this.#askWhy(address)
 	}
 
-	// From now on the module for streams chooses how to connect; so many WebSockets have failed.
+	// From now on the module for streams chooses how to connect.
 	async #fallBack(failures) {
+		this.#failures += failures
 		try {
 			if (this.#transport !== "websocket") {
-				this.#fallback ??= new (await loadStreams()).Fallback(this.#transport, this.#WebSocket, this.#protocols, failures)
+				this.#fallback ??= new (await loadStreams()).Fallback(this.#transport, this.#WebSocket, this.#protocols)
 			}
 		} catch {} // as if WebSockets were all there is
 	}

@@ -3,46 +3,41 @@
 
 const CONNECTING = 0, OPEN = 1, CLOSED = 3
 
+// So many WebSockets in a row that may have met a proxy, and a stream is tried.
+const failuresUntilStream = 2
+
 // All times are in milliseconds.
 
-// A WebSocket that has not opened after hangsAfter, or ended before it brought a message or
-// was provenAfter old, may have met such a proxy. So many in a row, and a stream is tried.
-const hangsAfter = 6000, provenAfter = 5000, failuresUntilStream = 2
+// When a stream has lasted this long, one WebSocket is tried beside it, and holds if it is
+// open for provenAfter.
+const probeAfter = 60000, provenAfter = 5000
 
-// When a stream has lasted this long, one WebSocket is tried beside it.
-const probeAfter = 60000
+// A request for a stream without an answer is made again after this. The browser may have
+// used a connection that it had kept, and whose path is dead.
+const hangsAfter = 6000
 
 // A POST whose answer was lost, or that may be repeated, is sent again after this.
 const repeatAfter = 1000
 
-// Fallback opens the sockets of one client, each of them a WebSocket or a StreamSocket.
+// A Fallback chooses between WebSockets and streams for one client.
 export class Fallback {
 	#transport // "auto" or "stream"
 	#WebSocket
 	#protocols
-	#failures // WebSockets in a row that may have met a proxy
 	#last = "websocket"
 	#sticky = false // streams pass, and WebSockets do not
 
-	constructor(transport, WebSocket, protocols, failures) {
+	constructor(transport, WebSocket, protocols) {
 		this.#transport = transport
 		this.#WebSocket = WebSocket
 		this.#protocols = protocols
-		this.#failures = failures
 	}
 
-	open(address) {
-		this.#last = this.#choose()
-		return this.#last === "stream" ? this.#openStream(address) : this.#openWebSocket(address)
-	}
-
-	// After too many failures the two alternate, until one of them works.
-	#choose() {
-		if (this.#transport === "stream" || this.#sticky) return "stream"
-		return this.#failures >= failuresUntilStream && this.#last === "websocket" ? "stream" : "websocket"
-	}
-
-	#openStream(address) {
+	// Returns a StreamSocket, or undefined where a WebSocket is to be tried; failures of them in
+	// a row may have met a proxy.
+	open(address, failures) {
+		this.#last = this.#choose(failures)
+		if (this.#last === "websocket") return
 		const stream = new StreamSocket(address, this.#protocols)
 		stream.opened = () => {
 			this.#sticky = true
@@ -50,6 +45,12 @@ export class Fallback {
 		}
 		stream.refused = () => { this.#sticky = false }
 		return stream
+	}
+
+	// After too many failures the two alternate, until one of them works.
+	#choose(failures) {
+		if (this.#transport === "stream" || this.#sticky) return "stream"
+		return failures >= failuresUntilStream && this.#last === "websocket" ? "stream" : "websocket"
 	}
 
 	// Tries one WebSocket beside a stream: the failures may have been those of a server that
@@ -62,37 +63,11 @@ export class Fallback {
 				socket.close()
 				if (stream.readyState !== OPEN) return
 				this.#sticky = false
-				this.#failures = 0
+				this.#last = "stream" // after which a WebSocket is next, however many have failed
 				stream.end({code: 1006, reason: "websocket", delay: 0})
 			}, provenAfter)
 		}
 		socket.onclose = socket.onerror = () => clearTimeout(proof)
-	}
-
-	// client.js hears by the socket's on… properties, and this by listeners.
-	#openWebSocket(address) {
-		const socket = new this.#WebSocket(address, this.#protocols)
-		let proven = false
-		const proves = () => {
-			proven = true
-			this.#failures = 0
-			clearTimeout(timer)
-		}
-		let timer = setTimeout(() => {
-			socket.onclose({code: 1006, reason: "timeout"}) // client.js has left it if it is no longer concerned
-			socket.close()
-		}, hangsAfter)
-		socket.addEventListener("open", () => {
-			clearTimeout(timer)
-			timer = setTimeout(proves, provenAfter)
-		})
-		socket.addEventListener("message", () => proven || proves())
-		socket.addEventListener("close", ({code}) => {
-			clearTimeout(timer)
-			if (code && code !== 1006) this.#failures = 0
-			else if (!proven) this.#failures++
-		})
-		return socket
 	}
 }
 
@@ -117,7 +92,7 @@ export class StreamSocket {
 	probe
 	#address // for fetch
 	#headers = {}
-	#abort = new AbortController()
+	#abort = new AbortController() // of the stream's request, and of the messages
 	#token // by which the server knows the stream in a POST; undefined until it is open
 	#last = 0 // number of the message that was sent last
 	#outgoing = [] // messages; the first one may be under way
@@ -162,8 +137,27 @@ export class StreamSocket {
 		return fetch(address, {cache: "no-store", credentials: "include", signal: this.#abort.signal, ...options})
 	}
 
+	// Asks for the stream until there is an answer.
+	async #request() {
+		for (;;) {
+			let hangs = false
+			const timer = setTimeout(() => {
+				hangs = true
+				this.#abort.abort()
+			}, hangsAfter)
+			try {
+				return await this.#fetch(this.#address, {headers: {...this.#headers, Accept: "text/event-stream"}})
+			} catch (error) {
+				if (!hangs || this.readyState === CLOSED) throw error
+				this.#abort = new AbortController()
+			} finally {
+				clearTimeout(timer)
+			}
+		}
+	}
+
 	async #read() {
-		const answer = await this.#fetch(this.#address, {headers: {...this.#headers, Accept: "text/event-stream"}})
+		const answer = await this.#request()
 		if (!answer.headers.get("content-type")?.startsWith("text/event-stream")) return this.end(await refusal(answer))
 		const reader = answer.body.getReader(), decoder = new TextDecoder()
 		for (;;) {

@@ -93,12 +93,27 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case isPreflight(r):
 		e.servePreflight(w, r)
 	default:
-		if r.ProtoMajor == 1 { // in HTTP/2 these make a response malformed
-			w.Header().Set("Upgrade", "websocket")
-			w.Header().Set("Connection", "Upgrade")
-		}
-		http.Error(w, "connect with a WebSocket client, or with one that accepts text/event-stream", http.StatusUpgradeRequired)
+		e.servePlain(w, r)
 	}
+}
+
+// servePlain answers a request that can be given nothing. A page is not told why its
+// WebSocket was refused, and asks for the same URL once more, so that a GET is refused for
+// the same reasons.
+func (e *endpoint) servePlain(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet {
+		c, _ := e.admit(w, r, func(err error) { e.hub.refuseBusy(w, r, err) })
+		if c == nil {
+			return
+		}
+		c.cancel()
+		e.hub.release(nil)
+	}
+	if r.ProtoMajor == 1 { // in HTTP/2 these make a response malformed
+		w.Header().Set("Upgrade", "websocket")
+		w.Header().Set("Connection", "Upgrade")
+	}
+	http.Error(w, "connect with a WebSocket client, or with one that accepts text/event-stream", http.StatusUpgradeRequired)
 }
 
 // serveWebSocket upgrades the request and returns when Connect has. The connection lives
@@ -111,10 +126,7 @@ func (e *endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		h.refuseHandshake(w, r, status, reason)
 		return
 	}
-	c, r := e.admit(w, r, func(err error) {
-		w.Header().Set("Retry-After", "5") // seconds
-		h.refuse(w, r, err, http.StatusServiceUnavailable)
-	})
+	c, r := e.admit(w, r, func(err error) { h.refuseBusy(w, r, err) })
 	if c == nil {
 		return
 	}
@@ -127,6 +139,12 @@ func (e *endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	h.count.accepted.Add(1)
 	c.connect()
+}
+
+// refuseBusy answers a request for which the hub has no seat now.
+func (h *Hub) refuseBusy(w http.ResponseWriter, r *http.Request, err error) {
+	w.Header().Set("Retry-After", "5") // seconds
+	h.refuse(w, r, err, http.StatusServiceUnavailable)
 }
 
 // refuseHandshake answers an upgrade that cannot be granted. It implements gorilla's

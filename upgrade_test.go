@@ -28,6 +28,37 @@ func TestMountingPlainRequestGets426(t *testing.T) {
 }
 
 // Servers speak HTTP/2 over TLS by default, and an upgrade is none of it.
+// A page learns in this way why its WebSocket was refused.
+func TestAPlainRequestIsRefusedAsAnUpgradeIs(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{MaxConns: 1, Consumer: grouphub.Consumer{Accept: func(r *http.Request) error {
+		if room := r.URL.Query().Get("room"); room != "" {
+			return &grouphub.Reject{Status: http.StatusNotFound, Reason: "no room " + room}
+		}
+		return nil
+	}}})
+	get := func(path string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		hub.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		return w
+	}
+	want := func(path string, status int, text string) http.Header {
+		t.Helper()
+		w := get(path)
+		if w.Code != status || !strings.Contains(w.Body.String(), text) {
+			t.Errorf("%s: %d %q, want %d %q", path, w.Code, w.Body, status, text)
+		}
+		return w.Header()
+	}
+	want("/?room=7", http.StatusNotFound, "no room 7")
+	for range 3 { // no seat is kept
+		want("/", http.StatusUpgradeRequired, "connect with a WebSocket client")
+	}
+	hubtest.Dial(t, hub, "/")
+	if seconds := want("/", http.StatusServiceUnavailable, "too many").Get("Retry-After"); seconds != "5" {
+		t.Errorf("Retry-After: %q", seconds)
+	}
+}
+
 func TestPlainRequestOverHTTP2Gets426(t *testing.T) {
 	hub := hubOf(t, grouphub.Consumer{})
 	s := httptest.NewUnstartedServer(hub)

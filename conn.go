@@ -185,8 +185,9 @@ func (c *Conn) Join(group string, opts ...JoinOption) error {
 
 // Leave ends the membership of a group: events sent after it has returned are not
 // pushed, though bytes already queued may still arrive. In a group with history no Handle
-// call begins any more. Leaving a group that the connection is not in does nothing. A client that asked for positions is told by
-// {"type":"grouphub.left","group":…} that the one in a group with history has ended.
+// call begins any more. Leaving a group that the connection is not in does nothing. A client
+// that asked for positions is told by {"type":"grouphub.left","group":…} that the one in a
+// group with history has ended.
 func (c *Conn) Leave(group string) error {
 	if err := checkGroupName("leave", group); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,4 +82,29 @@ func TestWhatIsSentBeforeReleaseLeavesWithIt(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestWhatIsHeldForAPeerThatHasLeftIsCounted(t *testing.T) {
+	conn, peer := tcp(t)
+	var lost atomic.Int64
+	o := outbox.New(conn, generous, func(outbox.Ending) {}, func(frames int) { lost.Add(int64(frames)) })
+	if _, err := o.Write([]byte(response)); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 3 {
+		if err := o.Push(numbered(n, 10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	peer.Close() // the kernel takes the answer, is told that nobody is there, and refuses what is behind it
+	if n, err := conn.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+		t.Fatalf("Read: %d, %v, want io.EOF", n, err)
+	}
+	o.Release()
+	if err := o.Push(numbered(3, 10)); err == nil {
+		t.Error("a frame can be pushed after a write that failed")
+	}
+	if n := lost.Load(); n != 3 {
+		t.Errorf("%d frames are counted as lost, want the 3 that were held", n)
+	}
 }

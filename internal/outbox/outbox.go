@@ -317,6 +317,7 @@ func (o *Outbox) writeBacklogLocked(w *Writer) error {
 		}
 		sent, err := w.write(o.raw, frames)
 		if err != nil {
+			x.backlog.putBack(frames, sent) // so that it is counted as lost
 			return err
 		}
 		if o.pending -= sent; sent < len(frames) {

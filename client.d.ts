@@ -74,8 +74,8 @@ export interface GroupHubOptions {
 	transport?: "auto" | "websocket" | "stream"
 	/**
 	 * The caller's word on whether another attempt follows a close with this code; undefined:
-	 * as usual. Each close but that of `close` is asked about, and what it throws counts as
-	 * undefined.
+	 * as usual. Each close but those of `close` and `reconnect` is asked about, and what it
+	 * throws counts as undefined.
 	 */
 	retry?: (code: number, reason: string) => boolean | undefined
 	/** Closes, as `close` does, when it is aborted. */

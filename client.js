@@ -318,7 +318,7 @@ export class GroupHub {
 		code ||= 1006 // an error has no code, and Deno says 0 where a browser says 1006
 		const longest = Math.min(this.#maxDelay, this.#minDelay * 2 ** ++this.#attempts)
 		delay ??= this.#minDelay + Math.random() * (longest - this.#minDelay)
-		this.#finish(code, reason, !this.#isFinal(code, reason), delay)
+		this.#finish(code, reason, delay === 0 || !this.#isFinal(code, reason), delay) // 0: somebody wants a new one
 	}
 
 	#isFinal(code, reason) {

@@ -165,6 +165,17 @@ test("reconnect connects now", () => {
 	assert.equal(sockets.length, before + 2)
 })
 
+test("reconnect is not for retry to forbid", () => {
+	const {hub, closes} = connect({retry: () => false})
+	last().open()
+	hub.reconnect()
+	assert.equal(closes().at(-1).willReconnect, true)
+	advance(0)
+	assert.equal(sockets.length, 2)
+	last().end()
+	assert.equal(closes().at(-1).willReconnect, false)
+})
+
 test("a close handler may reconnect", () => {
 	const {online} = page()
 	const {hub, calls} = connect({types: []})

@@ -108,8 +108,8 @@ func (s *stream) advanceLocked(to cursorEntry) {
 // composeBlocks is compose for event streams. The function appends an event's cursor.
 func (h *Hub) composeBlocks(v variant, batch []*delivery, appendCursor func(to []byte, d *delivery) []byte) composition {
 	var composed composition
-	var cursor []byte
-	for _, d := range batch {
+	var cursor, forward []byte // reused for each event
+	for i, d := range batch {
 		if d.closes() {
 			continue
 		}
@@ -123,7 +123,8 @@ func (h *Hub) composeBlocks(v variant, batch []*delivery, appendCursor func(to [
 			composed.handle = true
 			continue
 		case handlerForward:
-			text = d.env.Text(d.id)
+			forward = d.env.AppendText(forward[:0], d.id)
+			text = forward
 		case handlerRender:
 			var ok bool
 			if text, ok = d.rendering(v.endpoint); !ok {
@@ -138,6 +139,13 @@ func (h *Hub) composeBlocks(v variant, batch []*delivery, appendCursor func(to [
 			cursor = appendCursor(cursor, d)
 		}
 		size := eventstream.BlockSize(handler.name, text, "") + len("id: \n") + len(cursor)
+		if composed.bytes == nil {
+			// Room for the whole batch at once, because each connection in several groups with
+			// history has its own. A later cursor can be a little longer than the first.
+			for _, later := range batch[i+1:] {
+				size += len("data: \n\nid: \n") + later.env.FrameSize(later.id) + len(cursor) + 1
+			}
+		}
 		composed.bytes = eventstream.AppendBlock(slices.Grow(composed.bytes, size), handler.name, text, string(cursor))
 		composed.frames++
 		if v.positions && handler.kind == handlerRender && d.id != "" && !bytes.Contains(text, []byte(d.id)) {

@@ -265,6 +265,9 @@ func (e *Envelope) Text(id string) []byte {
 	return e.appendText(make([]byte, 0, e.textSize(id)), id)
 }
 
+// AppendText appends what Text returns.
+func (e *Envelope) AppendText(to []byte, id string) []byte { return e.appendText(to, id) }
+
 // AppendFrame appends what Text returns as a frame.
 func (e *Envelope) AppendFrame(to []byte, id string) []byte {
 	return e.appendText(frame.AppendHeader(to, frame.Text, e.textSize(id)), id)

@@ -37,6 +37,11 @@ type closeOrder struct {
 	marked  map[string]*time.Timer // marks that were carried out, until they are forgotten
 }
 
+// uptime is a clock that is never put back.
+func uptime() time.Duration { return time.Since(processStart) }
+
+var processStart = time.Now()
+
 // mark gives a close that is to be published a name for its mark. The hub's own layer keeps
 // the order by itself.
 func (o *closeOrder) mark(env *envelope.Envelope) {
@@ -90,6 +95,7 @@ func (o *closeOrder) forget(mark string) bool {
 // marks carries out a close whose mark has come among the group's events. A mark that comes
 // again does nothing.
 func (o *closeOrder) marks(g *group, env *envelope.Envelope) {
+	env.SentBefore = uptime()
 	o.mu.Lock()
 	if timer := o.waiting[env.After]; timer != nil {
 		timer.Stop()

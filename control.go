@@ -19,6 +19,9 @@ const controlTopic = "c:all"
 
 var controlKeep = Keep{Count: 10_000, Bytes: 16 << 20, Life: 5 * time.Minute}
 
+// ageError is more than the age of a command is wrong by, for layers that count milliseconds.
+const ageError = 10 * time.Millisecond
+
 // controlRetry is how long to wait before subscribing to controlTopic again.
 const controlRetry = 100 * time.Millisecond
 
@@ -77,6 +80,7 @@ func (h *Hub) execute(p Publication) {
 				h.count.dropped.Add(1)
 			}
 		case envelope.Close:
+			env.SentBefore = uptime() - max(p.Age-ageError, 0)
 			h.closeMembers(env)
 		case envelope.Post:
 			err = h.takePost(env)

@@ -3,6 +3,7 @@ package grouphub_test
 import (
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
@@ -59,4 +60,37 @@ func TestALogoutThatTheServerForgetsClosesWhoMayHaveMissedIt(t *testing.T) {
 			stranger.Close()
 		})
 	}
+}
+
+func TestALateCloseDoesNotConcernWhoJoinedAfterIt(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	proxy := redistest.StartProxy(t, s.URL())
+	consumer := grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join("g") },
+		Resync:  func(*grouphub.Conn, []string) {},
+		Events:  grouphub.Events{"n": grouphub.Forward()},
+	}
+	cutOff := newHub(t, &grouphub.Options{Layer: layerBehind(t, proxy), Consumer: consumer, Logger: quiet()})
+	sender := newHub(t, &grouphub.Options{Layer: redisLayer(t, s.URL(), nil), Consumer: consumer, Logger: quiet()})
+	early := hubtest.Dial(t, cutOff, "/")
+	proxy.Cut()
+	eventually(t, func() bool { return !cutOff.Stats().LayerUp }, "the hub notices nothing")
+	if err := sender.GroupClose(t.Context(), "g", 4000, "over"); err != nil {
+		t.Fatal(err)
+	}
+	closed := time.Now()
+	eventually(t, func() bool { return time.Since(closed) > 200*time.Millisecond }, "time stands still")
+	late := hubtest.Dial(t, cutOff, "/")
+	proxy.Mend()
+	early.ExpectClose(4000)
+	if err := sender.GroupSend(t.Context(), "g", "n", 1); err != nil {
+		t.Fatal(err)
+	}
+	late.ExpectEvent("n")
+	// The next one is meant for it.
+	if err := sender.GroupClose(t.Context(), "g", 4000, "over"); err != nil {
+		t.Fatal(err)
+	}
+	late.ExpectClose(4000)
 }

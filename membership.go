@@ -23,6 +23,8 @@ type membership struct {
 	shard *shard // which it has entered; nil while it is pending
 	since int64  // when that was, in nanoseconds since 1970
 
+	joined time.Duration // the same as an uptime
+
 	// Guarded by the shard's mu, except for number, which does not change.
 	index  int         // of its place in the shard
 	number uint64      // of the shard's last event before it
@@ -186,7 +188,7 @@ func (c *Conn) enter(m *membership) error {
 // enterLocked makes a member of a connection with a pending membership. If it is not live, it
 // gets no events yet, since a replay goes on. It waits for nobody who composes or writes.
 func (c *Conn) enterLocked(m *membership, live liveness) {
-	m.since = time.Now().UnixNano()
+	m.since, m.joined = time.Now().UnixNano(), uptime()
 	m.group.add(c, m, live)
 	delete(c.resume, m.group.name)
 	c.hub.presenceChanged(m.group)

@@ -96,8 +96,12 @@ func (c *Conn) queueBehind(m *membership, bytes int, run func()) error {
 
 // closeInOrder closes the connection as a GroupClose says, behind the callbacks that the
 // membership waits for. They have CloseTimeout, so that one that blocks does not keep the
-// connection of a user who has been logged out.
+// connection of a user who has been logged out. A member that joined after the close had been
+// sent is not meant.
 func (c *Conn) closeInOrder(m *membership, env *envelope.Envelope) {
+	if env.SentBefore > 0 && m.joined > env.SentBefore {
+		return
+	}
 	end := func() { c.outbox.CloseWith(env.Number, string(env.Body)) }
 	if !m.inOrder(c) || m.waiting.Load() == 0 || c.queueBehind(m, 0, end) != nil {
 		end()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/seed-29c60982/grouphub/internal/frame"
@@ -28,6 +29,10 @@ type Envelope struct {
 	After   string   // what a close comes after: the id of a position in its group's history, or without history the name of its mark
 	Number  int      // the offset of the id in an event; the code of a close
 	Body    []byte   // an event's JSON; a close's reason; the number of the last command of a lost epoch
+
+	// SentBefore is not on the wire. Who receives a close notes here when it was sent at the
+	// latest, by a clock of its own; 0: unknown.
+	SentBefore time.Duration
 }
 
 // A Kind says what an envelope is.

@@ -83,6 +83,7 @@ func TestALateCloseDoesNotConcernWhoJoinedAfterIt(t *testing.T) {
 	eventually(t, func() bool { return time.Since(closed) > 200*time.Millisecond }, "time stands still")
 	late := hubtest.Dial(t, cutOff, "/")
 	proxy.Mend()
+	eventually(t, func() bool { return cutOff.Stats().LayerUp }, "the hub does not come back")
 	early.ExpectClose(4000)
 	if err := sender.GroupSend(t.Context(), "g", "n", 1); err != nil {
 		t.Fatal(err)

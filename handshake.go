@@ -47,6 +47,20 @@ func canHijack(w http.ResponseWriter) bool {
 	}
 }
 
+// canFlush is canHijack for http.ResponseController.Flush.
+func canFlush(w http.ResponseWriter) bool {
+	for {
+		switch t := w.(type) {
+		case http.Flusher, interface{ FlushError() error }:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return false
+		}
+	}
+}
+
 // listed returns the elements of a header that is a list, on however many lines.
 func listed(lines []string) []string {
 	var elements []string

@@ -1,12 +1,11 @@
 package grouphub
 
 import (
-	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	mathrand "math/rand/v2"
-	"net"
 	"net/http"
 	"net/textproto"
 	"slices"
@@ -62,17 +61,20 @@ func (e *endpoint) serveStream(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the stream was closed for good", http.StatusGone) // which ends an EventSource
 		return
 	}
+	if !canHijack(w) && !canFlush(w) { // asked before Accept, as in checkHandshake
+		h.cannotStream(w, errCannotStream)
+		return
+	}
+	ctx := r.Context() // ends when the client has gone, which the connection's does not
 	c, r := e.admit(w, r, func(err error) { h.refuseStream(w, r, err) })
 	if c == nil {
 		return
 	}
 	c.stream = newStream(c, r)
-	conn, relay, err := takeResponse(w, r)
+	conn, relay, err := takeResponse(ctx, w, r.ProtoMajor)
 	if err != nil {
 		h.release(c)
-		h.count.rejected.Add(1)
-		h.logger().Error("grouphub: event stream", "error", err)
-		http.Error(w, "this server cannot stream", http.StatusInternalServerError)
+		h.cannotStream(w, err)
 		return
 	}
 	var head []byte
@@ -93,8 +95,22 @@ func (e *endpoint) serveStream(w http.ResponseWriter, r *http.Request) {
 		c.connect()
 		return
 	}
-	h.goroutines.Go(c.connect)
-	relay()
+	connected := make(chan struct{})
+	h.callbacks.Go(func() {
+		defer close(connected)
+		c.connect()
+	})
+	relay.run()
+	<-connected // what belongs to the request is alive in Connect
+}
+
+var errCannotStream = errors.New("the server, or a middleware, can neither hijack nor flush")
+
+// cannotStream answers a request for which the server, or a middleware, lacks something.
+func (h *Hub) cannotStream(w http.ResponseWriter, err error) {
+	h.count.rejected.Add(1)
+	h.logger().Error("grouphub: event stream", "error", err)
+	http.Error(w, "this server cannot stream", http.StatusInternalServerError)
 }
 
 // waitForStreamEnd returns when the stream has ended. A client that says anything at all on
@@ -190,57 +206,6 @@ func appendStreamHead(to []byte, header http.Header) []byte {
 	}
 	return append(to, "\r\n"...)
 }
-
-// takeResponse takes the connection of a response away from net/http. Where that cannot be,
-// as over HTTP/2, it returns the near end of a pipe, and a relay that writes what comes out of
-// it to the response until the pipe is closed.
-func takeResponse(w http.ResponseWriter, r *http.Request) (conn net.Conn, relay func(), err error) {
-	rc := http.NewResponseController(w)
-	if r.ProtoMajor == 1 {
-		if conn, _, err := rc.Hijack(); err == nil {
-			conn.SetDeadline(time.Time{}) // what the server set for the request
-			return conn, nil, nil
-		}
-	}
-	rc.SetReadDeadline(time.Time{})
-	rc.SetWriteDeadline(time.Time{}) // the outbox has deadlines of its own
-	streamHeader(w.Header())
-	if err := rc.Flush(); err != nil {
-		return nil, nil, fmt.Errorf("grouphub: the server, or a middleware, can neither hijack nor flush: %w", err)
-	}
-	near, far := net.Pipe()
-	relay = func() {
-		defer far.Close()
-		// The request's context ends when the client has gone.
-		defer context.AfterFunc(r.Context(), func() { far.Close() })()
-		relayStream(w, rc, far)
-	}
-	return pipeConn{near}, relay, nil
-}
-
-// relayBuffer is how many bytes a relay takes at once.
-const relayBuffer = 4 << 10
-
-func relayStream(w http.ResponseWriter, rc *http.ResponseController, far net.Conn) {
-	buf := make([]byte, relayBuffer)
-	for {
-		n, err := far.Read(buf)
-		if err != nil {
-			return
-		}
-		if _, err := w.Write(buf[:n]); err != nil {
-			return
-		}
-		if rc.Flush() != nil {
-			return
-		}
-	}
-}
-
-// A pipeConn is a pipe whose other end learns that nothing more is written.
-type pipeConn struct{ net.Conn }
-
-func (c pipeConn) CloseWrite() error { return c.Close() }
 
 // refuseStream answers with a stream that ends at once, since an EventSource would not come
 // back from an error.

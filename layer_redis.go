@@ -31,7 +31,10 @@ type RedisOptions struct {
 
 	// Sharded uses SSUBSCRIBE and SPUBLISH, and needs Redis 7. In a Cluster it is the
 	// better choice: a publication stays on one node. Without it, it goes to all, and
-	// where the connection between two of them breaks, nobody is told what was lost.
+	// where the connection between two of them breaks, nobody is told what was lost. Then a
+	// publication can also be late on its way between nodes: one from just before a
+	// subscription may still arrive, and while a slot moves, one can overtake another.
+	// Groups with history are put in order by their numbers.
 	Sharded bool
 
 	QueueCapacity int           // messages that may wait on one named channel; 0: 100

@@ -101,10 +101,30 @@ func TestLayerOnCluster(t *testing.T) {
 			hubtest.TestLayer(t, func(t *testing.T) (a, b grouphub.Layer) {
 				opts := &grouphub.RedisOptions{Prefix: fmt.Sprint("test", prefixes.Add(1)), Sharded: sharded}
 				// One address: with more, rueidis keeps a goroutine for five seconds.
-				return layer(t, c[0].url(), opts), layer(t, c[0].url(), opts)
+				a, b = layer(t, c[0].url(), opts), layer(t, c[0].url(), opts)
+				if !sharded {
+					a, b = &settled{Layer: a}, &settled{Layer: b}
+				}
+				return a, b
 			})
 		})
 	}
+}
+
+// A settled layer waits, when a topic is kept for the first time, until the nodes of a Cluster
+// have told each other. Without sharding a publication goes from node to node, so that one
+// from before a subscription can come after it; a hub knows it by its number.
+type settled struct {
+	grouphub.Layer
+	topics sync.Map
+}
+
+func (l *settled) Publish(ctx context.Context, p grouphub.Publication) error {
+	err := l.Layer.Publish(ctx, p)
+	if _, known := l.topics.LoadOrStore(p.Topic, true); !known && p.Keep.Count > 0 {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return err
 }
 
 func TestSlotsThatMoveUnderLoad(t *testing.T) {
@@ -172,7 +192,13 @@ func TestSlotsThatMoveUnderLoad(t *testing.T) {
 			for _, topic := range topics {
 				sender.Publish(t.Context(), grouphub.Publication{Topic: topic, Payload: []byte("end")})
 				h.untilReceived(topic, "end")
-				checkOrder(t, w, h, topic)
+				if sharded || !slices.Contains(moved, topic) {
+					checkOrder(t, w, h, topic)
+				} else {
+					// From node to node the publications of the old one and the new one have
+					// no order.
+					checkArrived(t, w, h, topic)
+				}
 				if losses := h.losses(topic); losses > 0 && !(sharded && slices.Contains(moved, topic)) {
 					t.Errorf("%s: Lost was called %d times", topic, losses)
 				}

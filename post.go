@@ -32,7 +32,7 @@ const (
 type post struct {
 	Channel string // of the stream
 	Secret  string // of its token
-	UserID  string // of who sends it
+	UserID  []byte // of who sends it; it need not be UTF-8
 	Seq     uint64 // 0: none; otherwise one that is not larger than the last is a repeat
 	Binary  bool
 	Data    []byte
@@ -55,7 +55,7 @@ func (e *endpoint) servePost(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err == nil:
 		w.WriteHeader(http.StatusNoContent)
-	case errors.Is(err, ErrUnavailable):
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrUncertain), errors.Is(err, ErrClosed):
 		w.Header().Set("Retry-After", "1") // second
 		refuse(w, err, http.StatusServiceUnavailable)
 	default:
@@ -88,7 +88,7 @@ func (h *Hub) readPost(w http.ResponseWriter, r *http.Request) (p post, err erro
 		}
 	}
 	user, _ := UserFrom(r.Context())
-	p.UserID = user.ID
+	p.UserID = []byte(user.ID)
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	p.Binary = kind == "application/octet-stream"
 	p.Data, err = io.ReadAll(http.MaxBytesReader(w, r.Body, h.options.MaxMessageSize))
@@ -190,7 +190,7 @@ func (h *Hub) queuePost(ctx context.Context, p post) error {
 		return errNoStream
 	case subtle.ConstantTimeCompare([]byte(p.Secret), []byte(c.stream.secret)) != 1:
 		return errOtherSender
-	case p.UserID != c.user.ID:
+	case string(p.UserID) != c.user.ID:
 		return errOtherSender
 	}
 	if !c.stream.turn.TryLock() { // the client has not waited for the answer to its last message

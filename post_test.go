@@ -2,6 +2,7 @@ package grouphub_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -134,7 +135,14 @@ func TestPostToAStreamThatHasEndedIsGone(t *testing.T) {
 
 func TestPostOfAnotherOriginIsAllowedAsTheStreamIs(t *testing.T) {
 	hub := newHub(t, &grouphub.Options{})
-	s := httptest.NewServer(grouphub.AllowOrigins("https://page.example")(hub))
+	// A browser sends no credentials with a preflight, so Authenticate passes it on.
+	nobody := grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+		if r.Method == http.MethodOptions {
+			return grouphub.User{}, errors.New("no credentials")
+		}
+		return grouphub.User{}, nil
+	})
+	s := httptest.NewServer(grouphub.AllowOrigins("https://page.example")(nobody(hub)))
 	defer s.Close()
 	ask := func(method, origin string, header ...string) *http.Response {
 		r := httptest.NewRequest(method, s.URL, nil)

@@ -102,8 +102,10 @@ func checkRequestSize(r *http.Request) error {
 // whether it does. The position is none if it was not kept. A stream's Last-Event-ID counts
 // more than the URL.
 func (c *Conn) resumesFrom(g *group) (r sequence.Replay, resumes bool) {
-	if c.stream != nil && c.stream.resumes {
-		return c.stream.resumesFrom(g), true
+	if c.stream != nil {
+		if r, resumes = c.stream.resumesFrom(g); resumes || c.stream.resumes {
+			return r, resumes
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

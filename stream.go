@@ -41,6 +41,7 @@ type stream struct {
 
 	mu     sync.Mutex                // may be taken while the Conn's or a shard's is held, never the reverse
 	begin  map[groupHash]cursorEntry // where the client wants to resume, from Last-Event-ID
+	left   map[groupHash]bool        // the groups with history that it has left since
 	places []cursorEntry             // where the client stands in its groups with history, once it has the blocks that were pushed
 	values map[string]any            // of Conn.Set
 }

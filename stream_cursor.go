@@ -53,15 +53,19 @@ func lastNumbered(batch []*delivery) *delivery {
 }
 
 // resumesFrom returns where the replay of a group begins for a client that has come back. In
-// a group that its cursor does not have it does not know where it was.
-func (s *stream) resumesFrom(g *group) sequence.Replay {
-	r := sequence.Replay{From: true}
+// a group that its cursor does not have it does not know where it was. A group that this
+// connection has left is joined as for the first time.
+func (s *stream) resumesFrom(g *group) (r sequence.Replay, resumes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.resumes || s.left[g.hash] {
+		return r, false
+	}
+	r.From = true
 	if e, ok := s.begin[g.hash]; ok {
 		r.Mark = &sequence.Mark{Number: e.number, Is: func(at Position) bool { return fingerprintOf(at) == e.print }}
 	}
-	return r
+	return r, true
 }
 
 // resumeLater notes to where a replay has come. Another Join goes on from there if this one
@@ -91,6 +95,10 @@ func (s *stream) sendPosition(c *Conn, g *group, at Position) {
 func (s *stream) leave(g *group) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.left == nil {
+		s.left = make(map[groupHash]bool)
+	}
+	s.left[g.hash] = true
 	s.places = slices.DeleteFunc(s.places, func(e cursorEntry) bool { return e.group == g.hash })
 }
 

@@ -192,3 +192,43 @@ func TestStreamGetsEveryEventOfManyGroupsOnceAcrossHubs(t *testing.T) {
 		})
 	}
 }
+
+func TestStreamThatLeavesAGroupAndJoinsItAgainIsNotRepeatedWhatItHad(t *testing.T) {
+	conns := make(chan *grouphub.Conn, 2)
+	hub := newHub(t, &grouphub.Options{Policy: keeping(100), Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error {
+			conns <- c
+			return c.Join("room")
+		},
+		Events: grouphub.Events{"number": grouphub.Forward()},
+	}})
+	s := httptest.NewServer(hub)
+	defer s.Close()
+	source := &eventSource{t: t}
+	source.connect(s.URL)
+	source.expect("grouphub.open")
+	source.expect("grouphub.position")
+	<-conns
+	source.cut()
+	send(t, hub, "room", "number", 1)
+	source.connect(s.URL)
+	source.expect("grouphub.open")
+	if e := source.event(); string(e.Data) != "1" {
+		t.Errorf("got %+v", e)
+	}
+	source.expect("grouphub.position")
+	c := <-conns
+	if err := c.Leave("room"); err != nil {
+		t.Fatal(err)
+	}
+	send(t, hub, "room", "number", 2) // while it is no member
+	if err := c.Join("room"); err != nil {
+		t.Fatal(err)
+	}
+	source.expect("grouphub.position")
+	send(t, hub, "room", "number", 3)
+	if e := source.event(); string(e.Data) != "3" {
+		t.Errorf("got %+v, want what was sent after the second Join", e)
+	}
+	source.cut()
+}

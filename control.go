@@ -3,6 +3,7 @@ package grouphub
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,14 +57,20 @@ func (h *Hub) hubCommandsLost() {
 	h.logLater("grouphub: direct sends and changes of membership from other hubs may be lost")
 }
 
-// sharedCommandsLost closes the connections of all users: one of them may have been logged
-// out without this hub hearing of it.
+// sharedCommandsLost closes the connections that users have by now: one of them may have been
+// logged out without this hub hearing of it. All of them come back, so the closes are spread
+// over time as those of a Shutdown are. It never blocks.
 func (h *Hub) sharedCommandsLost() {
-	for _, c := range h.connections() {
-		if c.user.ID != "" {
-			c.outbox.CloseWith(closeServiceRestart, "please reconnect")
-		}
+	concerned := slices.DeleteFunc(h.connections(), func(c *Conn) bool { return c.user.ID == "" })
+	if len(concerned) == 0 {
+		return
 	}
+	h.goroutines.Go(func() {
+		h.logger().Warn("grouphub: a logout may have been missed, closing the connections of all users", "connections", len(concerned))
+		spread(h.life, concerned, closePause, maxCloseSpread, func(c *Conn) {
+			c.outbox.CloseWith(closeServiceRestart, "please reconnect")
+		})
+	})
 }
 
 // execute carries out a command. It never blocks.

@@ -1,7 +1,9 @@
 package grouphub_test
 
 import (
+	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -238,4 +240,47 @@ func TestAPolicyThatPanicsForAnotherHubClosesThatConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.ExpectClose(1011)
+}
+
+func TestClosesForAMissedLogoutAreSpreadOverTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		layer := newFaultyLayer()
+		hub := grouphub.New(&grouphub.Options{Layer: layer, Logger: quiet()})
+		h := authenticate(hub)
+		const users = 200
+		var clients []*hubtest.Client
+		for i := range users {
+			clients = append(clients, hubtest.Dial(t, h, fmt.Sprint("/?user=", i)))
+		}
+		other := grouphub.New(&grouphub.Options{Layer: layer.MemoryLayer})
+		layer.cut()
+		for range 10_001 { // more than are kept
+			if err := other.GroupClose(background, grouphub.UserGroup("somebody"), 4401, "logged out"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		layer.mend()
+		var mu sync.Mutex
+		var first, last time.Time
+		var closing sync.WaitGroup
+		for _, c := range clients {
+			closing.Go(func() {
+				c.ExpectClose(1012)
+				mu.Lock()
+				defer mu.Unlock()
+				if now := time.Now(); first.IsZero() {
+					first, last = now, now
+				} else {
+					last = now
+				}
+			})
+		}
+		closing.Wait()
+		if took := last.Sub(first); took < users*400*time.Microsecond || took > time.Second {
+			t.Errorf("%d connections were closed within %v", users, took)
+		}
+		hub.Shutdown(background)
+		other.Shutdown(background)
+		layer.Close()
+	})
 }

@@ -118,3 +118,51 @@ func TestServerThatIsFullRefuses(t *testing.T) {
 		t.Errorf("took %q, %v after SCRIPT FLUSH, want y", message, err)
 	}
 }
+
+func TestKeyOfAnotherTypeIsNoHindrance(t *testing.T) {
+	redistest.OnBoth(t, func(t *testing.T, url string) {
+		l := newTestLayer(t, url, Options{})
+		keys := append(append(l.historyKeys("topic"), l.onceKey("topic", "once"), l.leaseKey("topic")), l.queueKeys("topic")...)
+		set := func(key string) { // a type that none of them has
+			t.Helper()
+			if _, err := l.do(t.Context(), "spoil", key, l.client.B().Setbit().Key(key).Offset(1).Value(1).Build()); err == nil {
+				return
+			}
+			t.Fatal(key)
+		}
+		spoil := func(key string) {
+			t.Helper()
+			if _, err := l.do(t.Context(), "remove", key, l.client.B().Del().Key(key).Build()); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(key, ":count:") || strings.Contains(key, ":once:") { // these are strings
+				if _, err := l.do(t.Context(), "spoil", key, l.client.B().Sadd().Key(key).Member("x").Build()); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			set(key)
+		}
+		p := kept("topic", "x", layer.Keep{Count: 10, Life: time.Minute, Once: "once"})
+		for _, key := range keys {
+			for _, c := range []struct {
+				name string
+				call func() error
+			}{
+				{"History", func() error { _, err := l.History(t.Context(), "topic", 0); return err }},
+				{"Publish", func() error { return l.Publish(t.Context(), p) }},
+				{"Leases", func() error { _, err := l.Leases(t.Context(), "topic"); return err }},
+				{"Lease", func() error { _, err := l.Lease(t.Context(), "topic", "one", []byte("x"), time.Minute); return err }},
+				{"Append", func() error { return l.Append(t.Context(), "topic", []byte("x")) }},
+				{"Take", func() error { _, err := l.Take(t.Context(), "topic"); return err }},
+			} {
+				if c.name != "Take" {
+					spoil(key)
+				}
+				if err := c.call(); err != nil {
+					t.Errorf("%s with %s of another type: %v", c.name, key, err)
+				}
+			}
+		}
+	})
+}

@@ -16,9 +16,9 @@
 -- refuses the first of them, and one that refuses the publication (to this user, or
 -- SPUBLISH as unknown) has not kept it yet. A count that is none, and a stream that is ahead
 -- of it, begin anew.
-local sent = KEYS[3] and redis.call('GET', KEYS[3])
+local sent = KEYS[3] and read_string(KEYS[3])
 if sent then return sent end
-local before = redis.call('GET', KEYS[1])
+local before = read_string(KEYS[1])
 local epoch, number, bytes, start = read_count(before)
 if not epoch then
   epoch, number, bytes, start = ARGV[1], 0, 0, ''

@@ -7,7 +7,7 @@
 --   3  the life of a count that nothing was published in
 --   4  the name of an epoch that begins
 --   5  the nonce of its number 0
-local count = redis.call('GET', KEYS[1])
+local count = read_string(KEYS[1])
 local epoch, number = read_count(count)
 local life = ARGV[2]
 if not epoch then
@@ -18,4 +18,6 @@ end
 if number == '0' then life = ARGV[3] end
 if redis.call('PTTL', KEYS[1]) < tonumber(life) then redis.pcall('PEXPIRE', KEYS[1], life) end
 local now = redis.call('TIME')
-return {count, redis.call('XRANGE', KEYS[2], ARGV[1], '+'), now[1] .. string.format('%03d', math.floor(now[2] / 1000))}
+local entries = redis.pcall('XRANGE', KEYS[2], ARGV[1], '+')
+if entries.err then entries = {} end -- the stream is none of ours, and the next publication begins it anew
+return {count, entries, now[1] .. string.format('%03d', math.floor(now[2] / 1000))}

@@ -4,6 +4,10 @@
 -- every message. This part begins each script on a queue: it returns to the front of the
 -- list whatever was taken and not handed over in time.
 local messages, waiting, taken = KEYS[1], KEYS[2], KEYS[3]
+for i, want in ipairs({'hash', 'list', 'zset'}) do
+  local has = redis.call('TYPE', KEYS[i]).ok
+  if has ~= want and has ~= 'none' then redis.call('DEL', KEYS[i]) end -- it is none of ours
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function message(id)

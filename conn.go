@@ -159,7 +159,8 @@ func (c *Conn) send(opcode byte, data []byte) error {
 }
 
 // Join makes the connection a member of a group. When it returns nil, no event sent
-// afterwards by anyone is missed. Joining twice is the same as joining once. It waits for
+// afterwards by anyone is missed; one that was sent shortly before, also by the callback that
+// joins, may still arrive if the layer is not in memory. Joining twice is the same as joining once. It waits for
 // the layer for no longer than five seconds, and ends with the connection's context.
 //
 // In a group with history, a client that says in its URL where it was, as client.js

@@ -21,7 +21,8 @@ const (
 // When ctx ends first, the sockets are dropped and its error is returned; then only
 // callbacks that have not returned still run, and the members may be listed for another
 // minute. http.Server.Shutdown does not wait for upgraded connections: call this too,
-// before or after. Further calls wait like the first. Every other method is ErrClosed
+// before or after. Where there are event streams over HTTP/2, whose handlers it does wait
+// for, call this before. Further calls wait like the first. Every other method is ErrClosed
 // afterwards.
 func (h *Hub) Shutdown(ctx context.Context) error {
 	h.mu.Lock()

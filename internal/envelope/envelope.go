@@ -20,12 +20,18 @@ import (
 //
 // On the wire: version, kind, then name, channel and each exception as length and
 // bytes (the exceptions after their number), then in a close the position like a name,
-// then a number, then the body like a name. All lengths and numbers are unsigned varints.
+// then in version 2 the options, then a number, then the body like a name. All lengths and
+// numbers are unsigned varints.
+//
+// The options are what version 1 does not know: their number, and for each a tag and a value
+// like a name. An envelope without any is written in version 1, so that hubs of an older
+// release refuse no more than what they would get wrong.
 type Envelope struct {
 	Kind    Kind
 	Name    string   // the event's type; the group to join or leave; the ping's token; the lost epoch
 	Channel string   // the connection it is for, if it is for one
 	Except  []string // connections that do not get it
+	Latest  string   // the key of an event that takes the place of an earlier one with the same key; "": none
 	After   string   // what a close comes after: the id of a position in its group's history, or without history the name of its mark
 	Number  int      // the offset of the id in an event; the code of a close
 	Body    []byte   // an event's JSON; a close's reason; the number of the last command of a lost epoch
@@ -50,15 +56,21 @@ const (
 	end    // the first that is unknown
 )
 
-const version = 1
+const (
+	version            = 1
+	versionWithOptions = 2
+)
+
+// The tags of options.
+const tagLatest = 1
 
 // Encode returns the envelope as a payload.
 func (e *Envelope) Encode() []byte {
-	size := 28 + len(e.Name) + len(e.Channel) + len(e.After) + len(e.Body)
+	size := 32 + len(e.Name) + len(e.Channel) + len(e.After) + len(e.Latest) + len(e.Body)
 	for _, x := range e.Except {
 		size += len(x) + 3
 	}
-	b := append(make([]byte, 0, size), version, byte(e.Kind))
+	b := append(make([]byte, 0, size), e.version(), byte(e.Kind))
 	b = appendString(b, e.Name)
 	b = appendString(b, e.Channel)
 	b = binary.AppendUvarint(b, uint64(len(e.Except)))
@@ -68,9 +80,42 @@ func (e *Envelope) Encode() []byte {
 	if e.Kind == Close {
 		b = appendString(b, e.After)
 	}
+	if e.version() == versionWithOptions {
+		b = e.appendOptions(b)
+	}
 	b = binary.AppendUvarint(b, uint64(e.Number))
 	b = binary.AppendUvarint(b, uint64(len(e.Body)))
 	return append(b, e.Body...)
+}
+
+// version returns the lowest version that can say what the envelope says.
+func (e *Envelope) version() byte {
+	if e.Latest != "" {
+		return versionWithOptions
+	}
+	return version
+}
+
+func (e *Envelope) appendOptions(b []byte) []byte {
+	b = binary.AppendUvarint(b, 1)
+	b = binary.AppendUvarint(b, tagLatest)
+	return appendString(b, e.Latest)
+}
+
+// decodeOptions reads the options. One that is unknown is an error, since it may say who must
+// not get the event.
+func (e *Envelope) decodeOptions(d *decoder) error {
+	for range d.count() {
+		switch tag, value := d.uvarint(), d.string(); {
+		case d.bad:
+			return errTruncated
+		case tag == tagLatest:
+			e.Latest = value
+		default:
+			return fmt.Errorf("payload with the unknown option %d", tag)
+		}
+	}
+	return nil
 }
 
 func appendString(b []byte, s string) []byte {
@@ -88,8 +133,8 @@ func Decode(b []byte) (*Envelope, error) {
 	if len(b) < 2 {
 		return nil, errTruncated
 	}
-	if b[0] != version {
-		return nil, fmt.Errorf("payload of version %d, this is version %d", b[0], version)
+	if b[0] != version && b[0] != versionWithOptions {
+		return nil, fmt.Errorf("payload of version %d, this is version %d", b[0], versionWithOptions)
 	}
 	e := &Envelope{Kind: Kind(b[1])}
 	if e.Kind == 0 || e.Kind >= end {
@@ -98,11 +143,7 @@ func Decode(b []byte) (*Envelope, error) {
 	d := decoder{b: b[2:]}
 	e.Name = d.string()
 	e.Channel = d.string()
-	count := d.uvarint()
-	if count > uint64(len(d.b)) { // each takes a byte at least
-		return nil, errTruncated
-	}
-	for range count {
+	for range d.count() {
 		if d.bad {
 			break
 		}
@@ -110,6 +151,11 @@ func Decode(b []byte) (*Envelope, error) {
 	}
 	if e.Kind == Close {
 		e.After = d.string()
+	}
+	if b[0] == versionWithOptions {
+		if err := e.decodeOptions(&d); err != nil {
+			return nil, err
+		}
 	}
 	number := d.uvarint()
 	if size := d.uvarint(); d.bad || size != uint64(len(d.b)) {
@@ -150,6 +196,16 @@ func (d *decoder) uvarint() uint64 {
 	}
 	d.b = d.b[n:]
 	return v
+}
+
+// count returns how many fields follow, each of which takes a byte at least.
+func (d *decoder) count() uint64 {
+	n := d.uvarint()
+	if n > uint64(len(d.b)) {
+		d.bad, d.b = true, nil
+		return 0
+	}
+	return n
 }
 
 func (d *decoder) string() string {

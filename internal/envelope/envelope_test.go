@@ -24,10 +24,13 @@ func someEnvelopes(t testing.TB) []*Envelope {
 	}
 	excepting := event("room:lobby", "chat.message", map[string]string{"text": "hello"})
 	excepting.Except = []string{"hub!1", "", strings.Repeat("x", 255)}
+	latest := event("g", "progress", 7)
+	latest.Except, latest.Latest = []string{"hub!1"}, "job:1"
 	direct := event("", "direct", nil)
 	direct.Channel = "hub!z"
 	return []*Envelope{
 		excepting,
+		latest,
 		direct,
 		event("日本", `quoted " type`, json.RawMessage(`[1, 2]`)),
 		event("g", "big", strings.Repeat("x", 100_000)),
@@ -54,6 +57,18 @@ func TestEnvelopeIsTheSameAfterItsJourney(t *testing.T) {
 	}
 }
 
+func TestEnvelopeWithoutOptionsIsOneThatOlderHubsRead(t *testing.T) {
+	for _, e := range someEnvelopes(t) {
+		want := byte(1)
+		if e.Latest != "" {
+			want = 2
+		}
+		if got := e.Encode()[0]; got != want {
+			t.Errorf("%+v is of version %d, want %d", e, got, want)
+		}
+	}
+}
+
 func TestTruncatedEnvelopesAreRefusedOrShorter(t *testing.T) {
 	for _, e := range someEnvelopes(t) {
 		b := e.Encode()
@@ -70,7 +85,11 @@ func TestEnvelopesThatMakeNoSenseAreRefused(t *testing.T) {
 	huge := binary.AppendUvarint(nil, math.MaxUint64)
 	for name, b := range map[string][]byte{
 		"empty":                        {},
-		"a newer version":              {2, 1, 0, 0, 0, 0, '{', '}'},
+		"a newer version":              {3, 1, 0, 0, 0, 0, 0, '{', '}'},
+		"an unknown option":            {2, 1, 0, 0, 0, 1, 100, 1, 'x', 0, 2, '{', '}'},
+		"more options than bytes":      {2, 1, 0, 0, 0, 9, 1, 1, 'x', 0, 2, '{', '}'},
+		"an option longer than rest":   {2, 1, 0, 0, 0, 1, 1, 200, 1, 'x'},
+		"2^64-1 options":               append([]byte{2, 1, 0, 0, 0}, huge...),
 		"no kind":                      {1, 0, 0, 0, 0, 0},
 		"an unknown kind":              {1, byte(end), 0, 0, 0, 0},
 		"a name longer than the rest":  {1, 1, 200, 1, 'x'},

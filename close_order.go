@@ -51,11 +51,17 @@ func (o *closeOrder) mark(env *envelope.Envelope) {
 }
 
 // publishMark publishes the mark of a close that has been published as a command. Without it
-// the close waits in vain for a while, which is no reason to report an error.
-func (o *closeOrder) publishMark(ctx context.Context, env *envelope.Envelope) {
-	if env.After != "" {
-		o.hub.publish(ctx, groupTopic(env.Name), env.Encode(), Keep{})
+// the close waits in vain for a while, which is no reason to report an error, but for one of
+// Via's publisher: a transaction that could not take the mark has failed.
+func (o *closeOrder) publishMark(ctx context.Context, env *envelope.Envelope, options SendOption) error {
+	if env.After == "" {
+		return nil
 	}
+	err := o.hub.publishTo(ctx, o.hub.publisher(options), groupTopic(env.Name), env.Encode(), Keep{})
+	if options.via == nil {
+		return nil
+	}
+	return err
 }
 
 // command carries out a close that came as a command, now or in its time.

@@ -11,6 +11,7 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/frame"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // GroupAdd makes the connection of that channel name a member of the group. If the
@@ -65,7 +66,7 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channe
 // GroupSend sends an event to all members of a group, on every hub of the layer. The
 // data is marshalled with encoding/json; bytes that are JSON already go in as a
 // json.RawMessage, and nil leaves it out. It returns nil when the layer has accepted
-// the event, and does not wait for members.
+// the event, and does not wait for members. With [Via], that is when the publisher has it.
 func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts ...SendOption) error {
 	if err := cmp.Or(checkName("group send", group), checkName("group send: event type", event)); err != nil {
 		return err
@@ -79,10 +80,12 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 	if keep.Once = o.once; o.once != "" && keep.Count == 0 {
 		return fmt.Errorf("grouphub: send %s to group %s: Once needs a group with history", quoted(event), quoted(group))
 	}
-	if err := h.publish(ctx, groupTopic(group), payload, keep); err != nil {
+	if err := h.publishTo(ctx, h.publisher(o), groupTopic(group), payload, keep); err != nil {
 		return fmt.Errorf("grouphub: send %s to group %s: %w", quoted(event), quoted(group), err)
 	}
-	h.count.published.Add(1)
+	if o.via == nil {
+		h.count.published.Add(1)
+	}
 	return nil
 }
 
@@ -96,8 +99,9 @@ func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason str
 	}
 	err := frame.CheckClose(code, reason)
 	if err == nil {
-		env := &envelope.Envelope{Kind: envelope.Close, Name: group, Except: mergeOptions(opts).except, Number: code, Body: []byte(reason)}
-		err = h.publishClose(ctx, env)
+		o := mergeOptions(opts)
+		env := &envelope.Envelope{Kind: envelope.Close, Name: group, Except: o.except, Number: code, Body: []byte(reason)}
+		err = h.publishClose(ctx, env, o)
 	}
 	if err != nil {
 		return fmt.Errorf("grouphub: close group %s: %w", quoted(group), err)
@@ -110,10 +114,11 @@ const endTimeout = time.Second
 
 // publishClose hands a GroupClose to all hubs. In a group with history it says after which
 // events it comes, since it takes another way than they do, and may be quicker. If that
-// cannot be learned, the hubs read the history before they close anything. In one without,
-// a mark among the events says so.
-func (h *Hub) publishClose(ctx context.Context, env *envelope.Envelope) error {
-	if h.policy(env.Name).History > 0 {
+// cannot be learned, the hubs read the history before they close anything; so they do with
+// Via, where events that come before the close may not have their numbers yet. In a group
+// without history, a mark among the events says so.
+func (h *Hub) publishClose(ctx context.Context, env *envelope.Envelope, o SendOption) error {
+	if h.policy(env.Name).History > 0 && o.via == nil {
 		reading, cancel := context.WithTimeout(ctx, endTimeout)
 		end, err := h.layer.History(reading, groupTopic(env.Name), math.MaxInt64)
 		cancel()
@@ -124,17 +129,18 @@ func (h *Hub) publishClose(ctx context.Context, env *envelope.Envelope) error {
 	if h.policy(env.Name).History == 0 {
 		h.closes.mark(env)
 	}
-	err := h.publish(ctx, controlTopic, env.Encode(), controlKeep)
+	err := h.publishTo(ctx, h.publisher(o), controlTopic, env.Encode(), controlKeep)
 	if err == nil && h.policy(env.Name).History == 0 {
-		h.closes.publishMark(ctx, env)
+		err = h.closes.publishMark(ctx, env, o)
 	}
 	return err
 }
 
-// A SendOption changes whom GroupSend and GroupClose reach, and how often.
+// A SendOption changes whom GroupSend and GroupClose reach, how often, and by which way.
 type SendOption struct {
 	except []string
 	once   string
+	via    layer.Publisher
 }
 
 // Except leaves out the connections of these channels, in later replays too.
@@ -145,10 +151,33 @@ func Except(channels ...string) SendOption { return SendOption{except: channels}
 // [ErrUncertain] can be repeated. The group must have history.
 func Once(key string) SendOption { return SendOption{once: key} }
 
+// Via hands what is sent to p in place of the hub's layer. The outbox of package postgres has
+// such publishers, which write to the caller's transaction, so that the event goes out if, and
+// only if, that commits. p may get several publications for one call, and copies what it keeps
+// of them. What is sent so does not count as Published. Via panics if p is nil: the event
+// would go out at once, whatever becomes of the transaction.
+func Via(p layer.Publisher) SendOption {
+	if p == nil {
+		panic("grouphub: Via of a nil publisher")
+	}
+	return SendOption{via: p}
+}
+
+// publisher returns what gets the publications of a call.
+func (h *Hub) publisher(o SendOption) layer.Publisher {
+	if o.via != nil {
+		return o.via
+	}
+	return h.layer
+}
+
 func mergeOptions(opts []SendOption) (all SendOption) {
 	for _, o := range opts {
 		all.except = append(all.except, o.except...)
 		all.once = cmp.Or(o.once, all.once)
+		if o.via != nil {
+			all.via = o.via
+		}
 	}
 	return all
 }

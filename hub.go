@@ -15,6 +15,7 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // upkeepInterval is how often positions are compared with the layer's and leases renewed.
@@ -169,10 +170,14 @@ func (h *Hub) policy(group string) GroupPolicy {
 
 // publish hands an encoded envelope to the layer.
 func (h *Hub) publish(ctx context.Context, topic string, payload []byte, keep Keep) error {
+	return h.publishTo(ctx, h.layer, topic, payload, keep)
+}
+
+func (h *Hub) publishTo(ctx context.Context, to layer.Publisher, topic string, payload []byte, keep Keep) error {
 	if err := h.alive(); err != nil {
 		return err
 	}
-	return h.layer.Publish(ctx, Publication{Topic: topic, Payload: payload, Keep: keep})
+	return to.Publish(ctx, Publication{Topic: topic, Payload: payload, Keep: keep})
 }
 
 // upkeep compares positions and renews leases now and then, until Shutdown.

@@ -184,6 +184,7 @@ func TestSilenceEndsAConnectionOverTLS(t *testing.T) {
 // While a callback blocks, a third message keeps the reader from reading. A proxy on the way
 // that hears nothing would give the connection up.
 func TestPingsGoOnWhileACallbackBlocks(t *testing.T) {
+	t.Parallel()
 	blocked, release := make(chan struct{}, 3), make(chan struct{})
 	conn := dialRaw(t, newHub(t, &grouphub.Options{PingInterval: 10 * time.Millisecond, PongTimeout: time.Hour, Consumer: grouphub.Consumer{
 		Receive: func(*grouphub.Conn, grouphub.Message) error {

@@ -102,6 +102,7 @@ func TestLogoutReachesEveryHubThroughRedis(t *testing.T) {
 }
 
 func TestCommandsThatAreGoneCloseWhoMayHaveBeenLoggedOut(t *testing.T) {
+	t.Parallel()
 	layer := newFaultyLayer()
 	echo := grouphub.Consumer{Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) }}
 	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: echo})
@@ -159,6 +160,7 @@ func TestAMissedGroupCloseIsNoticedWithoutHistoryOrPresence(t *testing.T) {
 }
 
 func TestGroupCloseComesAfterTheEventsThatWaitForTheHistory(t *testing.T) {
+	t.Parallel()
 	gate := make(chan struct{})
 	close(gate)
 	layer := newFaultyLayer()

@@ -41,6 +41,7 @@ func TestSendersNeverWaitForReceivers(t *testing.T) {
 }
 
 func TestSlowClientIsClosedAndOthersAreNot(t *testing.T) {
+	t.Parallel()
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprint("TLS ", secure), func(t *testing.T) {
 			testSlowClient(t, secure)

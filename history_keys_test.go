@@ -18,6 +18,7 @@ import (
 )
 
 func TestIdleGroupLeavesNothingInRedis(t *testing.T) {
+	t.Parallel()
 	m := miniredis.RunT(t)
 	hub := newHub(t, &grouphub.Options{Layer: redisLayer(t, "redis://"+m.Addr(), nil), Logger: quiet(),
 		Consumer: grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{"n": grouphub.Forward()}},

@@ -244,6 +244,7 @@ func TestReplayLargerThanMaxPendingWaitsForTheCallbacks(t *testing.T) {
 }
 
 func TestAMemberThatIsStillReplayedIsOne(t *testing.T) {
+	t.Parallel()
 	tokens, conns := make(chan struct{}), make(chan *grouphub.Conn, 2)
 	policy := func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{History: 100, Presence: true} }
 	hub := newHub(t, &grouphub.Options{Policy: policy, MaxPending: 20 << 10, CloseTimeout: time.Second, Consumer: grouphub.Consumer{

@@ -46,6 +46,7 @@ func TestResyncTellsExactlyTheConnectionsConcerned(t *testing.T) {
 }
 
 func TestEventsForWhichThereIsNoRoomAreToldOnce(t *testing.T) {
+	t.Parallel()
 	layer := newBluntLayer()
 	unblock := make(chan struct{})
 	hub := newHub(t, &grouphub.Options{Layer: layer, MaxPending: 4 << 20, Logger: slog.New(slog.DiscardHandler),

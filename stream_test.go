@@ -116,6 +116,7 @@ func TestStreamWithAnInventedCursorGetsAResyncAndNoReplay(t *testing.T) {
 // An EventSource that is cut at random, also while it is replayed what it missed, and comes
 // back to another hub each time, gets every event of fifty groups once and in order.
 func TestStreamGetsEveryEventOfManyGroupsOnceAcrossHubs(t *testing.T) {
+	t.Parallel()
 	layers := map[string]func(t *testing.T) (a, b grouphub.Layer){
 		"memory": func(*testing.T) (a, b grouphub.Layer) {
 			l := grouphub.NewMemoryLayer()

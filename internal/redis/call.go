@@ -30,7 +30,7 @@ const (
 )
 
 var jobs = sync.Pool{New: func() any {
-	timer := time.NewTimer(callTimeout)
+	timer := time.NewTimer(defaultTimeout)
 	return &job{result: make(chan rueidis.RedisResult, 1), timer: timer}
 }}
 
@@ -59,7 +59,7 @@ func (l *Layer) do(ctx context.Context, operation, name string, command rueidis.
 	job := jobs.Get().(*job)
 	job.command = command
 	job.state.Store(jobWaiting)
-	job.timer.Reset(callTimeout)
+	job.timer.Reset(l.callTimeout)
 	ended := l.submit(ctx, job)
 	if ended == nil {
 		select {

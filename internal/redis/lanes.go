@@ -57,7 +57,7 @@ func (l *Layer) lane(slot uint16) {
 		if len(b.jobs) == 0 {
 			return
 		}
-		ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
+		ctx, cancel := context.WithTimeout(l.ctx, l.callTimeout)
 		b.send(ctx, l.client)
 		cancel()
 	}

@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	callTimeout      = 5 * time.Second // of whatever has a context
+	defaultTimeout   = 5 * time.Second // of whatever has a context
 	dialTimeout      = 5 * time.Second
 	writeTimeout     = 3 * time.Second // how long a server may be silent when asked; it is asked after a second
 	defaultHeartbeat = 5 * time.Second // how often a subscription proves itself by a message to itself
@@ -55,6 +55,8 @@ type Options struct {
 	// Heartbeat is how often a subscription proves itself, and how often the server's role
 	// is asked for; 0: 5 s. Tests use less.
 	Heartbeat time.Duration
+	// CallTimeout is how long a call may take that has a context; 0: 5 s. Tests use less.
+	CallTimeout time.Duration
 }
 
 // A Layer is the inside of a grouphub.RedisLayer.
@@ -71,6 +73,7 @@ type Layer struct {
 	capacity    int
 	expiry      time.Duration
 	heartbeat   time.Duration
+	callTimeout time.Duration
 	log         *slog.Logger // nil: the default at the time of each record
 
 	ctx     context.Context // ends with the layer
@@ -125,6 +128,7 @@ func New(url string, opts Options) (*Layer, error) {
 		capacity:      cmp.Or(opts.QueueCapacity, 100),
 		expiry:        min(cmp.Or(opts.QueueExpiry, 60*time.Second), maxLife),
 		heartbeat:     cmp.Or(opts.Heartbeat, defaultHeartbeat),
+		callTimeout:   cmp.Or(opts.CallTimeout, defaultTimeout),
 		log:           opts.Logger,
 		suspect:       make(chan struct{}, 1),
 		jobs:          make(chan *job, 2*batchSize),

@@ -63,7 +63,7 @@ func TestLayerOnMiniredis(t *testing.T) {
 func TestLayerOnRedis(t *testing.T) {
 	s := redistest.Start(t)
 	layertest.TestWithHooks(t, func(t *testing.T) (a, b layer.Layer, hooks layertest.Hooks) {
-		a, b = testPair(s.URL, Options{})(t)
+		a, b = testPair(s.URL, Options{CallTimeout: 2 * time.Second})(t)
 		return a, b, layertest.Hooks{
 			Stop: s.Kill, Start: s.Restart,
 			Stall: s.Freeze, Resume: s.Thaw,

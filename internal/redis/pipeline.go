@@ -36,7 +36,7 @@ func (l *Layer) pipeline() {
 		if len(b.jobs) == 0 {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
+		ctx, cancel := context.WithTimeout(l.ctx, l.callTimeout)
 		var err error
 		if broken { // it is worth a round trip to know that nothing was sent
 			err = l.client.Do(ctx, l.client.B().Ping().Build()).NonRedisError()

@@ -54,7 +54,7 @@ func newScript(names ...string) script {
 // run runs the script on keys of one slot. It may have run even if there is an error,
 // see do; an error that Redis answered with says that it changed nothing.
 func (l *Layer) run(ctx context.Context, operation, name string, script script, keys, args []string) (rueidis.RedisResult, error) {
-	count, deadline := int64(len(keys)), time.Now().Add(callTimeout)
+	count, deadline := int64(len(keys)), time.Now().Add(l.callTimeout)
 	result, err := l.do(ctx, operation, name, l.client.B().Evalsha().Sha1(script.sha).Numkeys(count).Key(keys...).Arg(args...).Build())
 	if answer := (*rueidis.RedisError)(nil); errors.As(err, &answer) && answer.IsNoScript() {
 		ctx, cancel := context.WithDeadline(ctx, deadline) // for both together

@@ -114,7 +114,7 @@ func (l *Layer) watchRole(interval time.Duration) {
 		case <-l.ctx.Done():
 			return
 		}
-		ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
+		ctx, cancel := context.WithTimeout(l.ctx, l.callTimeout)
 		i, err := l.askServer(ctx, l.client)
 		cancel()
 		switch {

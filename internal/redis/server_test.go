@@ -18,7 +18,7 @@ import (
 
 func TestServerThatIsDemotedIsLeftForTheNewMaster(t *testing.T) {
 	t.Parallel()
-	if patience(defaultHeartbeat) > 15*time.Second || defaultHeartbeat+callTimeout > 15*time.Second {
+	if patience(defaultHeartbeat) > 15*time.Second || defaultHeartbeat+defaultTimeout > 15*time.Second {
 		t.Error("it takes more than 15 s")
 	}
 	for _, protocol := range []int{2, 3} {

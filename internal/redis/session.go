@@ -127,7 +127,7 @@ func (s *session) sendHeartbeat() error {
 	if l.client.Nodes()[s.address] == nil { // after a failover, perhaps
 		return errNoNode
 	}
-	if s.conn.overdue() {
+	if s.conn.overdue(s.link.s.layer.callTimeout) {
 		return errSilent
 	}
 	l.post(l.publish(s.heartbeats, nil))

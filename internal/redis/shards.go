@@ -82,7 +82,7 @@ func (l *Layer) slot(channel string) uint16 {
 // slotsOfNodes asks every node which slots it has. What a node says of itself needs no
 // guessing under which of its addresses it is known here.
 func (l *Layer) slotsOfNodes(ctx context.Context) map[string][]uint16 {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, l.callTimeout)
 	defer cancel()
 	known := make(map[string][]uint16)
 	var mu sync.Mutex

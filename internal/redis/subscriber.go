@@ -54,7 +54,7 @@ const (
 
 // newSubscriber connects to a node and greets it.
 func (l *Layer) newSubscriber(ctx context.Context, address string) (*subscriber, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, l.callTimeout)
 	defer cancel()
 	conn, err := l.connections.dialContext(ctx, address, &l.option.Dialer, l.option.TLSConfig)
 	if err != nil {
@@ -186,7 +186,7 @@ func (c *subscriber) refresh(refused func(error)) error {
 }
 
 // overdue reports whether the server owes an answer for longer than a call may take.
-func (c *subscriber) overdue() bool {
+func (c *subscriber) overdue(callTimeout time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.waiting) > 0 && time.Since(c.waiting[0].sent) > callTimeout

@@ -105,7 +105,7 @@ func (s *Subscription) forgetLocked(t *topic) {
 // Add implements [layer.Subscription]. It waits until all of its topics are confirmed at
 // the same time, or one is refused.
 func (s *Subscription) Add(ctx context.Context, topics ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.layer.callTimeout)
 	defer cancel()
 	wait, added := s.request(topics)
 	for {

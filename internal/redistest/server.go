@@ -177,8 +177,15 @@ func (s *Server) RollBack(topic string, n int) {
 	s.CLI("SET", "grouphub:count:"+key, fmt.Sprint(epoch, " ", last-n), "EX", "1000")
 }
 
-// OnBoth runs a test on miniredis and on a real server.
+// OnBoth runs a test on miniredis and on a real server, beside each other and beside other
+// parallel tests.
 func OnBoth(t *testing.T, run func(t *testing.T, url string)) {
-	t.Run("Miniredis", func(t *testing.T) { run(t, "redis://"+miniredis.RunT(t).Addr()) })
-	t.Run("Redis", func(t *testing.T) { run(t, Start(t).URL()) })
+	t.Run("Miniredis", func(t *testing.T) {
+		t.Parallel()
+		run(t, "redis://"+miniredis.RunT(t).Addr())
+	})
+	t.Run("Redis", func(t *testing.T) {
+		t.Parallel()
+		run(t, Start(t).URL())
+	})
 }

@@ -18,7 +18,7 @@ import (
 func TestServerThatIsFrozenKeepsNobodyLongerThanHisContext(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	l := newTestLayer(t, s.URL(), Options{Heartbeat: time.Second})
+	l := newTestLayer(t, s.URL(), Options{Heartbeat: 300 * time.Millisecond})
 	h := attachHub(t, l, "topic")
 	var wg sync.WaitGroup
 	s.Freeze()

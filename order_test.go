@@ -146,6 +146,7 @@ func TestAResumeLosesNoHandleThatAForwardWouldHaveOvertaken(t *testing.T) {
 // What a client has missed is larger than MaxPending, and so is what comes meanwhile: it is
 // closed as too slow now and then, and comes back.
 func TestEveryEventExactlyOnceWhateverHandlesItWhileAClientIsCutAgainAndAgain(t *testing.T) {
+	t.Parallel()
 	layer := grouphub.NewMemoryLayer()
 	var hubs []*grouphub.Hub
 	for range 2 {

@@ -65,6 +65,7 @@ func TestPostThatIsRepeatedIsOneMessage(t *testing.T) {
 }
 
 func TestPostIsRefusedAndNothingElseHappens(t *testing.T) {
+	t.Parallel()
 	url := echoing(t, grouphub.Options{MaxMessageSize: 10})
 	source := &eventSource{t: t}
 	source.connect(url)

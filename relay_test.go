@@ -89,6 +89,7 @@ func TestStreamOverHTTP2GetsTheCloseOfShutdown(t *testing.T) {
 // The window of an HTTP/2 stream whose client does not read is full in the end, and then the
 // handler's write waits for as long as the client likes.
 func TestStreamOverHTTP2ThatDoesNotReadKeepsNoHandler(t *testing.T) {
+	t.Parallel()
 	hub := newHub(t, &grouphub.Options{MaxPending: 64 << 10, CloseTimeout: 100 * time.Millisecond, Logger: quiet(),
 		Consumer: grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{"large": grouphub.Forward()}}})
 	s, returned := overHTTP2(t, hub)

@@ -160,6 +160,7 @@ func TestStreamThatDoesNotReadIsClosedAndOthersAreNot(t *testing.T) {
 }
 
 func TestStreamOutlivesTheServersTimeouts(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {
 			hub := newHub(t, &grouphub.Options{Consumer: grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{"late": grouphub.Forward()}}})

@@ -3,6 +3,7 @@
 package leak
 
 import (
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -17,8 +18,16 @@ import (
 // keeps one for some seconds.
 const patience = 20 * time.Second
 
+// parallel is how many parallel tests run at a time. Most of them wait for a server, so
+// there may be more than there are cores.
+const parallel = "6"
+
 // Check runs a package's tests and exits, with an error if a goroutine outlives them.
 func Check(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", parallel); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	http.DefaultClient.CloseIdleConnections()
 	for deadline := time.Now().Add(patience); code == 0; runtime.Gosched() {

@@ -276,6 +276,7 @@ func TestCloseIsBoundedInTimeBehindABacklog(t *testing.T) {
 }
 
 func TestCloseIsBoundedInTimeOnARawSocket(t *testing.T) {
+	t.Parallel()
 	limits := generous
 	limits.WriteTimeout, limits.CloseTimeout = time.Second, time.Millisecond
 	conn, peer := unix(t) // TCP takes bytes by the megabyte

@@ -186,13 +186,13 @@ func TestPeerThatTakesBytesSlowlyIsNotGivenUp(t *testing.T) {
 			t.Parallel()
 			conn, peer := dial(t)
 			limits := generous
-			limits.WriteTimeout = 300 * time.Millisecond
+			limits.WriteTimeout = 500 * time.Millisecond
 			s := upgraded(t, conn, peer, limits)
 			sent := frame.New(opText, make([]byte, 8<<20), false)
 			s.push(t, sent)
-			// 400 KiB per second for 1.2 seconds: never WriteTimeout without a byte.
+			// 400 KiB per second for two seconds: never WriteTimeout without a byte.
 			b, got := make([]byte, 20<<10), 0
-			for range 24 {
+			for range 40 {
 				n, err := io.ReadFull(s.r, b)
 				if got += n; err != nil || len(s.endings) > 0 {
 					t.Fatalf("after %d of %d: %v", got, len(sent), err)

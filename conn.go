@@ -36,6 +36,7 @@ type Conn struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	user     *User           // what Authenticate has found, &nobody without it
+	info     json.RawMessage // the JSON of the user's Info, nil if there is none
 	session  *melody.Session // nil in an event stream
 	stream   *stream         // nil in a WebSocket
 	expiry   *time.Timer     // nil if the user does not expire

@@ -70,8 +70,11 @@ var (
 	_ func(key string) grouphub.SendOption                                                                                 = grouphub.Once
 	_ struct {
 		Channel, UserID string
+		Info            json.RawMessage
 		Since           time.Time
 	} = grouphub.Member{}
+	_ func(h *grouphub.Hub, ctx context.Context, group string) (int, error)   = (*grouphub.Hub).Count
+	_ func(h *grouphub.Hub, ctx context.Context, userID string) (bool, error) = (*grouphub.Hub).Online
 )
 
 // These are distinct types: two cases of one type do not compile.
@@ -165,6 +168,7 @@ var (
 var (
 	_ struct {
 		ID      string
+		Info    any
 		Data    any
 		Expires time.Time
 	} = grouphub.User{}

@@ -13,6 +13,7 @@ import (
 // anonymous: it can connect, and has no group of its own.
 type User struct {
 	ID      string
+	Info    any       // what others may know: its JSON is in [Member] and in presence events
 	Data    any       // the application's own, shared by all who read it
 	Expires time.Time // when its connections are closed with 4401; the zero time means never
 }

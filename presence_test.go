@@ -1,7 +1,9 @@
 package grouphub_test
 
 import (
+	"encoding/json"
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -164,4 +166,107 @@ func TestMembersAreListedThoughTheServerOfOthersIsFrozen(t *testing.T) {
 		}
 		layer.Close()
 	})
+}
+
+// presenceOf serves a consumer that joins the group "all", as the user with the info in the URL.
+func presenceOf(hub *grouphub.Hub) http.Handler {
+	return grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+		user := grouphub.User{ID: r.FormValue("user")}
+		switch info := r.FormValue("info"); info {
+		case "":
+		case "function":
+			user.Info = func() {}
+		case "panic":
+			user.Info = panicking{}
+		case "bytes":
+			user.Info = json.RawMessage("\"\xff\"")
+		default:
+			user.Info = map[string]string{"name": info}
+		}
+		return user, nil
+	})(hub)
+}
+
+type panicking struct{}
+
+func (panicking) MarshalJSON() ([]byte, error) { panic("no") }
+
+func TestMembersHaveTheInfoOfTheirUsers(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	options := &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: quiet(),
+		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} }}
+	one, two := newHub(t, options), newHub(t, options)
+	want := map[string]string{"ann": `{"name":"Ann"}`, "bob": "", "": "", "odd": "", "odder": "", "oddest": ""}
+	hubtest.Dial(t, presenceOf(one), "/?user=ann&info=Ann")
+	for user, info := range map[string]string{"bob": "", "": "", "odd": "function", "odder": "panic", "oddest": "bytes"} {
+		hubtest.Dial(t, presenceOf(one), "/?user="+user+"&info="+info)
+	}
+	for _, hub := range []*grouphub.Hub{one, two} {
+		var members []grouphub.Member
+		eventually(t, func() bool {
+			members, _ = hub.Members(background, "all")
+			return len(members) == len(want)
+		}, "members are not complete")
+		for _, m := range members {
+			if string(m.Info) != want[m.UserID] || m.Info != nil && want[m.UserID] == "" {
+				t.Errorf("info of %q is %q, want %q", m.UserID, m.Info, want[m.UserID])
+			}
+		}
+	}
+}
+
+func TestCountIsOfUsersAndOfConnectionsWithoutOne(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	options := &grouphub.Options{Layer: layer, Consumer: noteConsumer,
+		Policy: func(group string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: group == "all"} }}
+	one, two := newHub(t, options), newHub(t, options)
+	counts := func(want int) {
+		t.Helper()
+		for _, hub := range []*grouphub.Hub{one, two} {
+			n, err := 0, error(nil)
+			eventually(t, func() bool { n, err = hub.Count(background, "all"); return n == want && err == nil }, "the count is not %d", want)
+		}
+	}
+	counts(0)
+	ann := hubtest.Dial(t, presenceOf(one), "/?user=ann")
+	again := hubtest.Dial(t, presenceOf(two), "/?user=ann")
+	counts(1)
+	hubtest.Dial(t, presenceOf(one), "/")
+	hubtest.Dial(t, presenceOf(two), "/")
+	counts(3)
+	ann.Close()
+	again.Close() // there is no grace: it does not count from now on
+	counts(2)
+	if _, err := one.Count(background, "other"); !errors.Is(err, grouphub.ErrNoPresence) {
+		t.Errorf("count of a group without presence: %v", err)
+	}
+}
+
+func TestOnlineIsAskedForTheUsersGroupWithItsPolicy(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	options := func(presence bool) *grouphub.Options {
+		return &grouphub.Options{Layer: layer, Consumer: noteConsumer, Policy: func(group string) grouphub.GroupPolicy {
+			return grouphub.GroupPolicy{Presence: presence && group == grouphub.UserGroup("ann")}
+		}}
+	}
+	one, two := newHub(t, options(true)), newHub(t, options(true))
+	online := func(want bool) {
+		t.Helper()
+		for _, hub := range []*grouphub.Hub{one, two} {
+			eventually(t, func() bool {
+				online, err := hub.Online(background, "ann")
+				return online == want && err == nil
+			}, "online is not %v", want)
+		}
+	}
+	online(false)
+	ann := hubtest.Dial(t, authenticate(one), "/?user=ann")
+	online(true)
+	ann.Close()
+	online(false)
+	for id, want := range map[string]error{"bob": grouphub.ErrNoPresence, "": grouphub.ErrInvalidName} {
+		if _, err := one.Online(background, id); !errors.Is(err, want) {
+			t.Errorf("online of %q: %v, want %v", id, err, want)
+		}
+	}
 }

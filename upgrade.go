@@ -229,6 +229,10 @@ func (e *endpoint) newConn(r *http.Request, resume resumeRequest) (*Conn, *http.
 	c.user = &nobody
 	if user, ok := UserFrom(ctx); ok {
 		c.user = &user
+		var err error
+		if c.info, err = marshalInfo(user); err != nil {
+			h.logger().Error("grouphub: user without info", "user", user.ID, "error", err)
+		}
 	}
 	c.resume, c.wantsPositions = resume.ids, resume.ids != nil
 	c.strand.Init((*connOwner)(c))

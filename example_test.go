@@ -523,3 +523,23 @@ func Example_channels() {
 	// websocket: close 4000: bye
 	// 4000
 }
+
+// outbox stands for a table of a database, and transaction for a transaction on it.
+type outbox struct{}
+
+func (outbox) In(tx *transaction) *transaction { return tx }
+
+// An event is written down in a transaction, from which a relay takes it once that is
+// committed.
+func ExampleVia() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+	ctx, order := context.Background(), map[string]int{"id": 7}
+	var outbox outbox
+	tx := new(transaction)
+
+	err := hub.GroupSend(ctx, "order:7", "order.paid", order, grouphub.Via(outbox.In(tx)))
+
+	fmt.Println(len(tx.kept), err)
+	// Output: 1 <nil>
+}

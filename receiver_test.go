@@ -92,7 +92,7 @@ func TestGarbageFromTheLayerIsCountedAndLoggedOnce(t *testing.T) {
 	c := hubtest.Dial(t, hub, "/")
 	const event = "\x01\x01\x04note\x00\x00\x0f\x1a" + `{"type":"note","data":"x"}`
 	for range 3 {
-		for _, payload := range []string{"", "\x01", "\x02\x01newer", "\x01\x63unknown kind", "\x01\x01\xff\xff\xff\xff\x7f",
+		for _, payload := range []string{"", "\x01", "\x03\x01newer", "\x01\x63unknown kind", "\x01\x01\xff\xff\xff\xff\x7f",
 			event[:len(event)-1], event + "}", strings.Replace(event, "x", "\xff", 1)} {
 			if err := layer.Publish(background, grouphub.Publication{Topic: "g:all", Payload: []byte(payload)}); err != nil {
 				t.Fatal(err)
@@ -106,7 +106,7 @@ func TestGarbageFromTheLayerIsCountedAndLoggedOnce(t *testing.T) {
 	if n := hub.Stats().Dropped; n != 24 {
 		t.Errorf("%d dropped", n)
 	}
-	for _, fault := range []string{"truncated", "version 2", "unknown kind", "not UTF-8"} {
+	for _, fault := range []string{"truncated", "version 3", "unknown kind", "not UTF-8"} {
 		eventually(t, func() bool { return strings.Count(logged.String(), fault) == 1 }, "%q is not logged once", fault)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -87,9 +88,6 @@ func FirstBlock(b []byte) int {
 	return len(b)
 }
 
-// IsComment reports whether b begins with a comment.
-func IsComment(b []byte) bool { return b[0] == ':' }
-
 // The names of the blocks that are about the stream itself.
 const (
 	Open     = "grouphub.open"
@@ -97,6 +95,17 @@ const (
 	Binary   = "grouphub.binary"
 	closing  = "grouphub.close"
 )
+
+// notEvents are what the blocks begin with that are no events for the client.
+var notEvents = [][]byte{[]byte(Comment[:1]), firstLine(Open), firstLine(Position), firstLine(closing)}
+
+func firstLine(name string) []byte { return []byte("event: " + name + "\n") }
+
+// IsEvent reports whether b begins with an event, and with no block that is about the stream
+// itself.
+func IsEvent(b []byte) bool {
+	return !slices.ContainsFunc(notEvents, func(start []byte) bool { return bytes.HasPrefix(b, start) })
+}
 
 // AppendOpen appends the block that a stream begins with. Its data is the token by which the
 // client's messages find the stream.

@@ -38,6 +38,22 @@ func read(stream string) (events []event) {
 	return events
 }
 
+func TestOnlyWhatIsForTheClientsPageIsAnEvent(t *testing.T) {
+	for block, want := range map[string]bool{
+		Comment:                                                        false,
+		string(AppendOpen(nil, "token")):                               false,
+		string(NewClose(1000, "")):                                     false,
+		string(AppendBlock(nil, Position, nil, "x")):                   false,
+		string(AppendBlock(nil, Binary, []byte("AA=="), "")):           true,
+		string(AppendBlock(nil, "", []byte("x"), "")):                  true,
+		string(AppendBlock(nil, "grouphub.opening", []byte("x"), "x")): true,
+	} {
+		if got := IsEvent([]byte(block)); got != want {
+			t.Errorf("%q is an event: %v, want %v", block, got, want)
+		}
+	}
+}
+
 func TestBlockIsReadAsItWasMeant(t *testing.T) {
 	for _, test := range []struct {
 		name, data, id string

@@ -34,3 +34,6 @@ func (o *Outbox) Waiting() int {
 
 // Left has what the owner was told by Left.
 func (o *Outbox) Left() <-chan bool { return o.owner.(owner).left }
+
+// CountData is countData.
+func (f Format) CountData(b []byte, sent int) int { return f.countData(b, sent) }

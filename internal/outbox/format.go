@@ -53,7 +53,7 @@ func (f Format) countData(b []byte, sent int) (count int) {
 // its end.
 func (f Format) isData(b []byte) bool {
 	if f == EventStream {
-		return !eventstream.IsComment(b)
+		return eventstream.IsEvent(b)
 	}
 	return frame.Opcode(b) < frame.Close
 }

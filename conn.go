@@ -166,8 +166,9 @@ func (c *Conn) send(opcode byte, data []byte) error {
 //
 // In a group with history, a client that says in its URL where it was, as client.js
 // does, first gets what it missed, whatever the options say. If some of that is gone, it
-// gets a Resync instead, as it does in a group without history. Any other client first gets
-// what the last of the options says. The replay waits for the client to take it, unless a
+// gets a Resync instead, as it does in a group without history. So does an EventSource that comes
+// back; a group that it was not in is new to it. Any other client, and in a group that is new
+// every client, first gets what the last of the options says. The replay waits for the client to take it, unless a
 // Leave ends it. What Handle functions have no room for yet, within MaxPending, follows when
 // they have run, which may be after Join has returned: it may be called by one of them. After
 // a Join that failed, the next one replays.

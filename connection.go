@@ -50,6 +50,9 @@ func (c *Conn) connect() {
 	if fn := c.endpoint.consumer.Connect; fn != nil && c.connected {
 		c.call("connect", func() error { return fn(c) })
 	}
+	if c.stream != nil {
+		c.stream.connectReturned()
+	}
 	c.request.pack()
 }
 

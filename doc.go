@@ -26,7 +26,8 @@
 //     limits, replays, Stats and Shutdown; [Conn.Stream] tells which it is. A POST with a
 //     stream's token is a message for its Receive, on any hub of the layer.
 //   - Resume without a library, for streams too. An EventSource that comes back by itself,
-//     to any hub, goes on in all its groups with history without a gap or a repeat.
+//     to any hub, goes on in all its groups with history without a gap or a repeat. It does not
+//     come back from an error, so that what refuses it for a time is a stream that is closed.
 //   - Same origin by default. A browser's request from a page of another origin is
 //     refused unless [AllowOrigins] names it, and one with two Origin headers is always
 //     refused. Requests without an Origin header pass. The server's own origin is that of

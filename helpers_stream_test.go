@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 // block once that is whole, and sends the last one when it comes back.
 type eventSource struct {
 	t      *testing.T
+	way    http.RoundTripper // to the server; nil: any
 	lastID string
 	token  string
 	body   *bufio.Reader
@@ -40,11 +42,27 @@ func (s *eventSource) connect(url string) {
 	if s.lastID != "" {
 		r.Header.Set("Last-Event-ID", s.lastID)
 	}
-	answer, err := http.DefaultTransport.RoundTrip(r)
+	way := s.way
+	if way == nil {
+		way = http.DefaultTransport
+	}
+	answer, err := way.RoundTrip(r)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.status, s.body = answer.StatusCode, bufio.NewReader(answer.Body)
+}
+
+// throughPipes returns a way to a handler that is no network, for use in a bubble.
+func throughPipes(h http.Handler) http.RoundTripper {
+	return &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		l := pipeListener{far, make(chan net.Conn, 1)}
+		l.accept <- far
+		close(l.accept)
+		go http.Serve(l, h)
+		return near, nil
+	}}
 }
 
 // next returns the next block, and whether there was one.

@@ -18,7 +18,7 @@ import (
 // browser nor the hub refuses what it asks for, but its requests still name his host.
 //
 // AllowHosts works for any handler, not only for a hub, and belongs in front of all of them.
-// Refused upgrades are counted and logged as those of [Authenticate] are.
+// Refused requests are counted and logged as those of [Authenticate] are.
 func AllowHosts(hosts ...string) func(http.Handler) http.Handler {
 	allowed := make([]originPattern, len(hosts))
 	for i, host := range hosts {

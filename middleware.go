@@ -40,8 +40,9 @@ type userKey struct{}
 // the user is.
 //
 // Authenticate works for any handler, not only for a hub. Where the handler is a hub's, or a
-// ServeMux or another middleware of this package in front of it, a refused upgrade counts as
-// Rejected in the hub's [Stats], and is logged by its Logger, otherwise by slog.Default().
+// ServeMux or another middleware of this package in front of it, what is refused is logged by
+// its Logger, otherwise by slog.Default(), and an upgrade, an event stream, or a message to one
+// counts as Rejected in the hub's [Stats].
 func Authenticate(fn func(r *http.Request) (User, error)) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return &middleware{next, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -69,7 +70,7 @@ func refuseInFront(w http.ResponseWriter, r *http.Request, err error, fallback i
 	case h == nil:
 		logRefusal(slog.Default(), r, err)
 		refuse(w, err, fallback)
-	case !websocket.IsWebSocketUpgrade(r): // which the hub would not count either
+	case !websocket.IsWebSocketUpgrade(r) && !asksForStream(r) && r.Method != http.MethodPost: // none of the hub's
 		logRefusal(h.logger(), r, err)
 		refuse(w, err, fallback)
 	default:

@@ -39,7 +39,8 @@ type Options struct {
 	MaxPending int
 
 	// MaxConns is how many connections the hub has at the most; one more gets 503
-	// with Retry-After. 0 means no limit but that of the process on open files.
+	// with Retry-After, or as an event stream a close with 1013. 0 means no limit but that of
+	// the process on open files.
 	MaxConns int
 
 	// ReceiveRate is how many messages per second are read from a client, averaged over

@@ -10,8 +10,10 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
@@ -33,7 +35,7 @@ type post struct {
 	Channel string // of the stream
 	Secret  string // of its token
 	UserID  []byte // of who sends it; it need not be UTF-8
-	Seq     uint64 // 0: none; otherwise one that is not larger than the last is a repeat
+	Seq     uint64 // 0: none; otherwise that of the last message makes it a repeat
 	Binary  bool
 	Data    []byte
 
@@ -44,7 +46,7 @@ type post struct {
 func (e *endpoint) servePost(w http.ResponseWriter, r *http.Request) {
 	h := e.hub
 	if err := checkOrigin(r); err != nil {
-		refuse(w, err, http.StatusForbidden)
+		h.refuse(w, r, err, http.StatusForbidden)
 		return
 	}
 	allowCrossOrigin(w, r)
@@ -52,14 +54,15 @@ func (e *endpoint) servePost(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = h.deliverPost(r.Context(), p)
 	}
-	switch {
+	switch reject := (*Reject)(nil); {
 	case err == nil:
 		w.WriteHeader(http.StatusNoContent)
+	case r.Context().Err() != nil && !errors.As(err, &reject): // nobody waits for an answer
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrUncertain), errors.Is(err, ErrClosed):
 		w.Header().Set("Retry-After", "1") // second
-		refuse(w, err, http.StatusServiceUnavailable)
+		h.refuse(w, r, err, http.StatusServiceUnavailable)
 	default:
-		refuse(w, err, http.StatusInternalServerError)
+		h.refuse(w, r, err, http.StatusInternalServerError)
 	}
 }
 
@@ -91,11 +94,18 @@ func (h *Hub) readPost(w http.ResponseWriter, r *http.Request) (p post, err erro
 	p.UserID = []byte(user.ID)
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	p.Binary = kind == "application/octet-stream"
+	if server, _ := r.Context().Value(http.ServerContextKey).(*http.Server); server != nil && server.ReadTimeout == 0 {
+		// A body that does not come would keep its connection for ever. The deadline is the
+		// request's: net/http lifts it before the next one.
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.options.PongTimeout))
+	}
 	p.Data, err = io.ReadAll(http.MaxBytesReader(w, r.Body, h.options.MaxMessageSize))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
 		return p, &Reject{http.StatusRequestEntityTooLarge, fmt.Sprintf("a message of more than %d bytes", tooLarge.Limit)}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return p, &Reject{http.StatusRequestTimeout, "the message did not arrive in time"}
 	case err != nil:
 		return p, &Reject{http.StatusBadRequest, "the message did not arrive whole"}
 	case !p.Binary && !utf8.Valid(p.Data):
@@ -108,20 +118,23 @@ var (
 	errNoStream    = &Reject{http.StatusGone, "there is no such event stream any more"}
 	errOtherSender = &Reject{http.StatusForbidden, "the event stream is somebody else's"}
 	errManyPosts   = &Reject{http.StatusTooManyRequests, "the messages before this one are still waiting"}
+	errPastPost    = &Reject{http.StatusConflict, "a message with a higher number has come before this one: send one at a time"}
 )
 
 // deliverPost hands a message to the stream's connection, wherever that is, and returns when
 // it is queued there.
 func (h *Hub) deliverPost(ctx context.Context, p post) error {
+	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
+	defer cancel()
 	owner, _, ok := strings.Cut(p.Channel, "!")
 	switch {
 	case !ok || checkName("post", p.Channel) != nil:
 		return errNoStream
 	case owner == h.name:
 		return h.queuePost(ctx, p)
+	case h.ownLayer: // there is no other hub
+		return errNoStream
 	}
-	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
-	defer cancel()
 	p.Hub = h.name
 	token, answer := rand.Text(), make(chan int, 1)
 	h.answers.Store(token, answer)
@@ -147,7 +160,7 @@ func (h *Hub) deliverPost(ctx context.Context, p post) error {
 
 // statusError returns the error that a status of another hub stands for.
 func statusError(status int) error {
-	for _, err := range []*Reject{errNoStream, errOtherSender, errManyPosts} {
+	for _, err := range []*Reject{errNoStream, errOtherSender, errManyPosts, errPastPost} {
 		if err.Status == status {
 			return err
 		}
@@ -197,8 +210,12 @@ func (h *Hub) queuePost(ctx context.Context, p post) error {
 		return errManyPosts
 	}
 	defer c.stream.turn.Unlock()
-	if p.Seq != 0 && p.Seq <= c.stream.lastSeq {
+	switch {
+	case p.Seq == 0:
+	case p.Seq == c.stream.lastSeq:
 		return nil // a repeat
+	case p.Seq < c.stream.lastSeq:
+		return errPastPost // a repeat, or one that was sent before the last had its answer, and is late
 	}
 	if limiter := c.stream.limiter; limiter != nil {
 		if err := limiter.Wait(ctx); err != nil {
@@ -217,7 +234,9 @@ func (h *Hub) queuePost(ctx context.Context, p post) error {
 		}
 	}
 	h.count.received.Add(1)
-	c.stream.lastSeq = max(c.stream.lastSeq, p.Seq)
+	if p.Seq != 0 {
+		c.stream.lastSeq = p.Seq
+	}
 	return nil
 }
 
@@ -226,7 +245,7 @@ func (c *Conn) streamToken() string { return c.channel + "." + c.stream.secret }
 
 // isPreflight reports whether a browser asks if a page of another origin may send a request.
 func isPreflight(r *http.Request) bool {
-	return r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != ""
+	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
 }
 
 // servePreflight answers a preflight.

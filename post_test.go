@@ -1,12 +1,18 @@
 package grouphub_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/internal/redistest"
@@ -52,19 +58,123 @@ func TestPostThatIsRepeatedIsOneMessage(t *testing.T) {
 	source := &eventSource{t: t}
 	source.connect(url)
 	token := source.expect("grouphub.open").data
-	for _, seq := range []string{"1", "1", "2", "1", "2", "7"} {
-		if status := post(t, url, token, seq, "number "+seq); status != http.StatusNoContent {
-			t.Errorf("POST of number %s: %d", seq, status)
+	for _, test := range []struct {
+		seq    string
+		status int
+	}{
+		{"1", 204}, {"1", 204}, {"2", 204}, {"2", 204}, {"7", 204},
+		{"5", 409}, // it was not sent one at a time: to say that it was taken would be a lie
+		{"1", 409}, {"7", 204}, {"", 204}, {"7", 204}, {"8", 204},
+	} {
+		if status := post(t, url, token, test.seq, "number "+test.seq); status != test.status {
+			t.Errorf("POST of number %s: %d, want %d", test.seq, status, test.status)
 		}
 	}
-	for _, want := range []string{"number 1", "number 2", "number 7"} {
+	for _, want := range []string{"number 1", "number 2", "number 7", "number ", "number 8"} {
 		if b := source.expect(""); b.data != want {
 			t.Errorf("got %q, want %q", b.data, want)
 		}
 	}
 }
 
-func TestPostIsRefusedAndNothingElseHappens(t *testing.T) {
+func TestPostsAtTheSameTimeAreTakenOrTold(t *testing.T) {
+	received := make(chan string, 1000)
+	hub := hubOf(t, grouphub.Consumer{Receive: func(_ *grouphub.Conn, m grouphub.Message) error {
+		received <- string(m.Data)
+		return nil
+	}})
+	s := httptest.NewServer(hub)
+	defer s.Close()
+	source := &eventSource{t: t}
+	source.connect(s.URL)
+	token := source.expect("grouphub.open").data
+	var posting sync.WaitGroup
+	taken := make(map[string]bool)
+	var mu sync.Mutex
+	for i := range 100 {
+		posting.Go(func() {
+			text := fmt.Sprint(i)
+			status := post(t, s.URL, token, "", text)
+			if status != 204 && status != 429 {
+				t.Errorf("POST %d: %d", i, status)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			taken[text] = status == 204
+		})
+	}
+	posting.Wait()
+	for _, ok := range taken {
+		if ok && !taken[<-received] {
+			t.Error("a message was received for which 429 was answered")
+		}
+	}
+	if n := len(received); n > 0 {
+		t.Errorf("%d messages were received twice, or for which 429 was answered", n)
+	}
+	source.cut()
+}
+
+// A message that has to wait for ReceiveRate waits for as long as any call through a layer.
+func TestPostWaitsForItsRateFiveSecondsAtTheMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tooFast := func(rate float64) (first, second int, took time.Duration) {
+			hub := newHub(t, &grouphub.Options{ReceiveRate: rate, ReceiveBurst: 1})
+			source := &eventSource{t: t, way: throughPipes(hub)}
+			source.connect("http://example.com")
+			token := source.expect("grouphub.open").data
+			send := func() int {
+				r := httptest.NewRequest("POST", "/", strings.NewReader("x"))
+				r.Header.Set("Grouphub-Stream", token)
+				w := httptest.NewRecorder()
+				hub.ServeHTTP(w, r)
+				return w.Code
+			}
+			first = send()
+			start := time.Now()
+			second = send()
+			source.cut()
+			return first, second, time.Since(start)
+		}
+		if first, second, took := tooFast(0.25); first != 204 || second != 204 || took != 4*time.Second {
+			t.Errorf("%d, %d after %v, want to wait for 4 s", first, second, took)
+		}
+		if first, second, took := tooFast(0.1); first != 204 || second != 429 || took > 5*time.Second {
+			t.Errorf("%d, %d after %v, want 429 within 5 s", first, second, took)
+		}
+	})
+}
+
+func TestPostWhoseBodyDoesNotComeIsEnded(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{PingInterval: 50 * time.Millisecond, PongTimeout: 200 * time.Millisecond})
+	s := httptest.NewServer(hub)
+	defer s.Close()
+	source := &eventSource{t: t}
+	source.connect(s.URL)
+	token := source.expect("grouphub.open").data
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: example.com\r\nGrouphub-Stream: %s\r\nContent-Length: 10\r\n\r\nhalf", token)
+	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusRequestTimeout {
+		t.Errorf("answered by %s, want 408", answer.Status)
+	}
+	// It is not the stream's fault.
+	if status := post(t, s.URL, token, "", "x"); status != http.StatusNoContent {
+		t.Errorf("the next POST: %d", status)
+	}
+	source.cut()
+}
+
+func TestPostWithAWrongTokenIs403Or410AndNothingElseHappens(t *testing.T) {
 	t.Parallel()
 	url := echoing(t, grouphub.Options{MaxMessageSize: 10})
 	source := &eventSource{t: t}
@@ -84,6 +194,7 @@ func TestPostIsRefusedAndNothingElseHappens(t *testing.T) {
 		"without a secret":              {channel + ".", "", "x", "", 403},
 		"with a wrong secret":           {channel + ".AAAA", "", "x", "", 403},
 		"with the secret of another":    {otherChannel + "." + secret, "", "x", "", 403},
+		"to a hub that has gone":        {"AAAA!1." + secret, "", "x", "", 410},
 		"to a stream that never was":    {channel + "0." + secret, "", "x", "", 410},
 		"of another user":               {token, "", "x", "bob", 403},
 		"that is too large":             {token, "", strings.Repeat("x", 11), "", 413},
@@ -108,8 +219,41 @@ func TestPostIsRefusedAndNothingElseHappens(t *testing.T) {
 			t.Errorf("a POST %s: %d, want %d", name, answer.StatusCode, test.status)
 		}
 	}
+	// Whoever guesses may do so in the URL.
+	if status := post(t, url+"?stream="+channel+".AAAA", "", "", "x"); status != http.StatusForbidden {
+		t.Errorf("a POST with a wrong secret in its URL: %d", status)
+	}
 	if status := post(t, url, token, "", "fine"); status != http.StatusNoContent {
 		t.Errorf("a POST with nothing wrong: %d", status)
+	}
+	if b := source.expect(""); b.data != "fine" {
+		t.Errorf("got %q", b.data)
+	}
+	source.cut()
+}
+
+func TestPostWithAWrongTokenIsRefusedByTheHubOfTheStreamToo(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	one := echoing(t, grouphub.Options{Layer: layer, Logger: quiet()})
+	two := echoing(t, grouphub.Options{Layer: layer, Logger: quiet()})
+	source := &eventSource{t: t}
+	source.connect(one)
+	token := source.expect("grouphub.open").data
+	channel, secret, _ := strings.Cut(token, ".")
+	for token, want := range map[string]int{
+		channel + ".AAAA":       403,
+		channel + ".":           403,
+		channel + "0." + secret: 410,
+	} {
+		if status := post(t, two, token, "", "x"); status != want {
+			t.Errorf("a POST with %s: %d, want %d", token, status, want)
+		}
+	}
+	for _, seq := range []string{"2", "1"} {
+		want := map[string]int{"2": 204, "1": 409}[seq]
+		if status := post(t, two, token, seq, "fine"); status != want {
+			t.Errorf("a POST of number %s: %d, want %d", seq, status, want)
+		}
 	}
 	if b := source.expect(""); b.data != "fine" {
 		t.Errorf("got %q", b.data)

@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+
+	"github.com/seed-29c60982/grouphub/internal/eventstream"
 )
 
 // A *Reject is an error by which [Authenticate] and a Consumer's Accept choose the
 // HTTP answer, and say that the refusal is meant: it is logged at debug level, where any
 // other error is a warning. Status is 400 to 599; anything else counts as the status that an
 // ordinary error gets. Reason is sent to the client as one line of plain text; if it is
-// empty, the client gets the status's usual text.
+// empty, the client gets the status's usual text. Of 503 an event stream's client gets a stream
+// that is closed at once with 1013 and the Reason, since an EventSource that is answered by 503
+// does not come back.
 type Reject struct {
 	Status int
 	Reason string
@@ -22,10 +26,15 @@ func (r *Reject) Error() string {
 	return fmt.Sprintf("grouphub: rejected with %d: %s", r.Status, r.Reason)
 }
 
-// refuse refuses an upgrade: it counts and logs that, and answers the request.
+// refuse refuses a request: it counts and logs that, and answers it.
 func (h *Hub) refuse(w http.ResponseWriter, r *http.Request, err error, fallback int) {
 	h.count.rejected.Add(1)
 	logRefusal(h.logger(), r, err)
+	if status, text := refusal(err, fallback); status == http.StatusServiceUnavailable && asksForStream(r) {
+		streamHeader(w.Header())
+		w.Write(eventstream.NewClose(closeTryAgainLater, text))
+		return
+	}
 	refuse(w, err, fallback)
 }
 
@@ -57,9 +66,15 @@ func hubBehind(h http.Handler, r *http.Request) *Hub {
 	}
 }
 
-// refuse answers a request as err says, if it is a *Reject. Any other error gets the
-// fallback status, and its text is not sent: it may not be meant for strangers.
+// refuse answers a request as err says.
 func refuse(w http.ResponseWriter, err error, fallback int) {
+	status, text := refusal(err, fallback)
+	http.Error(w, text, status)
+}
+
+// refusal returns what a request is answered: what err says, if it is a *Reject. Any other
+// error gets the fallback status, and its text is not sent: it may not be meant for strangers.
+func refusal(err error, fallback int) (status int, text string) {
 	status, reason := fallback, ""
 	var r *Reject
 	if errors.As(err, &r) && r != nil {
@@ -68,5 +83,5 @@ func refuse(w http.ResponseWriter, err error, fallback int) {
 			status = r.Status
 		}
 	}
-	http.Error(w, cmp.Or(oneLine(reason), http.StatusText(status), "refused"), status)
+	return status, cmp.Or(oneLine(reason), http.StatusText(status), "refused")
 }

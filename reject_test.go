@@ -1,10 +1,12 @@
 package grouphub_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -68,6 +70,83 @@ func TestRefusalsAreLoggedAndCounted(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestRefusedStreamsAndPostsAreCountedAsUpgradesAre(t *testing.T) {
+	never := grouphub.Authenticate(func(*http.Request) (grouphub.User, error) { return grouphub.User{}, errors.New("no session") })
+	for name, test := range map[string]struct {
+		wrap   func(http.Handler) http.Handler
+		origin string
+		status int
+	}{
+		"Authenticate": {never, "", 401},
+		"AllowHosts":   {grouphub.AllowHosts("other.example"), "", 403},
+		"the origin":   {grouphub.AllowOrigins("https://other.example"), "https://evil.example", 403},
+	} {
+		logger, logged := logAll()
+		hub := newHub(t, &grouphub.Options{Logger: logger})
+		h := test.wrap(hub)
+		stream, message := httptest.NewRequest("GET", "/", nil), httptest.NewRequest("POST", "/", nil)
+		stream.Header.Set("Accept", "text/event-stream")
+		for i, r := range []*http.Request{stream, message} {
+			if test.origin != "" {
+				r.Header.Set("Origin", test.origin)
+			}
+			w := hijackable{httptest.NewRecorder()}
+			h.ServeHTTP(w, r)
+			if n := hub.Stats().Rejected; w.Code != test.status || n != uint64(i+1) {
+				t.Errorf("a %s that %s refuses: %d, and %d counted", r.Method, name, w.Code, n)
+			}
+		}
+		if n := strings.Count(logged.String(), "\n"); n != 2 {
+			t.Errorf("what %s refuses is logged %d times: %s", name, n, logged.String())
+		}
+	}
+}
+
+// An EventSource that is answered by 503 does not come back, with or without a Retry-After.
+func TestTemporaryRefusalOfAStreamIsATemporaryClose(t *testing.T) {
+	later := &grouphub.Reject{Status: 503, Reason: "warming up"}
+	refused := func(h http.Handler, reason string) {
+		t.Helper()
+		s := httptest.NewServer(h)
+		defer s.Close()
+		source := &eventSource{t: t}
+		source.connect(s.URL)
+		b := source.expect("grouphub.close")
+		if want := fmt.Sprintf(`{"code":1013,"reason":%q}`, reason); source.status != 200 || b.data != want || source.lastID != "" {
+			t.Errorf("status %d, close %s, id %q, want 200 and %s", source.status, b.data, source.lastID, want)
+		}
+		source.cut()
+	}
+	hub := newHub(t, &grouphub.Options{Logger: quiet()})
+	refused(hub.Handler(grouphub.Consumer{Accept: func(*http.Request) error { return later }}), "warming up")
+	refused(grouphub.Authenticate(func(*http.Request) (grouphub.User, error) { return grouphub.User{}, later })(hub), "warming up")
+	if n := hub.Stats().Rejected; n != 2 {
+		t.Errorf("%d rejected, want 2", n)
+	}
+
+	// Shutdown has given up waiting for an Accept that then returns.
+	entered, proceed := make(chan struct{}), make(chan struct{})
+	ending := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
+		Accept:  func(*http.Request) error { close(entered); <-proceed; return nil },
+		Connect: func(*grouphub.Conn) error { t.Error("Connect was called after Shutdown"); return nil },
+	}})
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		refused(ending, "the server is shutting down")
+	}()
+	<-entered
+	if err := ending.Shutdown(canceled()); !errors.Is(err, context.Canceled) {
+		t.Errorf("Shutdown: %v", err)
+	}
+	close(proceed)
+	<-answered
+	if err := ending.Shutdown(background); err != nil {
+		t.Error(err)
+	}
+	refused(ending, "the server is shutting down") // and now at once
 }
 
 func TestABadHandshakeIsNoWarning(t *testing.T) {

@@ -5,7 +5,8 @@ import "sync/atomic"
 // Stats are what a hub has counted since New, and what it has now.
 type Stats struct {
 	Conns, Groups                  int    // connections; groups with members here
-	Accepted, Rejected             uint64 // upgrades; what Authenticate refuses is counted where it can tell which hub is behind it
+	Accepted                       uint64 // connections that were made
+	Rejected                       uint64 // requests that were refused: for connections, and messages by POST; those of Authenticate where it can tell which hub is behind it
 	Received, Published, Delivered uint64 // client messages in; events accepted by the layer; frames queued to connections
 	Dropped                        uint64 // frames and events that did not reach a connection that should have had them, and payloads that made no sense
 	Unhandled                      uint64 // events that a connection's consumer has no handler for

@@ -1,14 +1,15 @@
 package grouphub
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"maps"
 	mathrand "math/rand/v2"
+	"mime"
 	"net/http"
-	"net/textproto"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -39,19 +40,28 @@ type stream struct {
 	turn    sync.Mutex // held by the post whose turn it is, while it waits for its rate
 	lastSeq uint64     // of the last message; guarded by turn
 
-	mu     sync.Mutex                // may be taken while the Conn's or a shard's is held, never the reverse
-	begin  map[groupHash]cursorEntry // where the client wants to resume, from Last-Event-ID
-	left   map[groupHash]bool        // the groups with history that it has left since
-	places []cursorEntry             // where the client stands in its groups with history, once it has the blocks that were pushed
-	values map[string]any            // of Conn.Set
+	mu        sync.Mutex                // may be taken while the Conn's or a shard's is held, never the reverse
+	begin     map[groupHash]cursorEntry // where the client wants to resume, from Last-Event-ID
+	left      map[groupHash]bool        // groups that it has left since, while places are not whole
+	places    streamPlaces
+	connected time.Duration  // when Connect returned, as an uptime; 0 until then
+	values    map[string]any // of Conn.Set
 }
 
 // asksForStream reports whether a request is that of an EventSource, or of another client
 // that wants an event stream.
 func asksForStream(r *http.Request) bool {
 	return r.Method == http.MethodGet && slices.ContainsFunc(r.Header["Accept"], func(accept string) bool {
-		return strings.Contains(accept, "text/event-stream")
+		return slices.ContainsFunc(strings.Split(accept, ","), wantsStream)
 	})
+}
+
+// wantsStream reports whether a part of an Accept header names event streams. Whoever takes
+// anything does not ask for one.
+func wantsStream(accepted string) bool {
+	kind, parameters, _ := mime.ParseMediaType(accepted)
+	weight, err := strconv.ParseFloat(parameters["q"], 64)
+	return kind == "text/event-stream" && (err != nil || weight > 0)
 }
 
 // serveStream answers a request with an event stream. Over HTTP/1.1 it returns when Connect
@@ -67,7 +77,7 @@ func (e *endpoint) serveStream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ctx := r.Context() // ends when the client has gone, which the connection's does not
-	c, r := e.admit(w, r, func(err error) { h.refuseStream(w, r, err) })
+	c, r := e.admit(w, r, func(err error) { h.refuse(w, r, err, http.StatusServiceUnavailable) })
 	if c == nil {
 		return
 	}
@@ -80,7 +90,7 @@ func (e *endpoint) serveStream(w http.ResponseWriter, r *http.Request) {
 	}
 	var head []byte
 	if relay == nil { // otherwise net/http writes it
-		head = appendStreamHead(nil, w.Header())
+		head = newStreamHead(w.Header())
 	}
 	head = eventstream.AppendOpen(head, c.streamToken())
 	c.outbox.InitStream(conn, h.streamLimitsFor(r.URL), (*connOwner)(c), head)
@@ -130,16 +140,16 @@ func (c *Conn) waitForStreamEnd() {
 }
 
 func newStream(c *Conn, r *http.Request) *stream {
-	s := &stream{secret: rand.Text(), cursors: c.resume == nil}
+	s := &stream{secret: rand.Text(), cursors: c.resume == nil, places: streamPlaces{whole: true}}
 	if limit := c.hub.options.ReceiveRate; limit > 0 {
 		s.limiter = rate.NewLimiter(rate.Limit(limit), c.hub.options.ReceiveBurst)
 	}
 	if id := lastEventID(r); id != "" {
 		s.resumes = true
-		s.begin, _ = parseCursor(id)
+		s.begin, s.places.whole = parseCursor(id)
 		// A cursor has all groups from the start, or a stream that is cut while Connect still
 		// joins them would lose some.
-		s.places = slices.Collect(maps.Values(s.begin))
+		s.places.pending = slices.Collect(maps.Values(s.begin))
 	}
 	return s
 }
@@ -175,48 +185,30 @@ func lastEventID(r *http.Request) string {
 
 // notForStreams are the headers that middleware may have set and that are not true of an
 // event stream, or not of one whose head is written here.
-var notForStreams = []string{"Connection", "Content-Encoding", "Content-Length", "Content-Type", "Date", "Etag",
-	"Keep-Alive", "Trailer", "Transfer-Encoding", "Upgrade", "Accept-Ranges", "Last-Modified"}
+var notForStreams = []string{"Accept-Ranges", "Cache-Control", "Connection", "Content-Encoding", "Content-Length",
+	"Content-Type", "Date", "Etag", "Keep-Alive", "Last-Modified", "Trailer", "Transfer-Encoding", "Upgrade",
+	"X-Accel-Buffering"}
 
 // streamHeader sets the header of an event stream. What middleware has set stays, but for
 // framing and encoding.
 func streamHeader(header http.Header) {
-	for _, name := range notForStreams {
-		header.Del(name)
-	}
+	maps.DeleteFunc(header, func(name string, _ []string) bool { // however the name is written
+		return slices.Contains(notForStreams, http.CanonicalHeaderKey(name))
+	})
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-cache, no-store, no-transform")
 	header.Set("X-Accel-Buffering", "no") // or nginx delivers nothing
 }
 
-// appendStreamHead appends the head of a response that has neither a length nor chunks, so
-// that all members of a group can be given the same bytes.
-func appendStreamHead(to []byte, header http.Header) []byte {
+// newStreamHead returns the head of a response that has neither a length nor chunks, so that
+// all members of a group can be given the same bytes.
+func newStreamHead(header http.Header) []byte {
 	streamHeader(header)
-	to = append(to, "HTTP/1.1 200 OK\r\nConnection: close\r\nDate: "...)
-	to = time.Now().UTC().AppendFormat(to, http.TimeFormat)
-	to = append(to, "\r\n"...)
-	clean := strings.NewReplacer("\r", " ", "\n", " ") // as net/http does
-	for name, values := range header {
-		if name != textproto.CanonicalMIMEHeaderKey(name) || strings.ContainsAny(name, " \r\n:") {
-			continue
-		}
-		for _, value := range values {
-			to = fmt.Appendf(to, "%s: %s\r\n", name, clean.Replace(value))
-		}
-	}
-	return append(to, "\r\n"...)
-}
-
-// refuseStream answers with a stream that ends at once, since an EventSource would not come
-// back from an error.
-func (h *Hub) refuseStream(w http.ResponseWriter, r *http.Request, err error) {
-	h.count.rejected.Add(1)
-	logRefusal(h.logger(), r, err)
-	code, reason := closeTryAgainLater, "try again later"
-	if reject, ok := err.(*Reject); ok {
-		reason = reject.Reason
-	}
-	streamHeader(w.Header())
-	w.Write(eventstream.NewClose(code, reason))
+	var head bytes.Buffer // writing to which does not fail
+	head.WriteString("HTTP/1.1 200 OK\r\nConnection: close\r\nDate: ")
+	head.WriteString(time.Now().UTC().Format(http.TimeFormat))
+	head.WriteString("\r\n")
+	header.Write(&head)
+	head.WriteString("\r\n")
+	return head.Bytes()
 }

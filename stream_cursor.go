@@ -3,6 +3,7 @@ package grouphub
 import (
 	"bytes"
 	"slices"
+	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/eventstream"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
@@ -21,7 +22,57 @@ func (d *delivery) cursorEntry() cursorEntry {
 }
 
 // ownCursor appends the cursor of a connection that is in no other group with history.
-func ownCursor(to []byte, d *delivery) []byte { return appendCursor(to, d.cursorEntry()) }
+func ownCursor(to []byte, d *delivery) []byte { return appendCursor(to, true, d.cursorEntry()) }
+
+// rejoinTime is for how long after Connect a group that the client was in stays in its
+// cursors, while it has not been joined again. It is for clients that ask for their groups by
+// messages. After that the client is taken to have done with the group.
+const rejoinTime = 5 * time.Minute
+
+// A streamPlaces says where the client of a stream stands in its groups with history, once it
+// has the blocks that were pushed.
+type streamPlaces struct {
+	joined  []cursorEntry // in groups that it has been in since it came
+	pending []cursorEntry // in groups that it has brought with it, and has not joined yet
+	whole   bool          // there are no others
+}
+
+// share reports whether the client has the same cursor as all others that are in a group
+// alone.
+func (p *streamPlaces) share(g *group) bool {
+	return p.whole && len(p.pending) == 0 && (len(p.joined) == 0 || len(p.joined) == 1 && p.joined[0].group == g.hash)
+}
+
+// appendCursor appends the cursor of all places. If they have no room, those of the groups that
+// the client is in come first.
+func (p *streamPlaces) appendCursor(to []byte) []byte {
+	if len(p.pending) == 0 {
+		return appendCursor(to, p.whole, p.joined...)
+	}
+	return appendCursor(to, p.whole, slices.Concat(p.joined, p.pending)...)
+}
+
+// advance moves the client's place in a group.
+func (p *streamPlaces) advance(to cursorEntry) {
+	for i := range p.joined {
+		if p.joined[i].group == to.group {
+			p.joined[i] = to
+			return
+		}
+	}
+	p.joined = append(p.joined, to)
+	p.pending = withoutGroup(p.pending, to.group)
+}
+
+// leave removes the client's place in a group.
+func (p *streamPlaces) leave(g *group) {
+	p.joined = withoutGroup(p.joined, g.hash)
+	p.pending = withoutGroup(p.pending, g.hash)
+}
+
+func withoutGroup(entries []cursorEntry, group groupHash) []cursorEntry {
+	return slices.DeleteFunc(entries, func(e cursorEntry) bool { return e.group == group })
+}
 
 // push pushes a batch. Shared is what members get that are in no other group with history.
 func (s *stream) push(c *Conn, w *outbox.Writer, batch []*delivery, shared *composition) error {
@@ -31,13 +82,14 @@ func (s *stream) push(c *Conn, w *outbox.Writer, batch []*delivery, shared *comp
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock() // behind the push: one cursor must not overtake another
-	if len(s.places) == 0 || len(s.places) == 1 && s.places[0].group == last.group.hash {
-		s.advanceLocked(last.cursorEntry())
+	s.forgetLocked()
+	if s.places.share(last.group) {
+		s.places.advance(last.cursorEntry())
 		return c.pushComposed(w, shared)
 	}
 	own := c.hub.composeBlocks(c.variant(), batch, func(to []byte, d *delivery) []byte {
-		s.advanceLocked(d.cursorEntry())
-		return appendCursor(to, s.places...)
+		s.places.advance(d.cursorEntry())
+		return s.places.appendCursor(to)
 	})
 	return c.pushComposed(w, &own)
 }
@@ -52,20 +104,40 @@ func lastNumbered(batch []*delivery) *delivery {
 	return nil
 }
 
-// resumesFrom returns where the replay of a group begins for a client that has come back. In
-// a group that its cursor does not have it does not know where it was. A group that this
-// connection has left is joined as for the first time.
+// resumesFrom returns where the replay of a group begins for a client that has come back, and
+// whether it resumes at all. A group that its cursor does not have is new to it, and so is one
+// that this connection has left. If the cursor does not have all groups, or is none, nobody
+// knows where the client was.
 func (s *stream) resumesFrom(g *group) (r sequence.Replay, resumes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.resumes || s.left[g.hash] {
+	s.forgetLocked()
+	e, ok := s.begin[g.hash]
+	if !s.resumes || s.left[g.hash] || !ok && s.places.whole {
 		return r, false
 	}
 	r.From = true
-	if e, ok := s.begin[g.hash]; ok {
+	if ok {
 		r.Mark = &sequence.Mark{Number: e.number, Is: func(at Position) bool { return fingerprintOf(at) == e.print }}
 	}
 	return r, true
+}
+
+// connectReturned begins the time in which the client has to join again the groups that it was
+// in, for them to stay in its cursors.
+func (s *stream) connectReturned() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.connected = uptime()
+}
+
+// forgetLocked has the cursors say nothing any more of groups that the client was in, and has
+// not joined again for long.
+func (s *stream) forgetLocked() {
+	if s.places.whole && len(s.places.pending) == 0 || s.connected == 0 || uptime()-s.connected < rejoinTime {
+		return
+	}
+	s.places.pending, s.places.whole, s.left = nil, true, nil
 }
 
 // resumeLater notes to where a replay has come. Another Join goes on from there if this one
@@ -83,9 +155,10 @@ func (s *stream) resumeLater(g *group, at Position) {
 func (s *stream) sendPosition(c *Conn, g *group, at Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.advanceLocked(cursorEntry{g.hash, at.Number, fingerprintOf(at)})
+	s.places.advance(cursorEntry{g.hash, at.Number, fingerprintOf(at)})
 	if s.cursors {
-		cursor := appendCursor(nil, s.places...)
+		s.forgetLocked()
+		cursor := s.places.appendCursor(nil)
 		// This fails only if the connection is ending anyway.
 		_ = c.outbox.Push(eventstream.AppendBlock(nil, eventstream.Position, nil, string(cursor)))
 	}
@@ -95,22 +168,15 @@ func (s *stream) sendPosition(c *Conn, g *group, at Position) {
 func (s *stream) leave(g *group) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.begin, g.hash)
+	s.places.leave(g)
+	if s.places.whole { // a group that the client has not brought with it is new
+		return
+	}
 	if s.left == nil {
 		s.left = make(map[groupHash]bool)
 	}
 	s.left[g.hash] = true
-	s.places = slices.DeleteFunc(s.places, func(e cursorEntry) bool { return e.group == g.hash })
-}
-
-// advanceLocked moves the client's place in a group.
-func (s *stream) advanceLocked(to cursorEntry) {
-	for i := range s.places {
-		if s.places[i].group == to.group {
-			s.places[i] = to
-			return
-		}
-	}
-	s.places = append(s.places, to)
 }
 
 // composeBlocks is compose for event streams. The function appends an event's cursor.

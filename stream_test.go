@@ -1,11 +1,14 @@
 package grouphub_test
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -55,6 +58,85 @@ func TestOneConsumerServesAnyClient(t *testing.T) {
 			t.Errorf("Disconnect with %d", code)
 		}
 	})
+}
+
+func TestStreamIsWhatAnAcceptThatNamesItAsksFor(t *testing.T) {
+	s := httptest.NewServer(hubOf(t, grouphub.Consumer{}))
+	defer s.Close()
+	for accept, want := range map[string]int{
+		"text/event-stream":                          200,
+		"TEXT/Event-Stream":                          200,
+		"text/html, text/event-stream;q=0.5":         200,
+		"text/event-stream; charset=utf-8":           200,
+		"text/event-stream;q=0":                      426,
+		"text/event-stream; Q=0.0, application/json": 426,
+		"text/*":                          426,
+		"*/*":                             426,
+		"text/html,application/xml,*/*":   426,
+		"text/event-stream-of-mine":       426,
+		"application/x-text/event-stream": 426,
+	} {
+		for method, status := range map[string]int{"GET": want, "HEAD": 426} {
+			r, err := http.NewRequest(method, s.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Accept", accept)
+			answer, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer.Body.Close()
+			if answer.StatusCode != status {
+				t.Errorf("%s with Accept: %s is answered by %d, want %d", method, accept, answer.StatusCode, status)
+			}
+		}
+	}
+}
+
+// Some proxies speak HTTP/1.0 to the servers behind them.
+func TestStreamOverHTTP10(t *testing.T) {
+	hub := hubOf(t, noteConsumer)
+	s := httptest.NewServer(hub)
+	defer s.Close()
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET / HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n")
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != 200 || len(answer.TransferEncoding) > 0 || !answer.Close {
+		t.Errorf("answered by %+v", answer)
+	}
+	source := &eventSource{t: t, body: newReader(answer.Body)}
+	source.expect("grouphub.open")
+	send(t, hub, "all", "note", 1)
+	if e := source.event(); e.Type != "note" {
+		t.Errorf("got %+v", e)
+	}
+}
+
+func TestOptionsWithoutAnOriginIsNoPreflight(t *testing.T) {
+	hub := hubOf(t, grouphub.Consumer{})
+	for _, test := range []struct {
+		header string
+		status int
+	}{{"", 426}, {"Access-Control-Request-Method", 426}} {
+		r := httptest.NewRequest("OPTIONS", "/", nil)
+		if test.header != "" {
+			r.Header.Set(test.header, "POST")
+		}
+		w := httptest.NewRecorder()
+		hub.ServeHTTP(w, r)
+		if w.Code != test.status {
+			t.Errorf("OPTIONS with %q: %d, want %d", test.header, w.Code, test.status)
+		}
+	}
 }
 
 // streamHub returns a hub whose connections join groups with history, and its URL.

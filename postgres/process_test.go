@@ -1,0 +1,56 @@
+package postgres_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/seed-29c60982/grouphub"
+)
+
+// The environment of a process that is a relay: the database of its outbox, and the Redis of
+// its layer.
+const (
+	relayDatabase = "GROUPHUB_TEST_RELAY_DATABASE"
+	relayRedis    = "GROUPHUB_TEST_RELAY_REDIS"
+)
+
+// startRelayProcess starts a relay in a process of its own, which can be killed.
+func startRelayProcess(t testing.TB, database, redis string) *exec.Cmd {
+	t.Helper()
+	relay := exec.Command(os.Args[0])
+	relay.Env = append(os.Environ(), relayDatabase+"="+database, relayRedis+"="+redis)
+	relay.Stderr = os.Stderr
+	if err := relay.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return relay
+}
+
+func kill(process *exec.Cmd) {
+	process.Process.Kill()
+	process.Wait()
+}
+
+// relayMain is such a process. It ends by being killed.
+func relayMain() {
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "relay:", err)
+			os.Exit(1)
+		}
+	}
+	pool, err := pgxpool.New(background, os.Getenv(relayDatabase))
+	fail(err)
+	to, err := newLayer(pool, os.Getenv(relayRedis))
+	fail(err)
+	fail(newOutbox(pool).Relay(background, to))
+}
+
+// newLayer connects to a layer on Redis.
+func newLayer(_ *pgxpool.Pool, redis string) (grouphub.Layer, error) {
+	return grouphub.NewRedisLayer(redis, nil)
+}

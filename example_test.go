@@ -373,6 +373,36 @@ func ExampleOnce() {
 	// {"type":"chat.message","group":"room:lobby","data":{"text":"one tea"}}
 }
 
+// A worker takes the messages of a named channel until its context ends.
+func ExampleHub_Work() {
+	ctx, stop := context.WithCancel(context.Background())
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+	if err := hub.Send(ctx, "thumbnails", "thumbnail.create", "cat.jpg"); err != nil {
+		log.Fatal(err)
+	}
+	makeThumbnail := func(_ context.Context, path string) error {
+		fmt.Println("a thumbnail of", path)
+		stop()
+		return nil
+	}
+
+	err := hub.Work(ctx, "thumbnails", grouphub.Tasks{
+		"thumbnail.create": func(ctx context.Context, e grouphub.Event) error {
+			var path string
+			if err := e.Decode(&path); err != nil {
+				return err
+			}
+			return makeThumbnail(ctx, path)
+		},
+	})
+
+	fmt.Println(err)
+	// Output:
+	// a thumbnail of cat.jpg
+	// context canceled
+}
+
 // A named channel is a queue that any process can append to and any can take from.
 func ExampleHub_Receive() {
 	hub := grouphub.New(nil)

@@ -20,7 +20,7 @@ func MemoryLeases(l *MemoryLayer) int {
 }
 
 // RedisDiscarded returns how many payloads could not be opened.
-func RedisDiscarded(l *RedisLayer) uint64 { return l.redis.Discarded() }
+func RedisDiscarded(l *RedisLayer) uint64 { return l.discarded() }
 
 // EncodeEvent returns an event as it travels through a layer.
 func EncodeEvent(group, event string, data any) []byte {

@@ -45,8 +45,16 @@ type RedisOptions struct {
 	// slog.Default() at the time of each record.
 	Logger *slog.Logger
 
+	// Lazy makes NewRedisLayer return at once, whether there is a server or not, so that a
+	// program can start before its Redis. Until the layer has connected, which it tries for as
+	// long as it takes, Stats.LayerUp is false, Receive waits, and what needs the server ends
+	// with [ErrUnavailable]; a replica, or a password that is refused, is logged then, and
+	// tried again. A URL that cannot be parsed is an error of NewRedisLayer all the same.
+	Lazy bool
+
 	// Client is given the options that the URL stands for, and may change them: TLS,
-	// Sentinel, the nodes of a Cluster, credentials, how to dial. Afterwards the layer sets
+	// Sentinel, the nodes of a Cluster, credentials, how to dial. With Lazy, it is called
+	// before each attempt to connect. Afterwards the layer sets
 	// what it cannot do without: no client-side cache, no retries, one connection to a node.
 	Client func(*rueidis.ClientOption)
 }
@@ -72,7 +80,7 @@ type RedisOptions struct {
 // Cluster, rueidis may keep a goroutine for a few seconds after it.
 type RedisLayer struct {
 	Layer
-	redis *redis.Layer // the same
+	discarded func() uint64 // how many payloads could not be opened
 }
 
 // NewRedisLayer connects to Redis and returns a layer, or says within five seconds what
@@ -84,7 +92,7 @@ func NewRedisLayer(url string, opts *RedisOptions) (*RedisLayer, error) {
 	if opts == nil {
 		opts = &RedisOptions{}
 	}
-	l, err := redis.New(url, redis.Options{
+	o := redis.Options{
 		Prefix:         opts.Prefix,
 		EncryptionKeys: opts.EncryptionKeys,
 		Sharded:        opts.Sharded,
@@ -92,9 +100,17 @@ func NewRedisLayer(url string, opts *RedisOptions) (*RedisLayer, error) {
 		QueueExpiry:    opts.QueueExpiry,
 		Logger:         opts.Logger,
 		Client:         opts.Client,
-	})
+	}
+	if opts.Lazy {
+		l, err := redis.NewLazy(url, o)
+		if err != nil {
+			return nil, err
+		}
+		return &RedisLayer{l, l.Discarded}, nil
+	}
+	l, err := redis.New(url, o)
 	if err != nil {
 		return nil, err
 	}
-	return &RedisLayer{Layer: l, redis: l}, nil
+	return &RedisLayer{l, l.Discarded}, nil
 }

@@ -1,6 +1,7 @@
 package grouphub_test
 
 import (
+	"errors"
 	"net"
 	"strings"
 	"testing"
@@ -9,6 +10,8 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/hubtest"
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 )
 
 func TestNewRedisLayerSaysWhatIsWrong(t *testing.T) {
@@ -55,4 +58,23 @@ func TestNewRedisLayerSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: took %v, want 5s at most", c.url, took)
 		}
 	}
+}
+
+func TestALazyHubIsUpAsSoonAsItsServerIs(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	s.Kill()
+	hub := newHub(t, &grouphub.Options{Logger: quiet(), Consumer: noteConsumer,
+		Layer: redisLayer(t, s.URL(), &grouphub.RedisOptions{Lazy: true, Logger: quiet()})})
+	if err := hub.GroupSend(background, "all", "note", 1); !errors.Is(err, grouphub.ErrUnavailable) || hub.Stats().LayerUp {
+		t.Errorf("%v without a server, want ErrUnavailable", err)
+	}
+	s.Restart()
+	eventually(t, func() bool { return hub.Stats().LayerUp }, "the hub is not up")
+	if err := hub.Ping(background); err != nil {
+		t.Error(err)
+	}
+	c := hubtest.Dial(t, hub, "/")
+	send(t, hub, "all", "note", 2)
+	c.Expect(`{"type":"note","group":"all","data":2}`)
 }

@@ -35,7 +35,7 @@ func (h *Hub) Stats() Stats {
 	n := &h.count
 	dropped := n.dropped.Load()
 	if l, ok := h.layer.(*RedisLayer); ok {
-		dropped += l.redis.Discarded()
+		dropped += l.discarded()
 	}
 	return Stats{
 		Conns: conns, Groups: groups,

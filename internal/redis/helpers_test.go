@@ -37,11 +37,14 @@ type testHub struct {
 	lost []string // topics, those of each call sorted
 }
 
-func attach(t *testing.T, l *Layer, hub string, r layer.Receiver, topics ...string) layer.Subscription {
+func attach(t *testing.T, l layer.Layer, hub string, r layer.Receiver, topics ...string) layer.Subscription {
 	t.Helper()
 	s, err := l.Attach(hub, r)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(topics) == 0 {
+		return s
 	}
 	if err := s.Add(context.Background(), topics...); err != nil {
 		t.Fatal(err)
@@ -49,7 +52,7 @@ func attach(t *testing.T, l *Layer, hub string, r layer.Receiver, topics ...stri
 	return s
 }
 
-func attachHub(t *testing.T, l *Layer, topics ...string) *testHub {
+func attachHub(t *testing.T, l layer.Layer, topics ...string) *testHub {
 	t.Helper()
 	h := &testHub{t: t, name: fmt.Sprint("hub", names.Add(1)), changed: make(chan struct{}, 1)}
 	h.Subscription = attach(t, l, h.name, h, topics...)
@@ -119,7 +122,7 @@ func await(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-func mustPublish(t *testing.T, l *Layer, topic, payload string) {
+func mustPublish(t *testing.T, l layer.Layer, topic, payload string) {
 	t.Helper()
 	if err := l.Publish(context.Background(), publication(topic, payload)); err != nil {
 		t.Fatal(err)

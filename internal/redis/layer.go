@@ -99,22 +99,34 @@ type Layer struct {
 
 // New connects to Redis.
 func New(url string, opts Options) (*Layer, error) {
-	prefix := cmp.Or(opts.Prefix, "grouphub")
-	if strings.ContainsAny(prefix, "{}") {
-		return nil, fmt.Errorf("grouphub: redis prefix %q contains a brace", prefix)
-	}
-	if opts.QueueCapacity < 0 || opts.QueueExpiry < 0 {
-		return nil, fmt.Errorf("grouphub: negative queue capacity %d or expiry %v", opts.QueueCapacity, opts.QueueExpiry)
-	}
-	sealer, err := newSealer(opts.EncryptionKeys)
+	l, option, err := prepare(url, opts)
 	if err != nil {
 		return nil, err
 	}
+	if err := l.start(option); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// prepare returns a layer that has no connection yet, and what start is to connect with.
+func prepare(url string, opts Options) (*Layer, rueidis.ClientOption, error) {
 	var option rueidis.ClientOption
+	prefix := cmp.Or(opts.Prefix, "grouphub")
+	if strings.ContainsAny(prefix, "{}") {
+		return nil, option, fmt.Errorf("grouphub: redis prefix %q contains a brace", prefix)
+	}
+	if opts.QueueCapacity < 0 || opts.QueueExpiry < 0 {
+		return nil, option, fmt.Errorf("grouphub: negative queue capacity %d or expiry %v", opts.QueueCapacity, opts.QueueExpiry)
+	}
+	sealer, err := newSealer(opts.EncryptionKeys)
+	if err != nil {
+		return nil, option, err
+	}
 	if url != "" || opts.Client == nil {
 		// What the parser complains of may be a part of the password.
 		if option, err = rueidis.ParseURL(url); err != nil {
-			return nil, errors.New("grouphub: invalid redis URL: want redis://user:password@host:port/db, rediss://… or unix:///path?db=n, special characters escaped")
+			return nil, option, errors.New("grouphub: invalid redis URL: want redis://user:password@host:port/db, rediss://… or unix:///path?db=n, special characters escaped")
 		}
 	}
 	if opts.Client != nil {
@@ -138,9 +150,14 @@ func New(url string, opts Options) (*Layer, error) {
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.connections = newConnections(&option)
+	return l, option, nil
+}
+
+// start connects, and starts what sends commands. It is called once.
+func (l *Layer) start(option rueidis.ClientOption) error {
 	if err := l.connect(option); err != nil {
 		l.cancel()
-		return nil, fmt.Errorf("%w: connect to redis at %s: %w", layer.ErrUnavailable, strings.Join(option.InitAddress, ", "), err)
+		return fmt.Errorf("%w: connect to redis at %s: %w", layer.ErrUnavailable, strings.Join(option.InitAddress, ", "), err)
 	}
 	if !l.cluster {
 		l.running.Go(func() { l.watchRole(l.heartbeat) })
@@ -152,7 +169,7 @@ func New(url string, opts Options) (*Layer, error) {
 			l.running.Go(l.pipeline)
 		}
 	}
-	return l, nil
+	return nil
 }
 
 // connect makes the client. Many steps have a timeout of their own; that of all

@@ -105,10 +105,13 @@ func (h *Hub) deliverDirect(env *envelope.Envelope) error {
 		return outbox.ErrClosed
 	}
 	d := []*delivery{{hub: h, env: env}}
-	if todo := missingRenders(d, []variant{c.variant()}); len(todo) > 0 {
-		return c.queueCallback(len(env.Body), func() { // a Render may block, and the sender must not wait for it
-			todo[0]()
-			_ = c.deliver(nil, d) // fails if the connection is ending
+	// A Render may block, and the sender must not wait for it.
+	if todo := missingRenders(d, []variant{c.variant()}); len(todo) > 0 || c.hasConditions(d) {
+		return c.queueCallback(len(env.Body), func() {
+			for _, render := range todo {
+				render()
+			}
+			_ = c.deliver(nil, c.wanted(d)) // fails if the connection is ending
 		})
 	}
 	return c.deliver(nil, d)

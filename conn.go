@@ -214,6 +214,14 @@ func (c *Conn) Groups() []string {
 	return names
 }
 
+// In reports whether the connection is in a group, its user's included; in Disconnect, and
+// afterwards, whether it was at its end.
+func (c *Conn) In(group string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.groups.get(group).entered()
+}
+
 // Close sends what waits, then a close frame, and does not wait for either. The code
 // is 1000, 1001, 1003, 1007 to 1013 or 3000 to 4999, and the reason UTF-8 of at most
 // 123 bytes. No callback but Disconnect begins afterwards. The client has CloseTimeout to

@@ -1,9 +1,11 @@
 package grouphub_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -128,4 +130,56 @@ func TestPathValueOfANameThatTheRouteDoesNotHaveIsLoggedOnce(t *testing.T) {
 	if text := logged.String(); !strings.Contains(text, "name=rest") || !strings.Contains(text, "name=room") || !strings.Contains(text, "SetPathValue") {
 		t.Errorf("logged %s", text)
 	}
+}
+
+func TestInSaysWhetherTheConnectionIsAMember(t *testing.T) {
+	atEnd := make(chan bool, 1)
+	hub, conns := connections(t, grouphub.Consumer{Disconnect: func(_ context.Context, c *grouphub.Conn, _ int) {
+		atEnd <- c.In("all") && !c.In("other")
+	}})
+	client := hubtest.Dial(t, hub, "/", hubtest.WithUser(grouphub.User{ID: "ann"}))
+	c := <-conns
+	if c.In("all") || !c.In(grouphub.UserGroup("ann")) {
+		t.Error("before the Join")
+	}
+	for _, group := range []string{"all", "other"} {
+		if err := c.Join(group); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Leave("other"); err != nil || !c.In("all") || c.In("other") {
+		t.Error("after the Leave", err)
+	}
+	client.Close()
+	if !<-atEnd {
+		t.Error("in Disconnect it is not what it was at the end")
+	}
+}
+
+func TestConnsYieldsThisHubsConnections(t *testing.T) {
+	layer := grouphub.NewMemoryLayer()
+	hub, other := newHub(t, &grouphub.Options{Layer: layer}), newHub(t, &grouphub.Options{Layer: layer})
+	hubtest.Dial(t, other, "/")
+	clients := []*hubtest.Client{hubtest.Dial(t, hub, "/"), hubtest.Dial(t, hub, "/", hubtest.AsStream())}
+	streams := 0
+	for c := range hub.Conns() {
+		c.Set("seen", true)
+		if c.Stream() {
+			streams++
+		}
+		if err := c.Send([]byte("hello")); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, c := range clients {
+		c.Expect("hello")
+	}
+	if streams != 1 {
+		t.Errorf("%d streams", streams)
+	}
+	for range hub.Conns() {
+		break
+	}
+	clients[0].Close()
+	eventually(t, func() bool { return len(slices.Collect(hub.Conns())) == 1 }, "the connection that has ended is still there")
 }

@@ -145,7 +145,11 @@ var (
 	_ func() grouphub.EventHandler                                           = grouphub.Forward
 	_ func(func(grouphub.Event) ([]byte, error)) grouphub.EventHandler       = grouphub.Render
 	_ func(func(*grouphub.Conn, grouphub.Event) error) grouphub.EventHandler = grouphub.Handle
-	_ func(func(*grouphub.Conn, time.Time) error) grouphub.EventHandler      = grouphub.HandleAs[time.Time]
+	_ func(func(grouphub.Event) ([]byte, error)) grouphub.EventHandler       = grouphub.RenderBinary
+	_ func() grouphub.EventHandler                                           = grouphub.Ignore
+
+	_ func(grouphub.EventHandler, func(*grouphub.Conn, grouphub.Event) bool) grouphub.EventHandler = grouphub.EventHandler.If
+	_ func(func(*grouphub.Conn, time.Time) error) grouphub.EventHandler                            = grouphub.HandleAs[time.Time]
 )
 
 // Layers.
@@ -168,12 +172,14 @@ var (
 var (
 	_ struct {
 		ID      string
+		Session string
 		Info    any
 		Data    any
 		Expires time.Time
 	} = grouphub.User{}
 	_ func(func(*http.Request) (grouphub.User, error)) func(http.Handler) http.Handler = grouphub.Authenticate
 	_ func(context.Context) (grouphub.User, bool)                                      = grouphub.UserFrom
+	_ func(context.Context, grouphub.User) context.Context                             = grouphub.WithUser
 	_ func(userID string) string                                                       = grouphub.UserGroup
 	_ func(patterns ...string) func(http.Handler) http.Handler                         = grouphub.AllowOrigins
 	_ func() http.Handler                                                              = grouphub.ClientJS
@@ -190,10 +196,12 @@ var (
 	_ func(t testing.TB, h http.Handler, path string, opts ...hubtest.DialOption) *hubtest.Client = hubtest.Dial
 	_ func(t testing.TB, h http.Handler, path string, opts ...hubtest.DialOption) *http.Response  = hubtest.DialRefused
 	_ func(http.Header) hubtest.DialOption                                                        = hubtest.WithHeader
+	_ func(grouphub.User) hubtest.DialOption                                                      = hubtest.WithUser
 	_ func(c *hubtest.Client, v any)                                                              = (*hubtest.Client).Send
 	_ func(c *hubtest.Client) grouphub.Message                                                    = (*hubtest.Client).Next
 	_ func(c *hubtest.Client, v any)                                                              = (*hubtest.Client).Expect
 	_ func(c *hubtest.Client, event string) grouphub.Event                                        = (*hubtest.Client).ExpectEvent
+	_ func(c *hubtest.Client, event string) grouphub.Event                                        = (*hubtest.Client).SkipTo
 	_ func(c *hubtest.Client, d time.Duration)                                                    = (*hubtest.Client).ExpectNone
 	_ func(c *hubtest.Client, code int)                                                           = (*hubtest.Client).ExpectClose
 	_ func(c *hubtest.Client)                                                                     = (*hubtest.Client).Close

@@ -135,14 +135,15 @@ func (d *delivery) rendered(e *endpoint) bool {
 func (d *delivery) render(e *endpoint) {
 	value, _ := d.renders.LoadOrStore(e, new(rendering))
 	r := value.(*rendering)
-	r.Do(func() []byte {
+	h := e.consumer.Events.handler(d.env.Name)
+	r.Do(h.binary, func() []byte {
 		defer func() {
 			if p := recover(); p != nil {
 				d.hub.logPanic(p, "render "+quoted(d.env.Name), "")
 			}
 		}()
-		text, err := e.consumer.Events.handler(d.env.Name).render(d.event())
-		if err == nil && !utf8.Valid(text) {
+		text, err := h.render(d.event())
+		if err == nil && !h.binary && !utf8.Valid(text) {
 			err = errors.New("not UTF-8")
 		}
 		if err != nil {
@@ -153,7 +154,7 @@ func (d *delivery) render(e *endpoint) {
 			r.nothing = true
 			return nil
 		}
-		r.saysID = d.id != "" && bytes.Contains(text, []byte(d.id))
+		r.saysID = d.id != "" && !h.binary && bytes.Contains(text, []byte(d.id))
 		return append([]byte{}, text...) // a copy, since the application may use text again; not nil, even if it is empty
 	})
 }
@@ -208,6 +209,7 @@ func (h *Hub) compose(v variant, batch []*delivery) composition {
 		switch kind := v.handlerOf(d).kind; {
 		case kind == handlerNone:
 			composed.unhandled++
+		case kind == handlerIgnore:
 		case kind == handlerHandle:
 			composed.handle = true
 		case kind == handlerForward && !v.deflated() && len(batch) > 1:
@@ -267,6 +269,9 @@ func (s *shard) pushLocked(batch []*delivery) {
 	var delivered, dropped, unhandled int
 	for _, p := range s.places {
 		c, due := p.conn, s.since(p, batch)
+		if s.wanted != nil && c.endpoint.conditions {
+			due = common(batch, due, s.wanted[c])
+		}
 		if p.heldBack {
 			p.membership.held = append(p.membership.held, due...)
 			continue

@@ -39,19 +39,22 @@ func (e Events) handler(event string) EventHandler {
 	return e["*"]
 }
 
-// An EventHandler is made by [Forward], [Render], [Handle] or [HandleAs]. The zero
-// value ignores the event, like a missing entry.
+// An EventHandler is made by [Forward], [Render], [RenderBinary], [Handle], [HandleAs] or
+// [Ignore]. The zero value is like a missing entry.
 type EventHandler struct {
-	kind   handlerKind
-	name   string // in an event stream; empty: none
-	render func(Event) ([]byte, error)
-	handle func(*Conn, Event) error
+	kind      handlerKind
+	binary    bool   // what render returns is sent as a binary message
+	name      string // in an event stream; empty: none
+	render    func(Event) ([]byte, error)
+	handle    func(*Conn, Event) error
+	condition func(*Conn, Event) bool // of If; nil: there is none
 }
 
 type handlerKind uint8
 
 const (
 	handlerNone handlerKind = iota
+	handlerIgnore
 	handlerForward
 	handlerRender
 	handlerHandle
@@ -71,6 +74,16 @@ func Forward() EventHandler { return EventHandler{kind: handlerForward} }
 func Render(fn func(e Event) ([]byte, error)) EventHandler {
 	return EventHandler{kind: handlerRender, render: fn}
 }
+
+// RenderBinary is [Render] for a binary message, which need not be UTF-8. An event stream has it in
+// base64, in an event that is named grouphub.binary unless it is [EventHandler.Named].
+func RenderBinary(fn func(e Event) ([]byte, error)) EventHandler {
+	return EventHandler{kind: handlerRender, binary: true, render: fn}
+}
+
+// Ignore does nothing with the event, which is known: it is not counted as Unhandled, and not
+// logged. It takes a type out of what "*" does.
+func Ignore() EventHandler { return EventHandler{kind: handlerIgnore} }
 
 // Handle calls fn for each connection, in the connection's own turn: never at the
 // same time as another of its callbacks. In a group with history, the events behind it wait
@@ -102,6 +115,20 @@ func (h EventHandler) Named(event string) EventHandler {
 		panic(err.Error())
 	}
 	h.name = event
+	return h
+}
+
+// If returns a copy of the handler that is only for the connections for which fn returns true.
+// Others get nothing of the event, as if they were excepted from it, and nothing is counted. fn
+// is called for each connection, by the goroutine that then sends the event to all of them: it
+// must not block, and it may run at the same time as the connection's callbacks. One that panics
+// closes its connection with 1011. Of several, all have to return true.
+func (h EventHandler) If(fn func(c *Conn, e Event) bool) EventHandler {
+	if before := h.condition; before != nil {
+		h.condition = func(c *Conn, e Event) bool { return before(c, e) && fn(c, e) }
+	} else {
+		h.condition = fn
+	}
 	return h
 }
 

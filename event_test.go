@@ -116,3 +116,53 @@ func TestEventTypesWithoutAHandlerReachNoClient(t *testing.T) {
 		}
 	}
 }
+
+func TestRenderBinarySendsBinaryMessages(t *testing.T) {
+	bytes := []byte{0xff, 0, '\n', 0xfe}
+	hub := newHub(t, &grouphub.Options{Policy: keeping(10), Consumer: grouphub.Consumer{
+		Connect: joinAll,
+		Events: grouphub.Events{
+			"picture": grouphub.RenderBinary(func(e grouphub.Event) ([]byte, error) {
+				if string(e.Data) == "0" {
+					return nil, nil
+				}
+				return bytes, nil
+			}),
+			"note": grouphub.Forward(),
+		}}})
+	clients := []*hubtest.Client{hubtest.Dial(t, hub, "/"), hubtest.Dial(t, hub, "/", hubtest.AsStream())}
+	asking := hubtest.Dial(t, hub, "/?resume=") // is told where it is, which the picture does not say
+	asking.ExpectEvent("grouphub.position")
+	for i := range 3 {
+		send(t, hub, "all", "picture", i)
+	}
+	send(t, hub, "all", "note", nil)
+	for _, c := range clients {
+		for range 2 {
+			if m := c.Next(); !m.Binary || string(m.Data) != string(bytes) {
+				t.Errorf("got %+v", m)
+			}
+		}
+		c.ExpectEvent("note")
+	}
+	for _, binary := range []bool{false, true, false, true, false, false} {
+		if m := asking.Next(); m.Binary != binary {
+			t.Errorf("got %+v, want binary %v", m, binary)
+		}
+	}
+}
+
+func TestIgnoredEventsAreKnownAndNothingHappens(t *testing.T) {
+	hub := hubOf(t, grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{
+		"typing": grouphub.Ignore(), "*": grouphub.Forward(),
+	}})
+	clients := []*hubtest.Client{hubtest.Dial(t, hub, "/"), hubtest.Dial(t, hub, "/", hubtest.AsStream())}
+	send(t, hub, "all", "typing", nil)
+	send(t, hub, "all", "note", nil)
+	for _, c := range clients {
+		c.ExpectEvent("note")
+	}
+	if s := hub.Stats(); s.Unhandled+s.Dropped != 0 {
+		t.Errorf("%+v", s)
+	}
+}

@@ -117,6 +117,7 @@ func (c *Conn) replayStep(m *membership, r *sequence.Replay) (step replayStep, e
 	if step.renders = missingRenders(p.Values, []variant{c.variant()}); len(step.renders) > 0 {
 		return step, nil
 	}
+	p.Values = c.wanted(p.Values)
 	return c.pushPiece(m, r, p)
 }
 
@@ -151,7 +152,9 @@ func (c *Conn) pushPiece(m *membership, r *sequence.Replay, p sequence.Piece[*de
 		if !c.goLiveLocked(m, r, &p) {
 			return step, nil
 		}
-		step.live = true
+		step.live = p.Last
+	}
+	if step.live {
 		defer m.shard.endHoldBack(m)
 	}
 	p.Pass(r)
@@ -177,10 +180,14 @@ func (c *Conn) pushPiece(m *membership, r *sequence.Replay, p sequence.Piece[*de
 
 // goLiveLocked has a connection get what follows the last piece of its replay, to which it
 // adds what has come since that was read. What follows is held back until the piece is
-// pushed. It reports false if the piece has to be read again.
+// pushed. It reports false if the piece has to be read again. If there are conditions for what
+// has come since, the piece is pushed, and is not the last one.
 func (c *Conn) goLiveLocked(m *membership, r *sequence.Replay, p *sequence.Piece[*delivery]) bool {
-	return m.group.sequence.Enter(r, p, c.pieceLimit(m), pieceSize, func(more []*delivery) bool {
+	ok := m.group.sequence.Enter(r, p, c.pieceLimit(m), pieceSize, func(more []*delivery) bool {
 		switch {
+		case c.hasConditions(more): // they are not asked with a lock held
+			p.Last = false
+			return false
 		case len(missingRenders(more, []variant{c.variant()})) > 0: // they may block
 			return false
 		case len(more) > 0 && m.inOrder(c) && !c.hasRoom(m, slices.Concat(p.Values, more)):
@@ -192,6 +199,7 @@ func (c *Conn) goLiveLocked(m *membership, r *sequence.Replay, p *sequence.Piece
 		}
 		return true
 	})
+	return ok || !p.Last
 }
 
 // enterBehind makes a connection a member that gets no events yet, and has its replay go on

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"iter"
 	"maps"
 	"math"
 	"net/http"
@@ -253,6 +254,18 @@ func (h *Hub) conn(channel string) *Conn {
 		return c
 	}
 	return nil
+}
+
+// Conns returns this hub's connections, as they are when the iteration begins. Connect may not
+// have run yet for some of them, and some may have ended meanwhile.
+func (h *Hub) Conns() iter.Seq[*Conn] {
+	return func(yield func(*Conn) bool) {
+		for _, c := range h.connections() {
+			if !c.finished.Load() && !yield(c) {
+				return
+			}
+		}
+	}
 }
 
 func (h *Hub) connections() []*Conn {

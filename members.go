@@ -193,6 +193,9 @@ type shard struct {
 	// Owned by the goroutine.
 	batch []*queuedDelivery // taken from the queue
 	begin uint64            // number of the first event in batch
+	// wanted is what conditions have let pass of batch, for each connection that has some. It
+	// is nil until they have been asked.
+	wanted map[*Conn][]*delivery
 }
 
 // A place is a shard's record of a member. All that a push needs lies close together.
@@ -321,9 +324,9 @@ func (s *shard) queueDelivery(q *queuedDelivery) {
 	}
 }
 
-// run pushes what is queued, batch by batch, until nothing is. A batch that needs a Render
-// ends it, since that may block: another run goes on with the batch when the Render has
-// returned.
+// run pushes what is queued, batch by batch, until nothing is. A batch that needs functions of
+// the application ends it, since a Render may block: another run goes on with the batch when
+// they have returned.
 func (s *shard) run() {
 	for s.batch != nil || s.nextBatch() {
 		batch := make([]*delivery, len(s.batch))
@@ -332,11 +335,16 @@ func (s *shard) run() {
 		}
 		s.lock()
 		variants := slices.Clone(s.variants)
+		conditional := s.conditionalLocked(batch)
 		s.mu.Unlock()
 		// Connections that join from here on get nothing of the batch, so no other variants
 		// are needed for it.
-		if renders := missingRenders(batch, variants); len(renders) > 0 {
-			s.renderAndRun(renders)
+		calls := missingRenders(batch, variants)
+		if s.wanted == nil && len(conditional) > 0 {
+			calls = append(calls, func() { s.askConditions(conditional, batch) })
+		}
+		if len(calls) > 0 {
+			s.callAndRun(calls)
 			return
 		}
 		s.lock()
@@ -345,20 +353,42 @@ func (s *shard) run() {
 		for _, q := range s.batch {
 			s.members.release(q)
 		}
-		s.batch = nil
+		s.batch, s.wanted = nil, nil
 	}
 }
 
-// renderAndRun calls Renders as callbacks, for which Shutdown waits. Afterwards the shard
-// runs again, even if a Render has ended its goroutine.
-func (s *shard) renderAndRun(renders []func()) {
+// callAndRun calls functions of the application as callbacks, for which Shutdown waits.
+// Afterwards the shard runs again, even if one of them has ended its goroutine.
+func (s *shard) callAndRun(calls []func()) {
 	h := s.members.hub
 	h.callbacks.Go(func() {
 		defer h.goroutines.Go(s.run)
-		for _, render := range renders {
-			render()
+		for _, call := range calls {
+			call()
 		}
 	})
+}
+
+// conditionalLocked returns the members that have to be asked whether they get a batch.
+func (s *shard) conditionalLocked(batch []*delivery) (conns []*Conn) {
+	if !slices.ContainsFunc(s.variants, func(v variant) bool { return v.endpoint.conditions }) {
+		return nil
+	}
+	for _, p := range s.places {
+		if p.conn.hasConditions(batch) {
+			conns = append(conns, p.conn)
+		}
+	}
+	return conns
+}
+
+// askConditions asks members what they get of a batch. Should that end the goroutine, those
+// that were not asked yet get nothing.
+func (s *shard) askConditions(conns []*Conn, batch []*delivery) {
+	s.wanted = make(map[*Conn][]*delivery, len(conns))
+	for _, c := range conns {
+		s.wanted[c] = c.wanted(batch)
+	}
 }
 
 // nextBatch moves events from the queue to the batch, and reports whether there were any.

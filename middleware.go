@@ -13,6 +13,7 @@ import (
 // anonymous: it can connect, and has no group of its own.
 type User struct {
 	ID      string
+	Session string    // which of the user's sessions this is, if they are to be told apart
 	Info    any       // what others may know: its JSON is in [Member] and in presence events
 	Data    any       // the application's own, shared by all who read it
 	Expires time.Time // when its connections are closed with 4401; the zero time means never
@@ -58,7 +59,7 @@ func Authenticate(fn func(r *http.Request) (User, error)) func(http.Handler) htt
 				refuseInFront(w, r, err, http.StatusUnauthorized, hubBehind(next, r))
 				return
 			}
-			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), userKey{}, user)))
+			next.ServeHTTP(w, r.WithContext(WithUser(r.Context(), user)))
 		}}
 	}
 }
@@ -78,8 +79,15 @@ func refuseInFront(w http.ResponseWriter, r *http.Request, err error, fallback i
 	}
 }
 
-// UserFrom returns the user that [Authenticate] put into a request's context, and
-// whether it did. An anonymous user was put there too: look at its ID.
+// WithUser returns a context with a user, which a hub takes like one that [Authenticate] has found.
+// It is for applications that authenticate by themselves: their middleware passes the request
+// on with this context.
+func WithUser(ctx context.Context, u User) context.Context {
+	return context.WithValue(ctx, userKey{}, u)
+}
+
+// UserFrom returns the user that [Authenticate] or [WithUser] put into a request's context, and
+// whether one did. An anonymous user was put there too: look at its ID.
 func UserFrom(ctx context.Context) (User, bool) {
 	user, ok := ctx.Value(userKey{}).(User)
 	return user, ok

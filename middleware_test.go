@@ -178,3 +178,21 @@ func TestUserGroupIsReadableAndFitsAnyID(t *testing.T) {
 		}
 	}
 }
+
+func TestWithUserIsTakenLikeOneThatAuthenticateHasFound(t *testing.T) {
+	hub, conns := connections(t, grouphub.Consumer{Events: grouphub.Events{"note": grouphub.Forward()}})
+	user := grouphub.User{ID: "ann", Session: "s1", Data: "data"}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hub.ServeHTTP(w, r.WithContext(grouphub.WithUser(r.Context(), user)))
+	})
+	for _, opts := range [][]hubtest.DialOption{nil, {hubtest.AsStream()}} {
+		client := hubtest.Dial(t, handler, "/", opts...)
+		c := <-conns
+		if got, ok := grouphub.UserFrom(c.Context()); c.User() != user || got != user || !ok {
+			t.Errorf("the connection is %+v's, and its context's user %+v, %v", c.User(), got, ok)
+		}
+		send(t, hub, grouphub.UserGroup("ann"), "note", nil)
+		client.ExpectEvent("note")
+		client.Close()
+	}
+}

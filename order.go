@@ -51,6 +51,7 @@ func (c *Conn) queueInOrder(m *membership, rest []*delivery) (unhandled, failed 
 		switch h := v.handlerOf(d); h.kind {
 		case handlerNone:
 			unhandled++
+		case handlerIgnore:
 		case handlerHandle:
 			e := d.event()
 			err = c.queueBehind(m, callSize(e), func() {

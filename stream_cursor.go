@@ -2,6 +2,8 @@ package grouphub
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/base64"
 	"slices"
 	"time"
 
@@ -193,6 +195,8 @@ func (h *Hub) composeBlocks(v variant, batch []*delivery, appendCursor func(to [
 		case handlerNone:
 			composed.unhandled++
 			continue
+		case handlerIgnore:
+			continue
 		case handlerHandle:
 			composed.handle = true
 			continue
@@ -206,6 +210,10 @@ func (h *Hub) composeBlocks(v variant, batch []*delivery, appendCursor func(to [
 			}
 			if text == nil {
 				continue
+			}
+			if handler.binary {
+				text = base64.StdEncoding.AppendEncode(nil, text)
+				handler.name = cmp.Or(handler.name, eventstream.Binary)
 			}
 		}
 		cursor = cursor[:0]
@@ -222,7 +230,7 @@ func (h *Hub) composeBlocks(v variant, batch []*delivery, appendCursor func(to [
 		}
 		composed.bytes = eventstream.AppendBlock(slices.Grow(composed.bytes, size), handler.name, text, string(cursor))
 		composed.frames++
-		if v.positions && handler.kind == handlerRender && d.id != "" && !bytes.Contains(text, []byte(d.id)) {
+		if v.positions && handler.kind == handlerRender && d.id != "" && (handler.binary || !bytes.Contains(text, []byte(d.id))) {
 			composed.bytes = eventstream.AppendBlock(composed.bytes, "", d.position(), "")
 		}
 	}

@@ -26,6 +26,8 @@ type endpoint struct {
 	melody    *melody.Melody
 	callsBack bool // the consumer has a Handle or a Resync, for which frames may have to wait: see order.go
 	renders   bool // the consumer has a Render
+
+	conditions bool // the consumer has an If
 }
 
 func newEndpoint(h *Hub, consumer Consumer) *endpoint {
@@ -33,6 +35,7 @@ func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 	for _, handler := range consumer.Events {
 		e.callsBack = e.callsBack || handler.kind == handlerHandle
 		e.renders = e.renders || handler.kind == handlerRender
+		e.conditions = e.conditions || handler.condition != nil
 	}
 	m := e.melody
 	m.Config.MessageBufferSize = 0 // nothing is sent through melody's queue
@@ -49,10 +52,10 @@ func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 	// once more, fails too, and ends the session.
 	m.HandleConnect(func(s *melody.Session) {
 		c := connOf(s)
+		c.session = s // before others learn of the connection
 		h.register(c)
 		c.connected = c.outbox.Code() == 0 // otherwise Shutdown has closed it
 		s.Request = c.request.request      // in place of a changed one, which would stay in memory
-		c.session = s
 		c.upgraded.Done()
 		c.read(s.WebsocketConnection())
 	})

@@ -172,6 +172,26 @@ func (c *Client) ExpectEvent(event string) grouphub.Event {
 	return e
 }
 
+// SkipTo waits for the next event of the given type, as Forward sends it, and skips whatever
+// comes before it.
+func (c *Client) SkipTo(event string) grouphub.Event {
+	c.t.Helper()
+	deadline := time.Now().Add(timeout)
+	for skipped := 0; ; skipped++ {
+		m, err := c.next(time.Until(deadline))
+		if err == nil && time.Now().After(deadline) {
+			err = errTimeout
+		}
+		if err != nil {
+			c.fatalf("SkipTo(%q): %v, after %d other messages", event, err, skipped)
+		}
+		var e grouphub.Event
+		if json.Unmarshal(m.Data, &e) == nil && !m.Binary && e.Type == event {
+			return e
+		}
+	}
+}
+
 // ExpectNone makes sure that for as long as d no message comes and the connection stays
 // open. It takes all of d, except in a synctest bubble, so wait for something else where
 // you can.

@@ -2,6 +2,7 @@ package hubtest_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -253,4 +254,33 @@ func TestFailuresOfAClientSayWhatCameInstead(t *testing.T) {
 			},
 			"hubtest: /: Send(`x`): the server has not read the 10000 messages before it"},
 	})
+}
+
+func TestSkipToSkipsWhateverComesBefore(t *testing.T) {
+	for name, opts := range map[string][]hubtest.DialOption{"WebSocket": nil, "stream": {hubtest.AsStream()}} {
+		t.Run(name, func(t *testing.T) {
+			hub := newHub(t, &grouphub.Options{Consumer: grouphub.Consumer{Connect: func(c *grouphub.Conn) error {
+				return errors.Join(c.Send([]byte("text")), c.SendBinary([]byte(`{"type":"note"}`)),
+					c.SendJSON(grouphub.Event{Type: "other"}), c.SendJSON(grouphub.Event{Type: "note", ID: "1"}), c.Send([]byte("behind")))
+			}}})
+			c := hubtest.Dial(t, hub, "/", opts...)
+			if e := c.SkipTo("note"); e.ID != "1" {
+				t.Errorf("got %+v", e)
+			}
+			c.Expect("behind")
+		})
+	}
+}
+
+func TestWithUserSaysWhoConnectsAndPosts(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Consumer: grouphub.Consumer{Receive: func(c *grouphub.Conn, m grouphub.Message) error {
+		return c.Send([]byte(c.User().ID + " says " + string(m.Data)))
+	}}})
+	for name, opts := range map[string][]hubtest.DialOption{"WebSocket": nil, "stream": {hubtest.AsStream()}} {
+		t.Run(name, func(t *testing.T) {
+			c := hubtest.Dial(t, hub, "/", append(opts, hubtest.WithUser(grouphub.User{ID: "ann"}))...)
+			c.Send("hello")
+			c.Expect("ann says hello")
+		})
+	}
 }

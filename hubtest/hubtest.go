@@ -22,6 +22,7 @@ package hubtest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -36,6 +37,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/seed-29c60982/grouphub"
 )
 
 // timeout is how long any call waits for the server.
@@ -45,12 +48,32 @@ const timeout = 5 * time.Second
 type DialOption struct {
 	header http.Header
 	stream bool
+	user   *grouphub.User
 }
 
 // WithHeader adds header to the request: cookies, an Origin, a Host, a
 // Sec-WebSocket-Protocol.
 func WithHeader(header http.Header) DialOption {
 	return DialOption{header: header.Clone()}
+}
+
+// WithUser has the request, and those of what the client of an event stream sends, come from a
+// user, as grouphub.Authenticate or grouphub.WithUser say it. An Authenticate in the handler
+// still decides for itself.
+func WithUser(u grouphub.User) DialOption { return DialOption{user: &u} }
+
+// asUser returns the handler, with the user that the options name in the context of its requests.
+func asUser(h http.Handler, opts []DialOption) http.Handler {
+	var user *grouphub.User
+	for _, o := range opts {
+		user = cmp.Or(o.user, user)
+	}
+	if user == nil {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r.WithContext(grouphub.WithUser(r.Context(), *user)))
+	})
 }
 
 // Dial connects to h at a path, which may have a query. It returns when h has returned: by
@@ -72,6 +95,7 @@ func Dial(t testing.TB, h http.Handler, path string, opts ...DialOption) *Client
 
 func dial(t testing.TB, h http.Handler, path string, opts []DialOption) (conn, *server) {
 	t.Helper()
+	h = asUser(h, opts)
 	if slices.ContainsFunc(opts, func(o DialOption) bool { return o.stream }) {
 		conn, answer, s := dialStream(t, h, path, merged(opts))
 		if answer.StatusCode != http.StatusOK {
@@ -104,7 +128,7 @@ func dial(t testing.TB, h http.Handler, path string, opts []DialOption) (conn, *
 // upgrades the connection, the test fails.
 func DialRefused(t testing.TB, h http.Handler, path string, opts ...DialOption) *http.Response {
 	t.Helper()
-	s := serve(t, h)
+	s := serve(t, asUser(h, opts))
 	r, err := http.NewRequest("GET", "http://"+target(t, path), nil)
 	if err != nil {
 		t.Fatalf("hubtest: DialRefused %s: %v", path, err)

@@ -2,9 +2,11 @@ package frame
 
 import "sync"
 
-// A Message is a text message that is framed once for all connections that get it. Its
-// zero value has no text yet.
+// A Message is a message that is framed once for all connections that get it. Its zero value
+// is a text message, and has no text yet.
 type Message struct {
+	Binary bool // static
+
 	mu              sync.Mutex
 	plain, deflated []byte // nil until they are needed
 }
@@ -18,7 +20,11 @@ func (m *Message) Frame(deflated bool, text func() []byte) []byte {
 		frame = &m.deflated
 	}
 	if *frame == nil {
-		*frame = New(Text, text(), deflated)
+		opcode := byte(Text)
+		if m.Binary {
+			opcode = Binary
+		}
+		*frame = New(opcode, text(), deflated)
 	}
 	return *frame
 }

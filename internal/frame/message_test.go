@@ -23,4 +23,8 @@ func TestMessageIsFramedOnceForEachVariant(t *testing.T) {
 	if asked != 2 {
 		t.Errorf("asked for the text %d times", asked)
 	}
+	binary := Message{Binary: true}
+	if got, want := binary.Frame(false, ask), New(Binary, text, false); !bytes.Equal(got, want) {
+		t.Errorf("binary: %x", got)
+	}
 }

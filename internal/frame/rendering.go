@@ -6,7 +6,7 @@ import (
 )
 
 // A Rendering is a Message whose text takes a call that may block, or fail. Its zero value
-// has not been called for.
+// is that of a text message, and has not been called for.
 type Rendering struct {
 	once    sync.Once
 	done    atomic.Bool
@@ -15,10 +15,11 @@ type Rendering struct {
 }
 
 // Do calls f for the text, once; others wait for it. Nil means that there is none, as does
-// a call that does not return.
-func (r *Rendering) Do(f func() []byte) {
+// a call that does not return. Binary says that it is no text, but the data of a binary message.
+func (r *Rendering) Do(binary bool, f func() []byte) {
 	r.once.Do(func() {
 		defer r.done.Store(true)
+		r.message.Binary = binary
 		r.text = f()
 	})
 }

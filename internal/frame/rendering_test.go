@@ -15,7 +15,7 @@ func TestRenderingCallsOnceAndOthersWait(t *testing.T) {
 	calls := 0 // without a lock: the race detector says if two run
 	for range 10 {
 		wg.Go(func() {
-			r.Do(func() []byte { calls++; return []byte("text") })
+			r.Do(false, func() []byte { calls++; return []byte("text") })
 			if got := r.Frame(false); !r.Done() || !bytes.Equal(got, New(Text, []byte("text"), false)) {
 				t.Errorf("done %v: %q", r.Done(), got)
 			}
@@ -33,10 +33,10 @@ func TestRenderingThatFailsHasNoFrame(t *testing.T) {
 		t.Error("no rendering has a frame")
 	}
 	var empty, panics Rendering
-	empty.Do(func() []byte { return nil })
+	empty.Do(false, func() []byte { return nil })
 	func() {
 		defer func() { recover() }()
-		panics.Do(func() []byte { panic("on purpose") })
+		panics.Do(false, func() []byte { panic("on purpose") })
 	}()
 	for _, r := range []*Rendering{&empty, &panics} {
 		if !r.Done() || r.Frame(true) != nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/internal/eventstream"
 )
 
 // An eventSource reads event streams as a browser's EventSource does: it takes the id of a
@@ -25,7 +26,7 @@ type eventSource struct {
 	status int
 }
 
-// A streamBlock is an event of a stream. It is numbered from 0 if it could not be read.
+// A streamBlock is an event of a stream. It has no name and no data if it could not be read.
 type streamBlock struct{ name, data string }
 
 // connect asks for the stream again.
@@ -67,31 +68,15 @@ func throughPipes(h http.Handler) http.RoundTripper {
 
 // next returns the next block, and whether there was one.
 func (s *eventSource) next() (b streamBlock, ok bool) {
-	var data []string
-	id := s.lastID
-	for {
-		line, err := s.body.ReadString('\n')
-		if err != nil {
-			return b, false
-		}
-		field, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
-		value = strings.TrimPrefix(value, " ")
-		switch {
-		case line == "\n" && data != nil:
-			s.lastID = id
-			b.data = strings.Join(data, "\n")
-			if b.name == "grouphub.open" {
-				s.token = b.data
-			}
-			return b, true
-		case field == "event":
-			b.name = value
-		case field == "data":
-			data = append(data, value)
-		case field == "id":
-			id = value
-		}
+	read, err := eventstream.ReadBlock(s.body, s.lastID)
+	if err != nil {
+		return b, false
 	}
+	s.lastID = read.ID
+	if read.Name == eventstream.Open {
+		s.token = read.Data
+	}
+	return streamBlock{read.Name, read.Data}, true
 }
 
 // expect returns the next block, which must have this name.

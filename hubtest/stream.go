@@ -12,12 +12,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/seed-29c60982/grouphub/internal/eventstream"
 )
 
 // A conn is what a Client needs of its connection: a *websocket.Conn, or a streamConn, which
@@ -77,57 +78,32 @@ type streamConn struct {
 	closed bool // this side has closed
 }
 
-// A block is one event of the stream.
-type block struct{ name, data string }
-
 // ReadMessage returns the next message, or a *websocket.CloseError.
 func (c *streamConn) ReadMessage() (opcode int, data []byte, err error) {
 	for {
-		b, err := c.readBlock()
+		b, err := eventstream.ReadBlock(c.body, "")
 		if err != nil {
 			return 0, nil, c.endError(err)
 		}
-		switch b.name {
-		case "grouphub.open":
-			c.token = b.data
+		switch b.Name {
+		case eventstream.Open:
+			c.token = b.Data
 			close(c.opened)
-		case "grouphub.position":
-		case "grouphub.binary":
-			data, err := base64.StdEncoding.DecodeString(b.data)
+		case eventstream.Position:
+		case eventstream.Binary:
+			data, err := base64.StdEncoding.DecodeString(b.Data)
 			return websocket.BinaryMessage, data, err
 		case "grouphub.close":
 			var reason struct {
 				Code   int
 				Reason string
 			}
-			if err := json.Unmarshal([]byte(b.data), &reason); err != nil {
+			if err := json.Unmarshal([]byte(b.Data), &reason); err != nil {
 				return 0, nil, err
 			}
 			return 0, nil, &websocket.CloseError{Code: reason.Code, Text: reason.Reason}
 		default:
-			return websocket.TextMessage, []byte(b.data), nil
-		}
-	}
-}
-
-// readBlock reads up to the next empty line that ends an event.
-func (c *streamConn) readBlock() (b block, err error) {
-	var data []string
-	for {
-		line, err := c.body.ReadString('\n')
-		if err != nil {
-			return b, err
-		}
-		field, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
-		value = strings.TrimPrefix(value, " ")
-		switch {
-		case line == "\n" && data != nil:
-			b.data = strings.Join(data, "\n")
-			return b, nil
-		case field == "event":
-			b.name = value
-		case field == "data":
-			data = append(data, value)
+			return websocket.TextMessage, []byte(b.Data), nil
 		}
 	}
 }

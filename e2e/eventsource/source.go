@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/seed-29c60982/grouphub/internal/eventstream"
 )
 
 // patience is how long a Source waits for anything.
@@ -28,9 +30,6 @@ type Source struct {
 	conn          net.Conn
 	body          *bufio.Reader
 }
-
-// A Block is one event of a stream.
-type Block struct{ Name, Data string }
 
 // Connect asks for the stream at a URL, from LastID on. The answer must be 200.
 func (s *Source) Connect(target string) error {
@@ -71,33 +70,14 @@ func (s *Source) Connect(target string) error {
 }
 
 // Next returns the next block, or the error that the connection ended with.
-func (s *Source) Next() (b Block, err error) {
+func (s *Source) Next() (eventstream.Block, error) {
 	s.conn.SetDeadline(time.Now().Add(patience))
-	var data []string
-	id := s.LastID
-	for {
-		line, err := s.body.ReadString('\n')
-		if err != nil {
-			return b, err
-		}
-		field, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
-		value = strings.TrimPrefix(value, " ")
-		switch {
-		case line == "\n" && data != nil:
-			s.LastID = id
-			b.Data = strings.Join(data, "\n")
-			if b.Name == "grouphub.open" {
-				s.Token = b.Data
-			}
-			return b, nil
-		case field == "event":
-			b.Name = value
-		case field == "data":
-			data = append(data, value)
-		case field == "id":
-			id = value
-		}
+	b, err := eventstream.ReadBlock(s.body, s.LastID)
+	s.LastID = b.ID
+	if b.Name == eventstream.Open {
+		s.Token = b.Data
 	}
+	return b, err
 }
 
 // NextEvent returns the data of the next unnamed block.

@@ -1,4 +1,4 @@
-// Package eventstream writes the blocks of a text/event-stream, as the HTML standard
+// Package eventstream writes and reads the blocks of a text/event-stream, as the HTML standard
 // defines it: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 //
 // A block is some lines, each ended by a line feed, and an empty line. Whoever reads the

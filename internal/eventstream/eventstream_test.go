@@ -1,6 +1,7 @@
 package eventstream
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"reflect"
@@ -143,5 +144,29 @@ func TestCloseSaysWhenToComeBackAndWhetherTo(t *testing.T) {
 func TestOpenHasTheToken(t *testing.T) {
 	if got := read(string(AppendOpen(nil, "token"))); !reflect.DeepEqual(got, []event{{Open, "token", ""}}) {
 		t.Errorf("read %q", got)
+	}
+}
+
+func TestBlocksAreReadAsAnEventSourceReadsThem(t *testing.T) {
+	for _, stream := range []string{
+		"",
+		":\n\ndata: a\n\n",
+		"event: x\nid: 1\n\ndata: a\n\n",
+		"event: x\ndata: a\ndata:b\nid: 1\n\ndata: c\n\nid: 2\ndata:\n\n",
+		"data: a\nid: 1\n\ndata: cut\nid: 2\n",
+		string(AppendOpen(nil, "token")) + string(NewClose(4401, "logout")),
+	} {
+		var got []event
+		r, last := bufio.NewReader(strings.NewReader(stream)), ""
+		for {
+			b, err := ReadBlock(r, last)
+			if last = b.ID; err != nil {
+				break
+			}
+			got = append(got, event{b.Name, b.Data, b.ID})
+		}
+		if want := read(stream); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: read as %+v, want %+v", stream, got, want)
+		}
 	}
 }

@@ -157,13 +157,12 @@ export class GroupHub {
 			if (this.#state === "open") this.#watch(true)
 			else this.#connect() // an attempt from before has no chance
 		})
-		const wake = () => {
-			if (document.visibilityState !== "visible") return
+		// After a freeze Chromium tells no change of visibility, and the page may still be hidden.
+		if (document) for (const type of ["visibilitychange", "resume"]) on(type, () => {
+			if (type === "visibilitychange" && document.visibilityState !== "visible") return
 			if (this.#state === "waiting") this.#connect()
 			else this.#watch(true)
-		}
-		// After a freeze Chromium tells no change of visibility.
-		if (document) for (const type of ["visibilitychange", "resume"]) on(type, wake, document)
+		}, document)
 		if (this.#signal) on("abort", () => this.close(), this.#signal)
 	}
 

@@ -104,7 +104,10 @@ export function page(href = "https://example.com/rooms/lobby?x=1#top") {
 		online: () => window.dispatchEvent(new Event("online")),
 		offline: () => window.dispatchEvent(new Event("offline")),
 		leave: () => window.dispatchEvent(new Event("pagehide")),
-		resume: () => document.dispatchEvent(new Event("resume")),
+		resume() { // Chromium thaws pages that are still hidden
+			document.visibilityState = "hidden"
+			document.dispatchEvent(new Event("resume"))
+		},
 		visibility(state) {
 			document.visibilityState = state
 			document.dispatchEvent(new Event("visibilitychange"))

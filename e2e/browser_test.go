@@ -25,26 +25,20 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+
+	"github.com/seed-29c60982/grouphub/e2e/engine"
 )
 
 // patience is how long the page may take for anything; a test only waits that long
 // when it fails.
-const patience = 30 * time.Second
+const patience = engine.Patience
 
-var (
-	chromium string // path of the browser; "" when there is none
-	programs string // where the examples' binaries are
-)
+// programs is where the examples' binaries are.
+var programs string
 
 func TestMain(m *testing.M) { os.Exit(runTests(m)) }
 
 func runTests(m *testing.M) int {
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if path, err := exec.LookPath(name); err == nil {
-			chromium = path
-			break
-		}
-	}
 	var err error
 	if programs, err = os.MkdirTemp("", "grouphub-e2e-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -108,47 +102,6 @@ func (p *program) stop(t *testing.T) {
 	if err := p.process.Wait(); err != nil {
 		t.Errorf("%s: %v", filepath.Base(p.process.Path), err)
 	}
-}
-
-// openBrowser starts a browser that knows nothing yet.
-func openBrowser(t *testing.T) context.Context {
-	t.Helper()
-	if chromium == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("chromium is not installed")
-		}
-		t.Skip("chromium is not installed")
-	}
-	profile, err := os.MkdirTemp("", "grouphub-chromium-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(profile) })
-	allocator, cancel := chromedp.NewExecAllocator(context.Background(),
-		chromedp.ExecPath(chromium),
-		chromedp.UserDataDir(profile),
-		chromedp.Headless,
-		chromedp.NoSandbox,
-		chromedp.DisableGPU,
-		chromedp.NoFirstRun,
-		chromedp.Flag("disable-quic", true),
-		chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("disable-sync", true),
-		chromedp.Flag("disable-dev-shm-usage", true),
-		// A tab that is not in front must not be slower than the one that is.
-		chromedp.Flag("disable-background-timer-throttling", true),
-		chromedp.Flag("disable-backgrounding-occluded-windows", true),
-		chromedp.Flag("disable-renderer-backgrounding", true),
-		chromedp.WSURLReadTimeout(patience),
-	)
-	t.Cleanup(cancel)
-	browser, cancel := chromedp.NewContext(allocator)
-	t.Cleanup(cancel)
-	if err := chromedp.Do(browser); err != nil {
-		t.Fatalf("start %s: %v", chromium, err)
-	}
-	return browser
 }
 
 // A window is a tab with a page in it.

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/seed-29c60982/grouphub/e2e/engine"
 )
 
 // A redisServer is a redis-server of one test.
@@ -81,7 +83,7 @@ func (s *redisServer) url() string { return "redis://127.0.0.1:" + s.port }
 
 func TestTwoProcessesShareARoomAndSurviveTheDeathOfRedis(t *testing.T) {
 	redis := startRedis(t)
-	browser := openBrowser(t)
+	browser := engine.StartChromium(t).Context
 	enter := func(name string) *window {
 		p := start(t, "chat", "-redis", redis.url())
 		w := open(t, browser, p.url+"/?room=lobby&name="+name)
@@ -130,7 +132,7 @@ func TestTwoProcessesShareARoomAndSurviveTheDeathOfRedis(t *testing.T) {
 func TestServerThatRestartsWithRedisBehindItLosesNothing(t *testing.T) {
 	redis := startRedis(t)
 	first, second := start(t, "chat", "-redis", redis.url()), start(t, "chat", "-redis", redis.url())
-	browser := openBrowser(t)
+	browser := engine.StartChromium(t).Context
 	ann := open(t, browser, first.url+"/?room=lobby&name=Ann")
 	bob := open(t, browser, second.url+"/?room=lobby&name=Bob")
 	both := []*window{ann, bob}

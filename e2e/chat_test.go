@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/seed-29c60982/grouphub/e2e/engine"
 )
 
 const (
@@ -39,7 +41,7 @@ func (w *window) here(names ...string) {
 // enter opens a room of the chat and waits until it is connected.
 func enter(t *testing.T, p *program, room, name string) (*window, func(room, name string) *window) {
 	t.Helper()
-	browser := openBrowser(t)
+	browser := engine.StartChromium(t).Context
 	another := func(room, name string) *window {
 		t.Helper()
 		query := url.Values{"room": {room}, "name": {name}}
@@ -130,7 +132,7 @@ func TestAnnouncementOfTheBackendReachesARoom(t *testing.T) {
 }
 
 func TestVisitorWithoutANameIsAskedForIt(t *testing.T) {
-	browser := openBrowser(t)
+	browser := engine.StartChromium(t).Context
 	w := open(t, browser, start(t, "chat").url+"/?room=attic")
 	w.wait(`!document.querySelector("#enter").hidden`)
 	w.picture("enter")

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/seed-29c60982/grouphub/e2e/engine"
 )
 
 // job is the card of the job with this name, as a JavaScript expression.
@@ -18,7 +20,7 @@ func percent(name string) string {
 }
 
 func TestJobReaches100PercentAndTwoStayApart(t *testing.T) {
-	w := open(t, openBrowser(t), start(t, "tasks", "-duration", "4s").url)
+	w := open(t, engine.StartChromium(t).Context, start(t, "tasks", "-duration", "4s").url)
 
 	w.write("#start input", "First <b>job</b>")
 	w.wait(percent("First <b>job</b>") + " >= 30")
@@ -39,7 +41,7 @@ func TestJobReaches100PercentAndTwoStayApart(t *testing.T) {
 }
 
 func TestReloadDuringAJobGoesOnShowingIt(t *testing.T) {
-	w := open(t, openBrowser(t), start(t, "tasks", "-duration", "8s").url)
+	w := open(t, engine.StartChromium(t).Context, start(t, "tasks", "-duration", "8s").url)
 
 	w.write("#start input", "Long job")
 	w.wait(percent("Long job") + " >= 5")
@@ -57,7 +59,7 @@ func TestReloadDuringAJobGoesOnShowingIt(t *testing.T) {
 }
 
 func TestJobThatIsGoneIsSaidToBeGone(t *testing.T) {
-	w := open(t, openBrowser(t), start(t, "tasks").url+"/?job=unknown")
+	w := open(t, engine.StartChromium(t).Context, start(t, "tasks").url+"/?job=unknown")
 	w.wait(`document.querySelector("#jobs li").dataset.state === "gone"`)
 	w.waitText("#jobs output", "there is no such job any more")
 }

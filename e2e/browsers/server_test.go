@@ -4,35 +4,65 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/e2e/engine"
 )
 
-// pageHTML has a GroupHub in window.hub, whose options are the URL's parameter "options", and
-// notes what it hears in window.log.
+// pageHTML is a page with a client, which notes what it hears in window.log.
 const pageHTML = `<!DOCTYPE html><meta charset="utf-8"><title>test</title>
 <script type="module" src="/page.js"></script>
 <body>`
 
+// The URL's parameter "options" has the options of a GroupHub; without it the client is a bare
+// EventSource. Both do what a page does that wants to go on where it was, whether or not the
+// browser keeps it.
 const pageScript = `
 import {GroupHub} from "/client.js"
 
 const query = new URLSearchParams(location.search)
-const {log, positions} = JSON.parse(sessionStorage.kept ?? "{}")
-window.log = log ?? {events: [], closes: [], opens: 0, resyncs: []}
-window.hub = new GroupHub(query.get("to") ?? "/ws", {positions, ...JSON.parse(query.get("options") ?? "{}")})
-hub.on("n", n => window.log.events.push(n))
-hub.on("open", () => window.log.opens++)
-hub.on("close", close => window.log.closes.push(close))
-hub.on("resync", group => window.log.resyncs.push(group))
-// What a page does that wants to go on where it was, whether or not the browser keeps it.
-addEventListener("pagehide", () => { sessionStorage.kept = JSON.stringify({log: window.log, positions: hub.positions}) })
+const kept = JSON.parse(sessionStorage.kept ?? "{}")
+window.log = kept.log ?? {events: [], closes: [], opens: 0, resyncs: []}
+let place = () => undefined // where the page stands, for the next one
+
+if (query.has("options")) {
+	window.hub = new GroupHub(query.get("to") ?? "/ws", {positions: kept.place, ...JSON.parse(query.get("options"))})
+	window.isOpen = () => hub.state === "open"
+	window.hasJoined = () => "g" in hub.positions
+	place = () => hub.positions
+	hub.on("n", n => window.log.events.push(n))
+	hub.on("open", () => window.log.opens++)
+	hub.on("close", close => window.log.closes.push(close))
+	hub.on("resync", group => window.log.resyncs.push(group))
+} else {
+	let source, last = kept.place
+	window.isOpen = () => source.readyState === EventSource.OPEN
+	window.hasJoined = () => last !== undefined
+	place = () => last
+	const connect = () => {
+		source = new EventSource(last ? "/ws?lastEventId=" + last : "/ws")
+		source.onopen = () => window.log.opens++
+		source.addEventListener("grouphub.position", ({lastEventId}) => { last = lastEventId })
+		source.onmessage = ({data, lastEventId}) => {
+			last = lastEventId
+			const event = JSON.parse(data)
+			if (event.type === "n") window.log.events.push(event.data)
+			if (event.type === "resync") window.log.resyncs.push(event.group)
+		}
+		source.onerror = () => {
+			window.log.closes.push({})
+			// Firefox gives up where nobody listens, for a server that starts anew is nobody for a while.
+			if (source.readyState === EventSource.CLOSED) setTimeout(connect, 500)
+		}
+	}
+	connect()
+}
+addEventListener("pagehide", () => { sessionStorage.kept = JSON.stringify({log: window.log, place: place()}) })
 addEventListener("pageshow", ({persisted}) => { window.persisted = persisted })
 `
 
@@ -91,7 +121,7 @@ func newSite(t *testing.T, wrap func(http.Handler) http.Handler, headers ...stri
 		server.CloseClientConnections()
 		server.Close()
 	})
-	return &site{t: t, hub: hub, proxy: p, url: "http://" + p.listener.Addr().String()}
+	return &site{t: t, hub: hub, proxy: p, url: "http://" + p.address}
 }
 
 // send sends so many numbers to the group, going on where it was.
@@ -107,113 +137,20 @@ func (s *site) send(n int) {
 
 // wantAll waits until the page has all numbers, and fails the test unless it has each
 // of them once, in order.
-func (s *site) wantAll(tab tab) {
+func (s *site) wantAll(tab engine.Tab) {
 	s.t.Helper()
-	wait(tab, "log.events.length >= "+itoa(s.sent))
+	wait(tab, "log.events.length >= "+strconv.Itoa(s.sent))
 	var want strings.Builder
 	for n := range s.sent {
 		if n > 0 {
 			want.WriteByte(',')
 		}
-		want.WriteString(itoa(n + 1))
+		want.WriteString(strconv.Itoa(n + 1))
 	}
-	if got := tab.eval("log.events"); got != "["+want.String()+"]" {
+	if got := tab.Eval("log.events"); got != "["+want.String()+"]" {
 		s.t.Errorf("the page has %s, want %s", got, want.String())
 	}
-	if got := tab.eval("log.resyncs"); got != "[]" {
+	if got := tab.Eval("log.resyncs"); got != "[]" {
 		s.t.Errorf("a resync for %s", got)
-	}
-}
-
-// A proxy passes bytes on, until the paths through it die.
-type proxy struct {
-	listener net.Listener
-	target   string
-
-	mu    sync.Mutex
-	ends  []net.Conn
-	alive *life // of the connections that are made now
-}
-
-// A life says whether connections pass bytes on.
-type life struct {
-	mu   sync.Mutex
-	over bool
-}
-
-func newProxy(t *testing.T, target string) *proxy {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{listener: listener, target: target, alive: new(life)}
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() { p.pass(conn) })
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		p.mu.Lock()
-		for _, end := range p.ends {
-			end.Close()
-		}
-		p.mu.Unlock()
-		running.Wait()
-	})
-	return p
-}
-
-// kill has all connections that there are fall silent, without an end.
-func (p *proxy) kill() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.alive.mu.Lock()
-	p.alive.over = true
-	p.alive.mu.Unlock()
-	p.alive = new(life)
-}
-
-func (p *proxy) pass(client net.Conn) {
-	server, err := net.Dial("tcp", p.target)
-	if err != nil {
-		client.Close()
-		return
-	}
-	p.mu.Lock()
-	p.ends = append(p.ends, client, server)
-	alive := p.alive
-	p.mu.Unlock()
-	var both sync.WaitGroup
-	for from, to := range map[net.Conn]net.Conn{client: server, server: client} {
-		both.Go(func() { alive.pass(from, to) })
-	}
-	both.Wait()
-}
-
-func (l *life) pass(from, to net.Conn) {
-	buffer := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(buffer)
-		l.mu.Lock()
-		over := l.over
-		l.mu.Unlock()
-		if over {
-			if err != nil {
-				return
-			}
-			continue
-		}
-		if _, failed := to.Write(buffer[:n]); err != nil || failed != nil {
-			from.Close()
-			to.Close()
-			return
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package browsers
+package engine
 
 import (
 	"bufio"
@@ -33,8 +33,8 @@ user_pref("services.settings.server", "data:,");
 
 // A firefox is a Firefox that is driven by WebDriver BiDi.
 type firefox struct {
-	t    *testing.T
-	conn *websocket.Conn
+	process *exec.Cmd
+	conn    *websocket.Conn
 
 	mu      sync.Mutex
 	last    int
@@ -50,14 +50,14 @@ type bidiAnswer struct {
 	Message string          `json:"message"`
 }
 
-func startFirefox(t *testing.T) browser {
+func startFirefox(t *testing.T) Browser {
 	t.Helper()
 	path, err := exec.LookPath("firefox-esr")
 	if err != nil {
 		path, err = exec.LookPath("firefox")
 	}
 	if err != nil {
-		missing(t, "firefox is not installed")
+		Missing(t, "firefox is not installed")
 	}
 	home := t.TempDir()
 	if err := os.WriteFile(filepath.Join(home, "user.js"), []byte(firefoxSettings), 0o600); err != nil {
@@ -65,18 +65,11 @@ func startFirefox(t *testing.T) browser {
 	}
 	cmd := exec.Command(path, "--headless", "--no-remote", "--profile", home, "--remote-debugging-port", "0")
 	cmd.Env = append(os.Environ(), "HOME="+home, "MOZ_CRASHREPORTER_DISABLE=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with the processes of its tabs
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		_ = cmd.Wait()
-	})
+	startGroup(t, cmd)
 	address := make(chan string, 1)
 	go func() {
 		lines := bufio.NewScanner(stderr)
@@ -86,17 +79,17 @@ func startFirefox(t *testing.T) browser {
 			}
 		}
 	}()
-	f := &firefox{t: t, answers: make(map[int]chan bidiAnswer)}
+	f := &firefox{process: cmd, answers: make(map[int]chan bidiAnswer)}
 	select {
 	case found := <-address:
 		if f.conn, _, err = websocket.DefaultDialer.Dial(found+"/session", nil); err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(patience):
+	case <-time.After(Patience):
 		t.Fatal("firefox does not say where it listens")
 	}
 	go f.read()
-	f.call("session.new", map[string]any{"capabilities": map[string]any{}}, nil)
+	f.call(t, "session.new", map[string]any{"capabilities": map[string]any{}}, nil)
 	return f
 }
 
@@ -122,70 +115,74 @@ func (f *firefox) read() {
 }
 
 // call runs a command, and decodes its result unless that is nil.
-func (f *firefox) call(method string, params, result any) {
-	f.t.Helper()
+func (f *firefox) call(t *testing.T, method string, params, result any) {
+	t.Helper()
 	answer := make(chan bidiAnswer, 1)
 	f.mu.Lock()
 	if f.broken != nil {
 		f.mu.Unlock()
-		f.t.Fatalf("%s: %v", method, f.broken)
+		t.Fatalf("%s: %v", method, f.broken)
 	}
 	f.last++
 	f.answers[f.last] = answer
 	err := f.conn.WriteJSON(map[string]any{"id": f.last, "method": method, "params": params})
 	f.mu.Unlock()
 	if err != nil {
-		f.t.Fatalf("%s: %v", method, err)
+		t.Fatalf("%s: %v", method, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*Patience)
 	defer cancel()
 	select {
 	case a, ok := <-answer:
 		if !ok || a.Type == "error" {
-			f.t.Fatalf("%s: %s: %s", method, a.Error, a.Message)
+			t.Fatalf("%s: %s: %s", method, a.Error, a.Message)
 		}
 		if result != nil {
 			if err := json.Unmarshal(a.Result, result); err != nil {
-				f.t.Fatalf("%s: %v: %s", method, err, a.Result)
+				t.Fatalf("%s: %v: %s", method, err, a.Result)
 			}
 		}
 	case <-ctx.Done():
-		f.t.Fatalf("%s: no answer", method)
+		t.Fatalf("%s: no answer", method)
 	}
 }
 
-func (f *firefox) open(url string) tab {
-	f.t.Helper()
+func (f *firefox) Name() string { return "Firefox" }
+
+func (f *firefox) Open(t *testing.T, url string) Tab {
+	t.Helper()
 	var created struct{ Context string }
-	f.call("browsingContext.create", map[string]any{"type": "tab"}, &created)
-	tab := &firefoxTab{f, created.Context}
-	tab.navigate(url)
+	f.call(t, "browsingContext.create", map[string]any{"type": "tab"}, &created)
+	tab := &firefoxTab{f, t, created.Context}
+	t.Cleanup(func() { f.call(t, "browsingContext.close", map[string]any{"context": created.Context}, nil) })
+	tab.Navigate(url)
 	return tab
 }
 
 type firefoxTab struct {
 	*firefox
+	t       *testing.T
 	context string
 }
 
-func (f *firefoxTab) navigate(url string) {
+func (f *firefoxTab) Navigate(url string) {
 	f.t.Helper()
-	f.call("browsingContext.navigate", map[string]any{"context": f.context, "url": url, "wait": "complete"}, nil)
+	f.call(f.t, "browsingContext.navigate", map[string]any{"context": f.context, "url": url, "wait": "complete"}, nil)
 }
 
-func (f *firefoxTab) back() {
+func (f *firefoxTab) Back() {
 	f.t.Helper()
-	f.call("browsingContext.traverseHistory", map[string]any{"context": f.context, "delta": -1}, nil)
+	f.call(f.t, "browsingContext.traverseHistory", map[string]any{"context": f.context, "delta": -1}, nil)
 }
 
-func (f *firefoxTab) eval(expression string) string {
+func (f *firefoxTab) Eval(expression string) string {
 	f.t.Helper()
 	var evaluated struct {
 		Type             string
 		Result           struct{ Value string }
 		ExceptionDetails struct{ Text string }
 	}
-	f.call("script.evaluate", map[string]any{
+	f.call(f.t, "script.evaluate", map[string]any{
 		"expression":   fmt.Sprintf("(async () => JSON.stringify(await (%s)) ?? 'null')()", expression),
 		"target":       map[string]any{"context": f.context},
 		"awaitPromise": true,
@@ -196,11 +193,18 @@ func (f *firefoxTab) eval(expression string) string {
 	return evaluated.Result.Value
 }
 
-func (f *firefoxTab) offline(offline bool) {
+func (f *firefoxTab) Offline(offline bool) {
 	f.t.Helper()
 	var conditions any
 	if offline {
 		conditions = map[string]any{"type": "offline"}
 	}
-	f.call("emulation.setNetworkConditions", map[string]any{"contexts": []string{f.context}, "networkConditions": conditions}, nil)
+	f.call(f.t, "emulation.setNetworkConditions", map[string]any{"contexts": []string{f.context}, "networkConditions": conditions}, nil)
 }
+
+func (f *firefoxTab) Freeze() {
+	f.t.Cleanup(f.Thaw)
+	signalGroup(f.process, syscall.SIGSTOP)
+}
+
+func (f *firefoxTab) Thaw() { signalGroup(f.process, syscall.SIGCONT) }

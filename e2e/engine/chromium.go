@@ -1,4 +1,4 @@
-package browsers
+package engine
 
 import (
 	"context"
@@ -13,13 +13,13 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// A chromium is a Chromium that is driven by its own protocol.
-type chromium struct {
-	t   *testing.T
-	ctx context.Context
+// A Chromium is driven by its own protocol.
+type Chromium struct {
+	Context context.Context // for chromedp
 }
 
-func startChromium(t *testing.T) browser {
+// StartChromium starts a Chromium without a window.
+func StartChromium(t *testing.T) *Chromium {
 	t.Helper()
 	var path string
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -29,7 +29,7 @@ func startChromium(t *testing.T) browser {
 		}
 	}
 	if path == "" {
-		missing(t, "chromium is not installed")
+		Missing(t, "chromium is not installed")
 	}
 	profile, err := os.MkdirTemp("", "grouphub-chromium-")
 	if err != nil {
@@ -43,13 +43,16 @@ func startChromium(t *testing.T) browser {
 		chromedp.NoSandbox,
 		chromedp.DisableGPU,
 		chromedp.NoFirstRun,
+		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("disable-sync", true),
 		chromedp.Flag("disable-dev-shm-usage", true),
+		// A tab that is not in front must not be slower than the one that is.
 		chromedp.Flag("disable-background-timer-throttling", true),
 		chromedp.Flag("disable-backgrounding-occluded-windows", true),
 		chromedp.Flag("disable-renderer-backgrounding", true),
-		chromedp.WSURLReadTimeout(patience),
+		chromedp.WSURLReadTimeout(Patience),
 	)
 	t.Cleanup(cancel)
 	ctx, cancel := chromedp.NewContext(allocator)
@@ -57,18 +60,22 @@ func startChromium(t *testing.T) browser {
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatalf("start %s: %v", path, err)
 	}
-	return &chromium{t, ctx}
+	return &Chromium{ctx}
 }
 
-func (c *chromium) open(url string) tab {
-	c.t.Helper()
-	ctx, cancel := chromedp.NewContext(c.ctx)
-	c.t.Cleanup(cancel)
+// Name returns "Chromium".
+func (c *Chromium) Name() string { return "Chromium" }
+
+// Open opens a tab.
+func (c *Chromium) Open(t *testing.T, url string) Tab {
+	t.Helper()
+	ctx, cancel := chromedp.NewContext(c.Context)
+	t.Cleanup(cancel)
 	if err := chromedp.Do(ctx); err != nil { // or the tab would end with the context of its first action
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
-	tab := &chromiumTab{c.t, ctx}
-	tab.navigate(url)
+	tab := &chromiumTab{t, ctx}
+	tab.Navigate(url)
 	return tab
 }
 
@@ -79,7 +86,7 @@ type chromiumTab struct {
 
 func runIn[T any](c *chromiumTab, action chromedp.Action[T]) T {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.ctx, 2*patience)
+	ctx, cancel := context.WithTimeout(c.ctx, 2*Patience)
 	defer cancel()
 	result, err := chromedp.Run(ctx, action)
 	if err != nil {
@@ -97,23 +104,23 @@ func command[P, R any](c *chromiumTab, command cdp.Command[P, R], params P) {
 	}))
 }
 
-func (c *chromiumTab) navigate(url string) {
+func (c *chromiumTab) Navigate(url string) {
 	c.t.Helper()
 	runIn(c, chromedp.Navigate(url))
 }
 
-func (c *chromiumTab) back() {
+func (c *chromiumTab) Back() {
 	c.t.Helper()
 	runIn(c, chromedp.Evaluate[chromedp.Void]("void history.back()"))
 }
 
-func (c *chromiumTab) eval(expression string) string {
+func (c *chromiumTab) Eval(expression string) string {
 	c.t.Helper()
 	return runIn(c, chromedp.Evaluate[string](
 		fmt.Sprintf("(async () => JSON.stringify(await (%s)) ?? 'null')()", expression), chromedp.EvalAwaitPromise))
 }
 
-func (c *chromiumTab) offline(offline bool) {
+func (c *chromiumTab) Offline(offline bool) {
 	c.t.Helper()
 	command(c, network.Enable, network.EnableParams{})
 	command(c, network.OverrideNetworkState, network.OverrideNetworkStateParams{
@@ -121,8 +128,11 @@ func (c *chromiumTab) offline(offline bool) {
 	})
 }
 
-// freeze stops the page's timers and callbacks, as the browser does with tabs that nobody looks at.
-func (c *chromiumTab) freeze(state string) {
+func (c *chromiumTab) Freeze() { c.lifecycle("frozen") }
+
+func (c *chromiumTab) Thaw() { c.lifecycle("active") }
+
+func (c *chromiumTab) lifecycle(state page.SetWebLifecycleStateState) {
 	c.t.Helper()
-	command(c, page.SetWebLifecycleState, page.SetWebLifecycleStateParams{State: page.SetWebLifecycleStateState(state)})
+	command(c, page.SetWebLifecycleState, page.SetWebLifecycleStateParams{State: state})
 }

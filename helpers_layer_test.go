@@ -64,13 +64,13 @@ func (l *faultyLayer) History(ctx context.Context, topic string, after uint64) (
 	return history, err
 }
 
-func (l *faultyLayer) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
+func (l *faultyLayer) Lease(ctx context.Context, topic, holder string, change grouphub.LeaseChange) (bool, error) {
 	if l.lease != nil {
 		if err := l.lease(ctx, topic); err != nil {
 			return false, err
 		}
 	}
-	return l.MemoryLayer.Lease(ctx, topic, holder, value, life)
+	return l.MemoryLayer.Lease(ctx, topic, holder, change)
 }
 
 func (l *faultyLayer) setFault(f func(p grouphub.Publication) []grouphub.Publication) {

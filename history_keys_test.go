@@ -32,7 +32,7 @@ func TestIdleGroupLeavesNothingInRedis(t *testing.T) {
 	for range 1000 {
 		c.ExpectEvent("n")
 	}
-	eventually(t, func() bool { return m.Exists("grouphub:presence:{g:all}") }, "no lease")
+	eventually(t, func() bool { return m.Exists("grouphub:present:{g:all}") }, "no lease")
 	if err := hub.GroupClose(background, "nobody", 1000, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestIdleGroupLeavesNothingInRedis(t *testing.T) {
 		}
 	}
 	c.Close()
-	eventually(t, func() bool { return !m.Exists("grouphub:presence:{g:all}") }, "the lease is still there")
+	eventually(t, func() bool { return !m.Exists("grouphub:present:{g:all}") }, "the lease is still there")
 	if groups := hub.Stats().Groups; groups != 0 {
 		t.Errorf("%d groups", groups)
 	}
@@ -112,13 +112,13 @@ func TestEveryKeyInRedisExpires(t *testing.T) {
 	defer waiting.Wait()
 	defer stop()
 	waiting.Go(func() { taker.Receive(receiving, "jobs") })
-	all := []string{"count", "stream", "once", "presence", "messages", "waiting", "taken"}
+	all := []string{"count", "stream", "once", "present", "messages", "waiting", "taken"}
 	eventually(t, func() bool {
 		kinds := keys()
 		return !slices.ContainsFunc(all, func(kind string) bool { return !kinds[kind] })
 	}, "not all kinds of keys are there, but %v", keys())
 	c.Close()
-	eventually(t, func() bool { return !keys()["presence"] }, "the lease is still there")
+	eventually(t, func() bool { return !keys()["present"] }, "the lease is still there")
 	eventually(t, func() bool { return s.CLI("EXISTS", "grouphub:stream:{g:all}") == "0" }, "the history is still there")
 	if groups := hub.Stats().Groups; groups != 0 {
 		t.Errorf("%d groups", groups)

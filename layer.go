@@ -47,6 +47,8 @@ type (
 	Keep         = layer.Keep
 	Position     = layer.Position
 	History      = layer.History
+	Lease        = layer.Lease
+	LeaseChange  = layer.LeaseChange
 )
 
 // OnceLife is how long a layer remembers the key of [Once].

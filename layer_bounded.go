@@ -91,15 +91,15 @@ func (l *boundedLayer) History(ctx context.Context, topic string, after uint64) 
 	})
 }
 
-func (l *boundedLayer) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
+func (l *boundedLayer) Lease(ctx context.Context, topic, holder string, change LeaseChange) (bool, error) {
 	return callBounded(ctx, l.calls, ErrUncertain, func(ctx context.Context) (bool, error) {
-		return l.Layer.Lease(ctx, topic, holder, value, life)
+		return l.Layer.Lease(ctx, topic, holder, change)
 	})
 }
 
-func (l *boundedLayer) Leases(ctx context.Context, topic string) (map[string][]byte, error) {
-	return callBounded(ctx, l.calls, ErrUnavailable, func(ctx context.Context) (map[string][]byte, error) {
-		return l.Layer.Leases(ctx, topic)
+func (l *boundedLayer) Leases(ctx context.Context, topic string, known map[string]uint64) (map[string]Lease, error) {
+	return callBounded(ctx, l.calls, ErrUnavailable, func(ctx context.Context) (map[string]Lease, error) {
+		return l.Layer.Leases(ctx, topic, known)
 	})
 }
 

@@ -47,14 +47,14 @@ func (l *deafLayer) History(ctx context.Context, topic string, after uint64) (gr
 	return l.MemoryLayer.History(ctx, topic, after)
 }
 
-func (l *deafLayer) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
+func (l *deafLayer) Lease(ctx context.Context, topic, holder string, change grouphub.LeaseChange) (bool, error) {
 	l.wait()
-	return l.MemoryLayer.Lease(ctx, topic, holder, value, life)
+	return l.MemoryLayer.Lease(ctx, topic, holder, change)
 }
 
-func (l *deafLayer) Leases(ctx context.Context, topic string) (map[string][]byte, error) {
+func (l *deafLayer) Leases(ctx context.Context, topic string, known map[string]uint64) (map[string]grouphub.Lease, error) {
 	l.wait()
-	return l.MemoryLayer.Leases(ctx, topic)
+	return l.MemoryLayer.Leases(ctx, topic, known)
 }
 
 func (l *deafLayer) Append(ctx context.Context, queue string, message []byte) error {

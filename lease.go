@@ -2,13 +2,18 @@ package grouphub
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 const (
-	// leaseLife is how long the presence of a hub that has crashed is still read.
-	leaseLife = 60 * time.Second
+	// leaseLife is how long the presence of a hub that has crashed is still read. Two renewals
+	// in a row may fail.
+	leaseLife = 50 * time.Second
 	// leasePause is how long changes of one group's presence are gathered.
 	leasePause = 50 * time.Millisecond
 	// maxLeasePause is the longest pause between two tries.
@@ -20,18 +25,29 @@ const (
 	leaseEndTimeout = 5 * time.Second
 )
 
-// A leaseKeeper writes the hub's presence in groups as leases of the layer: anew when it
-// has changed, and otherwise prolonged.
+// A leaseKeeper writes the hub's presence in groups as leases of the layer, with a field for each
+// member. It writes what has changed, or all of it where it does not know what the layer has, and
+// prolongs the lease otherwise.
 type leaseKeeper struct {
 	hub       *Hub
 	writes    context.Context // of the writes; it outlives the hub, whose leases are to be removed
 	endWrites context.CancelFunc
 
 	changes, renewals leaseQueue
+
+	mu      sync.Mutex
+	version uint64               // of all leases, the one given out last
+	leases  map[string]*ownLease // by group: those that the layer has, or is to have
+}
+
+// An ownLease is this hub's lease of one group.
+type ownLease struct {
+	version uint64              // that the layer has; 0: unknown, so that the next write replaces it
+	changed map[string]struct{} // the channels that have joined, left or changed since the last write began
 }
 
 func newLeaseKeeper(h *Hub) *leaseKeeper {
-	k := &leaseKeeper{hub: h}
+	k := &leaseKeeper{hub: h, leases: make(map[string]*ownLease)}
 	k.writes, k.endWrites = context.WithCancel(context.WithoutCancel(h.life))
 	turns := make(chan struct{}, maxLeaseCalls)
 	k.changes = leaseQueue{hub: h, call: k.write, turns: turns}
@@ -39,11 +55,25 @@ func newLeaseKeeper(h *Hub) *leaseKeeper {
 	return k
 }
 
-// changed has a group's presence written. It never blocks.
-func (k *leaseKeeper) changed(group string) { k.changes.add(group) }
+// changed has the membership of a channel written: that it is there, as what, or that it is not.
+// It never blocks.
+func (k *leaseKeeper) changed(group, channel string) {
+	k.mu.Lock()
+	lease := k.leases[group]
+	if lease == nil {
+		lease = &ownLease{}
+		k.leases[group] = lease
+	}
+	if lease.changed == nil {
+		lease.changed = make(map[string]struct{})
+	}
+	lease.changed[channel] = struct{}{}
+	k.mu.Unlock()
+	k.changes.add(group)
+}
 
-// renew prolongs a group's lease, which does not cost what writing the presence does. A
-// lease that is gone is written anew. It never blocks.
+// renew prolongs a group's lease. One that is gone, or is not as this hub has left it, is written
+// anew. It never blocks.
 func (k *leaseKeeper) renew(group string) { k.renewals.add(group) }
 
 // end bounds the writes that are still to be made: they end with ctx, or after five
@@ -55,20 +85,136 @@ func (k *leaseKeeper) end(ctx context.Context) (release func()) {
 }
 
 func (k *leaseKeeper) write(group string) (ok bool) {
-	value, life := k.hub.presenceValue(group), leaseLife
-	if value == nil {
-		value, life = []byte{}, 0
+	for {
+		change := k.begin(group)
+		done, err := k.hub.layer.Lease(k.writes, groupTopic(group), k.hub.name, change)
+		switch {
+		case done && err == nil:
+			k.written(group, change)
+			return true
+		case err != nil || change.After == 0:
+			return k.hub.life.Err() != nil // at the hub's end there is no second try
+		}
+		// The layer has lost the lease, so all of it is written.
 	}
-	_, err := k.hub.layer.Lease(k.writes, groupTopic(group), k.hub.name, value, life)
-	return err == nil || k.hub.life.Err() != nil // at the hub's end there is no second try
+}
+
+// begin returns the change that brings the layer's lease up to date. Until it is known to be
+// written, it is unknown what the layer has.
+func (k *leaseKeeper) begin(group string) LeaseChange {
+	k.mu.Lock()
+	k.version++
+	lease := k.leases[group]
+	if lease == nil { // it has just been ended, and that again does no harm
+		lease = &ownLease{}
+		k.leases[group] = lease
+	}
+	change := LeaseChange{After: lease.version, Version: k.version, Life: leaseLife}
+	changed := lease.changed
+	lease.version, lease.changed = 0, nil
+	k.mu.Unlock()
+	g := k.hub.group(group)
+	if g == nil || g.size() == 0 {
+		return LeaseChange{Version: change.Version}
+	}
+	change.Set = make(map[string][]byte)
+	if change.After == 0 {
+		for _, m := range k.hub.localMembers(group) {
+			change.Set[k.field(m.Channel)] = encodeMember(m)
+		}
+		if len(change.Set) == 0 {
+			return LeaseChange{Version: change.Version}
+		}
+		return change
+	}
+	for channel := range changed {
+		if m, ok := k.hub.localMember(group, channel); ok {
+			change.Set[k.field(channel)] = encodeMember(m)
+		} else {
+			change.Remove = append(change.Remove, k.field(channel))
+		}
+	}
+	return change
+}
+
+// written notes what the layer has.
+func (k *leaseKeeper) written(group string, change LeaseChange) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	lease := k.leases[group]
+	if change.Life > 0 {
+		lease.version = change.Version
+	} else if lease.changed == nil {
+		delete(k.leases, group)
+	}
+}
+
+// confirmed returns the version that the layer has of a lease, 0 if that is unknown.
+func (k *leaseKeeper) confirmed(group string) uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if lease := k.leases[group]; lease != nil {
+		return lease.version
+	}
+	return 0
 }
 
 func (k *leaseKeeper) prolong(group string) (ok bool) {
-	there, err := k.hub.layer.Lease(k.hub.life, groupTopic(group), k.hub.name, nil, leaseLife)
-	if err == nil && !there {
-		k.changed(group)
+	version := k.confirmed(group)
+	if version == 0 { // it is being written
+		return true
+	}
+	change := LeaseChange{After: version, Version: version, Life: leaseLife}
+	done, err := k.hub.layer.Lease(k.hub.life, groupTopic(group), k.hub.name, change)
+	if err == nil && !done {
+		k.lost(group, version)
 	}
 	return err == nil || k.hub.life.Err() != nil
+}
+
+// lost has a lease written anew that the layer does not have in this version any more.
+func (k *leaseKeeper) lost(group string, version uint64) {
+	k.mu.Lock()
+	lease := k.leases[group]
+	lost := lease != nil && lease.version == version // otherwise it has been written meanwhile
+	if lost {
+		lease.version = 0
+	}
+	k.mu.Unlock()
+	if lost {
+		k.changes.add(group)
+	}
+}
+
+// field returns the name of a member's field. All channels of a hub begin with the lease's
+// holder.
+func (k *leaseKeeper) field(channel string) string {
+	return strings.TrimPrefix(channel, k.hub.name+"!")
+}
+
+// A leasedMember is the value of a member's field.
+type leasedMember struct {
+	User  string          `json:"user,omitempty"`
+	Info  json.RawMessage `json:"info,omitempty"`
+	Since int64           `json:"since"` // nanoseconds since 1970
+}
+
+func encodeMember(m Member) []byte {
+	value, _ := json.Marshal(leasedMember{m.UserID, m.Info, m.Since.UnixNano()}) // the info is JSON
+	return value
+}
+
+// decodeMember returns the member that a field of another hub's lease has. Anyone who can write to
+// the layer may have written it, and it is sent to browsers.
+func decodeMember(holder, field string, value []byte) (Member, error) {
+	var m leasedMember
+	if !utf8.Valid(value) || !utf8.ValidString(holder) || !utf8.ValidString(field) {
+		return Member{}, errors.New("not UTF-8")
+	}
+	if err := json.Unmarshal(value, &m); err != nil {
+		return Member{}, err
+	}
+	return Member{holder + "!" + field, m.User, m.Info, time.Unix(0, m.Since)}, nil
 }
 
 // A leaseQueue makes a call for each group that was added, once however often it was

@@ -29,13 +29,13 @@ func TestALeaseThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
 		}
 		down.Store(false)
 		time.Sleep(5 * time.Second)
-		if leases, err := layer.Leases(background, "g:g0"); len(leases) != 1 || err != nil {
-			t.Errorf("leases %q, %v", leases, err)
+		if leases, err := layer.Leases(background, "g:g0", nil); len(leases) != 1 || err != nil {
+			t.Errorf("leases %v, %v", leases, err)
 		}
 		c.Close()
 		hub.Shutdown(background)
-		if leases, _ := layer.Leases(background, "g:g0"); len(leases) != 0 {
-			t.Errorf("leases %q are left", leases)
+		if leases, _ := layer.Leases(background, "g:g0", nil); len(leases) != 0 {
+			t.Errorf("leases %v are left", leases)
 		}
 		layer.Close()
 	})

@@ -191,7 +191,7 @@ func (c *Conn) enterLocked(m *membership, live liveness) {
 	m.since, m.joined = time.Now().UnixNano(), uptime()
 	m.group.add(c, m, live)
 	delete(c.resume, m.group.name)
-	c.hub.presenceChanged(m.group)
+	c.hub.presenceChanged(m.group, c)
 }
 
 // leave ends a membership. When it returns, nothing more of the group is pushed.
@@ -219,7 +219,7 @@ func (h *Hub) leave(c *Conn, name string) {
 	}
 	c.mu.Unlock()
 	if entered {
-		h.left(m.group)
+		h.left(c, m.group)
 	}
 }
 
@@ -236,13 +236,13 @@ func (h *Hub) leaveAll(c *Conn) {
 	}
 	c.mu.Unlock()
 	for _, m := range entered {
-		h.left(m.group)
+		h.left(c, m.group)
 	}
 }
 
 // left does what follows the end of a membership that had entered.
-func (h *Hub) left(g *group) {
-	h.presenceChanged(g)
+func (h *Hub) left(c *Conn, g *group) {
+	h.presenceChanged(g, c)
 	h.releaseGroup(g)
 }
 

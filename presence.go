@@ -43,28 +43,17 @@ func (h *Hub) members(ctx context.Context, operation, group string) ([]Member, e
 	if err == nil && !h.policy(group).Presence {
 		err = ErrNoPresence
 	}
-	var values map[string][]byte
+	var leases map[string]Lease
 	if err == nil {
-		values, err = h.layer.Leases(ctx, groupTopic(group))
+		leases, err = h.layer.Leases(ctx, groupTopic(group), nil)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("grouphub: %s: group %s: %w", operation, quoted(group), err)
 	}
 	all := h.localMembers(group)
-	for holder, value := range values {
-		if holder == h.name { // localMembers knows better
-			continue
-		}
-		var members []Member
-		if err := json.Unmarshal(value, &members); err != nil {
-			h.refusePayload(group, fmt.Errorf("presence of hub %s: %w", quoted(holder), err))
-			continue
-		}
-		for _, m := range members {
-			if string(m.Info) == "null" {
-				m.Info = nil
-			}
-			all = append(all, m)
+	for holder, lease := range leases {
+		if holder != h.name { // localMembers knows better
+			all = append(all, h.decodeMembers(group, holder, lease.Fields)...)
 		}
 	}
 	return all, nil
@@ -91,6 +80,21 @@ func (h *Hub) Online(ctx context.Context, userID string) (bool, error) {
 	return len(members) > 0, err
 }
 
+// decodeMembers returns the members that another hub's lease has. What makes no sense is left out.
+func (h *Hub) decodeMembers(group, holder string, fields map[string][]byte) []Member {
+	members := make([]Member, 0, len(fields))
+	for field, value := range fields {
+		m, err := decodeMember(holder, field, value)
+		if err != nil {
+			h.refusePayload(group, fmt.Errorf("presence of hub %s: %w", quoted(holder), err))
+			continue
+		}
+		members = append(members, m)
+	}
+	return members
+}
+
+// localMembers returns this hub's members of a group.
 func (h *Hub) localMembers(group string) []Member {
 	g := h.group(group)
 	if g == nil {
@@ -98,13 +102,31 @@ func (h *Hub) localMembers(group string) []Member {
 	}
 	var all []Member
 	for _, c := range g.conns() {
-		c.mu.Lock()
-		if m := c.groups.get(group); m.entered() && !c.ended { // otherwise it has just left
-			all = append(all, Member{c.channel, c.user.ID, c.info, time.Unix(0, m.since)})
+		if m, ok := c.asMember(group); ok { // otherwise it has just left
+			all = append(all, m)
 		}
-		c.mu.Unlock()
 	}
 	return all
+}
+
+// localMember returns the member of a group that a channel of this hub is, if it is one.
+func (h *Hub) localMember(group, channel string) (Member, bool) {
+	c := h.conn(channel)
+	if c == nil {
+		return Member{}, false
+	}
+	return c.asMember(group)
+}
+
+// asMember returns what others see of the connection in a group, if it is a member.
+func (c *Conn) asMember(group string) (Member, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.groups.get(group)
+	if !m.entered() || c.ended {
+		return Member{}, false
+	}
+	return Member{c.channel, c.user.ID, c.info, time.Unix(0, m.since)}, true
 }
 
 // marshalInfo returns the JSON of a user's Info. It calls the application's code, and takes a
@@ -135,25 +157,14 @@ func (h *Hub) userChanged(c *Conn) {
 	defer c.mu.Unlock()
 	for m := range c.groups.all() {
 		if m.entered() && !c.ended {
-			h.presenceChanged(m.group)
+			h.presenceChanged(m.group, c)
 		}
 	}
 }
 
-// presenceChanged is called when a connection has joined or left a group.
-func (h *Hub) presenceChanged(g *group) {
+// presenceChanged is called when a connection has joined or left a group, or is another user's.
+func (h *Hub) presenceChanged(g *group, c *Conn) {
 	if g.policy.Presence {
-		h.leases.changed(g.name)
+		h.leases.changed(g.name, c.channel)
 	}
-}
-
-// presenceValue returns this hub's members of a group in the form that the layer keeps, nil
-// if there are none.
-func (h *Hub) presenceValue(group string) []byte {
-	members := h.localMembers(group)
-	if len(members) == 0 {
-		return nil
-	}
-	value, _ := json.Marshal(members) // a Member always marshals
-	return value
 }

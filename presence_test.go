@@ -111,8 +111,8 @@ func TestMembersOfAHubThatCrashedVanish(t *testing.T) {
 		hub := grouphub.New(&grouphub.Options{Layer: layer, Policy: policy, Consumer: noteConsumer})
 		hubtest.Dial(t, hub, "/")
 		// What a hub leaves behind that is no more.
-		value := []byte(`[{"Channel":"gone!1","UserID":"ghost","Since":"2026-01-01T00:00:00Z"}]`)
-		if _, err := layer.Lease(background, "g:all", "gone", value, time.Minute); err != nil {
+		ghost := grouphub.LeaseChange{Version: 1, Life: time.Minute, Set: map[string][]byte{"1": []byte(`{"user":"ghost","since":1}`)}}
+		if _, err := layer.Lease(background, "g:all", "gone", ghost); err != nil {
 			t.Fatal(err)
 		}
 		count := func() int {
@@ -129,13 +129,13 @@ func TestMembersOfAHubThatCrashedVanish(t *testing.T) {
 		if n := count(); n != 1 { // its own lease is renewed
 			t.Errorf("%d members", n)
 		}
-		leases, err := layer.Leases(background, "g:all")
+		leases, err := layer.Leases(background, "g:all", nil)
 		if err != nil || len(leases) != 1 {
-			t.Errorf("leases %q, %v", leases, err)
+			t.Errorf("leases %v, %v", leases, err)
 		}
 		hub.Shutdown(background)
-		if leases, _ := layer.Leases(background, "g:all"); len(leases) != 0 {
-			t.Errorf("leases %q are left after Shutdown", leases)
+		if leases, _ := layer.Leases(background, "g:all", nil); len(leases) != 0 {
+			t.Errorf("leases %v are left after Shutdown", leases)
 		}
 		layer.Close()
 	})

@@ -82,7 +82,9 @@ func (r *receiver) Lost(topics []string) {
 		}
 		// The lease may have ended, or have come back as it was before the last changes: a
 		// server that crashed, or was failed over from, loses its last writes.
-		h.presenceChanged(g)
+		if g.policy.Presence {
+			h.leases.renew(g.name)
+		}
 		if g.sequence != nil {
 			g.sequence.Reconcile(true)
 		} else {

@@ -72,7 +72,7 @@ func TestGarbageThatRedisKeepsHidesNothing(t *testing.T) {
 			if err := errors.Join(
 				stranger.Publish(background, p),
 				stranger.Append(background, "jobs", []byte(payload)),
-				second(stranger.Lease(background, "g:all", "stranger "+payload, []byte("<"+payload), time.Minute)),
+				second(stranger.Lease(background, "g:all", "stranger "+payload, grouphub.LeaseChange{Version: 1, Life: time.Minute, Set: map[string][]byte{"1": []byte("<" + payload)}})),
 			); err != nil {
 				t.Fatal(err)
 			}

@@ -62,14 +62,15 @@ type Layer interface {
 	// payloads in it.
 	History(ctx context.Context, topic string, after uint64) (History, error)
 
-	// Lease keeps a holder's value for a topic for as long as life says, in place of
-	// what it kept before; a life of zero removes it, and reports true whether there was
-	// one or not. A nil value prolongs what is there, and reports false if nothing is.
-	Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error)
+	// Lease changes what a holder keeps for a topic, and reports whether it did: a change
+	// that does not fit the version that is kept changes nothing. It costs what changes, and
+	// not what is kept.
+	Lease(ctx context.Context, topic, holder string, change LeaseChange) (bool, error)
 
-	// Leases returns the values that are kept for a topic, by holder. Map and values are
-	// the caller's.
-	Leases(ctx context.Context, topic string) (map[string][]byte, error)
+	// Leases returns what is kept for a topic, by holder. A lease whose version is the one
+	// that the caller knows of this holder comes without its fields, which are not read
+	// either. What is returned is the caller's.
+	Leases(ctx context.Context, topic string, known map[string]uint64) (map[string]Lease, error)
 
 	// Append adds a message to a queue, or returns ErrQueueFull. Every queue of a layer
 	// holds the same number of messages, and no more, however many callers append at the
@@ -149,6 +150,32 @@ type History struct {
 	Last  uint64 // the number given out last, 0 if none was
 	Nonce string // of Last
 	Kept  []Publication
+}
+
+// A Lease is what a holder keeps for a topic: fields that end together, unless the holder
+// prolongs them. A layer that runs out of room forgets all of a lease, or nothing of it.
+type Lease struct {
+	Version uint64            // after the last change, as its holder counts: from 1 to 2^53
+	Fields  map[string][]byte // by names of 1 to 300 bytes, which are opaque
+}
+
+// A LeaseChange is a change of a lease. Versions keep changes apart that overtake each other: one
+// that was given up with ErrUncertain may take effect after the next, and does nothing then.
+type LeaseChange struct {
+	// After is the version that is changed: if there is another one, or none, nothing
+	// changes. With 0 the change replaces the lease, unless a later Version is kept.
+	After uint64
+
+	// Version is that of the lease after the change. If it is the same as After, the lease
+	// is prolonged, and nothing else.
+	Version uint64
+
+	// Life is how long all of the lease is kept from now on. With 0 it ends, whether there is one
+	// or not, unless a later Version is kept.
+	Life time.Duration
+
+	Set    map[string][]byte // new fields, and new values of old ones
+	Remove []string          // names of fields, which need not be there
 }
 
 // A Receiver is a hub's side of its subscription. A layer never calls Ready or

@@ -10,54 +10,69 @@ import (
 	"github.com/seed-29c60982/grouphub/layer"
 )
 
-// A heldLease is a holder's value for a topic.
+// A heldLease is a holder's lease of a topic.
 type heldLease struct {
-	value []byte
-	ends  time.Time
+	layer.Lease
+	ends time.Time
 }
 
 // Lease implements [layer.Layer].
-func (l *Layer) Lease(_ context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
+func (l *Layer) Lease(_ context.Context, topic, holder string, change layer.LeaseChange) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return false, fmt.Errorf("%w: lease %q", layer.ErrClosed, topic)
 	}
 	held := l.unexpiredLocked(topic)
-	lease, ok := held[holder]
-	if value != nil {
-		lease.value, ok = bytes.Clone(value), true
+	lease := held[holder]
+	replaces := change.After == 0 || change.Life <= 0
+	if replaces && lease.Version > change.Version || !replaces && lease.Version != change.After {
+		return false, nil
 	}
-	switch {
-	case life <= 0:
+	if change.Life <= 0 {
 		delete(held, holder)
-		ok = true
-	case ok:
-		if held == nil {
-			held = make(map[string]heldLease)
-			l.leases[topic] = held
+		if len(held) == 0 {
+			delete(l.leases, topic)
 		}
-		lease.ends = time.Now().Add(life)
-		held[holder] = lease
+		return true, nil
 	}
-	if len(held) == 0 {
-		delete(l.leases, topic)
+	if replaces {
+		lease.Fields = make(map[string][]byte, len(change.Set))
 	}
-	return ok, nil
+	for name, value := range change.Set {
+		lease.Fields[name] = bytes.Clone(value)
+	}
+	for _, name := range change.Remove {
+		delete(lease.Fields, name)
+	}
+	lease.Version, lease.ends = change.Version, time.Now().Add(change.Life)
+	if held == nil {
+		held = make(map[string]heldLease)
+		l.leases[topic] = held
+	}
+	held[holder] = lease
+	return true, nil
 }
 
 // Leases implements [layer.Layer].
-func (l *Layer) Leases(_ context.Context, topic string) (map[string][]byte, error) {
+func (l *Layer) Leases(_ context.Context, topic string, known map[string]uint64) (map[string]layer.Lease, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil, fmt.Errorf("%w: leases of %q", layer.ErrClosed, topic)
 	}
-	values := make(map[string][]byte)
-	for holder, lease := range l.unexpiredLocked(topic) {
-		values[holder] = bytes.Clone(lease.value)
+	leases := make(map[string]layer.Lease)
+	for holder, held := range l.unexpiredLocked(topic) {
+		lease := layer.Lease{Version: held.Version}
+		if held.Version != known[holder] {
+			lease.Fields = make(map[string][]byte, len(held.Fields))
+			for name, value := range held.Fields {
+				lease.Fields[name] = bytes.Clone(value)
+			}
+		}
+		leases[holder] = lease
 	}
-	return values, nil
+	return leases, nil
 }
 
 // unexpiredLocked returns a topic's leases, nil if there are none, and forgets those that

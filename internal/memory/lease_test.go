@@ -4,20 +4,30 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 func lease(t *testing.T, l *Layer, holder, value string, life time.Duration) {
 	t.Helper()
-	if ok, err := l.Lease(t.Context(), "topic", holder, []byte(value), life); !ok || err != nil {
+	l.mu.Lock()
+	version := l.leases["topic"][holder].Version + 1
+	l.mu.Unlock()
+	change := layer.LeaseChange{Version: version, Life: life, Set: map[string][]byte{"field": []byte(value)}}
+	if ok, err := l.Lease(t.Context(), "topic", holder, change); !ok || err != nil {
 		t.Fatalf("Lease: %v, %v", ok, err)
 	}
 }
 
-func leases(t *testing.T, l *Layer) map[string][]byte {
+func leases(t *testing.T, l *Layer) map[string]string {
 	t.Helper()
-	values, err := l.Leases(t.Context(), "topic")
+	leases, err := l.Leases(t.Context(), "topic", nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	values := make(map[string]string)
+	for holder, lease := range leases {
+		values[holder] = string(lease.Fields["field"])
 	}
 	return values
 }

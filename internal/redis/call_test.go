@@ -103,7 +103,7 @@ func TestCallWhoseContextIsOverSendsNothing(t *testing.T) {
 			t.Fatalf("%v, want ErrUnavailable and the context's error", err)
 		}
 	}
-	if _, err := l.Leases(t.Context(), "topic"); err != nil { // behind whatever was sent
+	if _, err := l.Leases(t.Context(), "topic", nil); err != nil { // behind whatever was sent
 		t.Fatal(err)
 	}
 	if keys := m.Keys(); len(keys) > 0 {

@@ -123,10 +123,10 @@ func TestHistoryAndLeasesLeaveNothingBehind(t *testing.T) {
 	if err := l.Publish(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Lease(t.Context(), "topic", "holder", []byte("value"), time.Minute); err != nil {
+	if _, err := l.Lease(t.Context(), "topic", "holder", leaseOf(1, "value")); err != nil {
 		t.Fatal(err)
 	}
-	check("all is there", 4)
+	check("all is there", 5)
 	m.FastForward(time.Minute)
 	check("the stream and the lease have ended", 2)
 	m.FastForward(onceLife)
@@ -168,7 +168,7 @@ func TestKeysOfATopicShareASlot(t *testing.T) {
 	l := newTestLayer(t, "redis://"+m.Addr(), Options{})
 	for _, topic := range []string{"a", "}", "{x}", "a{b}c"} {
 		want := l.slot(l.key("topic", topic))
-		keys := append(l.historyKeys(topic), l.leaseKey(topic))
+		keys := append(l.historyKeys(topic), l.leaseIndex(topic), l.leaseKey(topic, "holder"), l.leaseKey(topic, "{}"))
 		for _, key := range append(keys, l.onceKey(topic, "{key}"), l.onceKey(topic, "}")) {
 			if got := l.slot(key); got != want {
 				t.Errorf("%q: slot %d, that of the channel is %d", key, got, want)
@@ -293,7 +293,9 @@ func TestServerThatRefusesToWriteCanBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	lease := func(holder string, life time.Duration) {
-		if _, err := l.Lease(t.Context(), "topic", holder, []byte("x"), life); err != nil {
+		change := leaseOf(1, "x")
+		change.Life = life
+		if _, err := l.Lease(t.Context(), "topic", holder, change); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -301,15 +303,15 @@ func TestServerThatRefusesToWriteCanBeRead(t *testing.T) {
 	lease("ends", 50*time.Millisecond)
 	s.CLI("PEXPIRE", "grouphub:count:{topic}", "60000") // it is to be prolonged
 	s.CLI("CONFIG", "SET", "min-replicas-to-write", "1")
-	if _, err := l.Lease(t.Context(), "topic", "new", []byte("x"), time.Minute); !errors.Is(err, layer.ErrUnavailable) {
+	if _, err := l.Lease(t.Context(), "topic", "new", leaseOf(1, "x")); !errors.Is(err, layer.ErrUnavailable) {
 		t.Errorf("%v, want a refusal", err)
 	}
 	await(t, "the lease to end", func() bool {
-		leases, err := l.Leases(t.Context(), "topic")
+		leases, err := l.Leases(t.Context(), "topic", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return len(leases) == 1 && string(leases["stays"]) == "x"
+		return len(leases) == 1 && string(leases["stays"].Fields["field"]) == "x"
 	})
 	if got := payloadsOf(t, l, "topic"); !slices.Equal(got, []string{"x"}) {
 		t.Errorf("kept %q", got)

@@ -143,21 +143,21 @@ func (l *Lazy) History(ctx context.Context, topic string, after uint64) (layer.H
 }
 
 // Lease implements [layer.Layer].
-func (l *Lazy) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
+func (l *Lazy) Lease(ctx context.Context, topic, holder string, change layer.LeaseChange) (bool, error) {
 	inner, err := l.get()
 	if err != nil {
 		return false, err
 	}
-	return inner.Lease(ctx, topic, holder, value, life)
+	return inner.Lease(ctx, topic, holder, change)
 }
 
 // Leases implements [layer.Layer].
-func (l *Lazy) Leases(ctx context.Context, topic string) (map[string][]byte, error) {
+func (l *Lazy) Leases(ctx context.Context, topic string, known map[string]uint64) (map[string]layer.Lease, error) {
 	inner, err := l.get()
 	if err != nil {
 		return nil, err
 	}
-	return inner.Leases(ctx, topic)
+	return inner.Leases(ctx, topic, known)
 }
 
 // Append implements [layer.Layer].

@@ -22,9 +22,9 @@ var (
 	historyPublish = newScript("history", "history_publish")
 	historyRead    = newScript("history", "history_read")
 
-	leaseSet  = newScript("leases", "leases_expire", "lease_set")
-	leaseEnd  = newScript("leases", "leases_expire", "lease_end")
-	leaseList = newScript("leases", "lease_list")
+	leaseChange = newScript("leases", "lease_change")
+	leaseList   = newScript("leases", "lease_list")
+	leaseRead   = newScript("lease_read")
 
 	queueAppend = newScript("queue", "queue_append")
 	queueTake   = newScript("queue", "queue_take")

@@ -42,16 +42,16 @@ func TestServerThatForgetsItsScriptsIsNotNoticed(t *testing.T) {
 		history, err := l.History(t.Context(), "topic", 0)
 		check("History", err, len(history.Kept) == round+2)
 		before()
-		ok, err := l.Lease(t.Context(), "topic", "holder", []byte("x"), time.Minute)
+		ok, err := l.Lease(t.Context(), "topic", "holder", leaseOf(1, "x"))
 		check("Lease", err, ok)
 		before()
-		ok, err = l.Lease(t.Context(), "topic", "holder", nil, time.Minute)
+		ok, err = l.Lease(t.Context(), "topic", "holder", prolonged(1))
 		check("Lease that is prolonged", err, ok)
 		before()
-		leases, err := l.Leases(t.Context(), "topic")
-		check("Leases", err, string(leases["holder"]) == "x")
+		leases, err := l.Leases(t.Context(), "topic", nil)
+		check("Leases", err, string(leases["holder"].Fields["field"]) == "x")
 		before()
-		ok, err = l.Lease(t.Context(), "topic", "holder", nil, 0)
+		ok, err = l.Lease(t.Context(), "topic", "holder", layer.LeaseChange{Version: 1})
 		check("Lease that ends", err, ok)
 		before()
 		check("Append", l.Append(t.Context(), "queue", []byte("x")), true)
@@ -95,7 +95,7 @@ func TestScriptThatIsSentTwiceTakesNoLonger(t *testing.T) {
 		return false
 	})
 	begun := time.Now()
-	_, err := l.Leases(t.Context(), "topic")
+	_, err := l.Leases(t.Context(), "topic", nil)
 	if took := time.Since(begun); !errors.Is(err, layer.ErrUncertain) || !errors.Is(err, context.DeadlineExceeded) || took > l.callTimeout*5/4 {
 		t.Errorf("%v after %v, want ErrUncertain after %v", err, took, l.callTimeout)
 	}
@@ -122,7 +122,7 @@ func TestServerThatIsFullRefuses(t *testing.T) {
 func TestKeyOfAnotherTypeIsNoHindrance(t *testing.T) {
 	redistest.OnBoth(t, func(t *testing.T, url string) {
 		l := newTestLayer(t, url, Options{})
-		keys := append(append(l.historyKeys("topic"), l.onceKey("topic", "once"), l.leaseKey("topic")), l.queueKeys("topic")...)
+		keys := append(append(l.historyKeys("topic"), l.onceKey("topic", "once"), l.leaseIndex("topic"), l.leaseKey("topic", "one")), l.queueKeys("topic")...)
 		set := func(key string) { // a type that none of them has
 			t.Helper()
 			if _, err := l.do(t.Context(), "spoil", key, l.client.B().Setbit().Key(key).Offset(1).Value(1).Build()); err == nil {
@@ -151,8 +151,8 @@ func TestKeyOfAnotherTypeIsNoHindrance(t *testing.T) {
 			}{
 				{"History", func() error { _, err := l.History(t.Context(), "topic", 0); return err }},
 				{"Publish", func() error { return l.Publish(t.Context(), p) }},
-				{"Leases", func() error { _, err := l.Leases(t.Context(), "topic"); return err }},
-				{"Lease", func() error { _, err := l.Lease(t.Context(), "topic", "one", []byte("x"), time.Minute); return err }},
+				{"Leases", func() error { _, err := l.Leases(t.Context(), "topic", nil); return err }},
+				{"Lease", func() error { _, err := l.Lease(t.Context(), "topic", "one", leaseOf(1, "x")); return err }},
 				{"Append", func() error { return l.Append(t.Context(), "topic", []byte("x")) }},
 				{"Take", func() error { _, err := l.Take(t.Context(), "topic"); return err }},
 			} {

@@ -2,7 +2,6 @@ package layertest
 
 import (
 	"context"
-	"time"
 
 	"github.com/seed-29c60982/grouphub/layer"
 )
@@ -14,8 +13,8 @@ type faultyLayer struct {
 	attach   func(hub string, r layer.Receiver) (layer.Subscription, error)
 	publish  func(ctx context.Context, p layer.Publication) error
 	history  func(ctx context.Context, topic string, after uint64) (layer.History, error)
-	lease    func(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error)
-	leases   func(ctx context.Context, topic string) (map[string][]byte, error)
+	lease    func(ctx context.Context, topic, holder string, change layer.LeaseChange) (bool, error)
+	leases   func(ctx context.Context, topic string, known map[string]uint64) (map[string]layer.Lease, error)
 	appendTo func(ctx context.Context, queue string, message []byte) error
 	take     func(ctx context.Context, queue string) ([]byte, error)
 	close    func() error
@@ -38,12 +37,12 @@ func (l *faultyLayer) History(ctx context.Context, topic string, after uint64) (
 	return l.history(ctx, topic, after)
 }
 
-func (l *faultyLayer) Lease(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
-	return l.lease(ctx, topic, holder, value, life)
+func (l *faultyLayer) Lease(ctx context.Context, topic, holder string, change layer.LeaseChange) (bool, error) {
+	return l.lease(ctx, topic, holder, change)
 }
 
-func (l *faultyLayer) Leases(ctx context.Context, topic string) (map[string][]byte, error) {
-	return l.leases(ctx, topic)
+func (l *faultyLayer) Leases(ctx context.Context, topic string, known map[string]uint64) (map[string]layer.Lease, error) {
+	return l.leases(ctx, topic, known)
 }
 
 func (l *faultyLayer) Append(ctx context.Context, queue string, message []byte) error {

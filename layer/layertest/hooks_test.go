@@ -128,12 +128,12 @@ func (s *server) connect() layer.Layer {
 		err = s.call(ctx, func(store *memory.Layer) error { h, err = store.History(ctx, topic, after); return err })
 		return h, err
 	}
-	l.lease = func(ctx context.Context, topic, holder string, value []byte, life time.Duration) (ok bool, err error) {
-		err = s.call(ctx, func(store *memory.Layer) error { ok, err = store.Lease(ctx, topic, holder, value, life); return err })
+	l.lease = func(ctx context.Context, topic, holder string, change layer.LeaseChange) (ok bool, err error) {
+		err = s.call(ctx, func(store *memory.Layer) error { ok, err = store.Lease(ctx, topic, holder, change); return err })
 		return ok, err
 	}
-	l.leases = func(ctx context.Context, topic string) (leases map[string][]byte, err error) {
-		err = s.call(ctx, func(store *memory.Layer) error { leases, err = store.Leases(ctx, topic); return err })
+	l.leases = func(ctx context.Context, topic string, known map[string]uint64) (leases map[string]layer.Lease, err error) {
+		err = s.call(ctx, func(store *memory.Layer) error { leases, err = store.Leases(ctx, topic, known); return err })
 		return leases, err
 	}
 	l.appendTo = func(ctx context.Context, queue string, message []byte) error {

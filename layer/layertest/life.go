@@ -1,7 +1,6 @@
 package layertest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,19 +81,19 @@ func testContexts(t testing.TB, f *fixture) {
 			return err
 		}},
 		{"Lease", func(ctx context.Context) error {
-			_, err := f.a.Lease(ctx, "topic", "holder", []byte("x"), time.Minute)
+			_, err := f.a.Lease(ctx, "topic", "holder", replaced(1, "field", "x"))
 			return err
 		}},
 		{"Lease that is prolonged", func(ctx context.Context) error {
-			_, err := f.a.Lease(ctx, "topic", "holder", nil, time.Minute)
+			_, err := f.a.Lease(ctx, "topic", "holder", prolonged(1))
 			return err
 		}},
 		{"Lease that ends", func(ctx context.Context) error {
-			_, err := f.a.Lease(ctx, "topic", "holder", nil, 0)
+			_, err := f.a.Lease(ctx, "topic", "holder", ended(1))
 			return err
 		}},
 		{"Leases", func(ctx context.Context) error {
-			_, err := f.a.Leases(ctx, "topic")
+			_, err := f.a.Leases(ctx, "topic", nil)
 			return err
 		}},
 		{"Append", func(ctx context.Context) error { return f.a.Append(ctx, "appended", []byte("x")) }},
@@ -137,11 +136,11 @@ func testEverythingAtOnce(t testing.TB, f *fixture) {
 				if _, err := l.History(f.ctx, topic, uint64(j)); err != nil {
 					t.Errorf("History: %v", err)
 				}
-				if ok, err := l.Lease(f.ctx, topic, queue, []byte{byte(j)}, time.Minute); err != nil || !ok {
+				if ok, err := l.Lease(f.ctx, topic, queue, replaced(uint64(j+1), "field", string(rune(j)))); err != nil || !ok {
 					t.Errorf("Lease: %v, %v", ok, err)
 				}
-				if leases, err := l.Leases(f.ctx, topic); err != nil || !bytes.Equal(leases[queue], []byte{byte(j)}) {
-					t.Errorf("Leases: %q, %v", leases, err)
+				if leases, err := l.Leases(f.ctx, topic, nil); err != nil || string(leases[queue].Fields["field"]) != string(rune(j)) {
+					t.Errorf("Leases: %v, %v", leases, err)
 				}
 				h.Remove(topic)
 				if err := l.Append(f.ctx, queue, fmt.Append(nil, j)); err != nil {
@@ -181,8 +180,8 @@ func testClose(t testing.TB, f *fixture) {
 	_, attach := f.a.Attach("late", newReceiver(f, "late"))
 	_, take := f.a.Take(f.ctx, "queue")
 	_, history := f.a.History(f.ctx, "topic", 0)
-	_, lease := f.a.Lease(f.ctx, "topic", "holder", nil, time.Minute)
-	_, leases := f.a.Leases(f.ctx, "topic")
+	_, lease := f.a.Lease(f.ctx, "topic", "holder", prolonged(1))
+	_, leases := f.a.Leases(f.ctx, "topic", nil)
 	for call, err := range map[string]error{
 		"Attach":           attach,
 		"Publish":          f.a.Publish(f.ctx, layer.Publication{Topic: "topic", Payload: []byte("y")}),

@@ -151,7 +151,7 @@ func testNames(t testing.TB, f *fixture) {
 		f.append(f.b, name, name)
 		f.publishKept(f.b, name, name, plenty)
 		for _, holder := range oddNames {
-			f.lease(f.b, name, holder, []byte(name+holder), time.Minute, true)
+			f.lease(f.b, name, holder, replaced(1, name, name+holder), true)
 		}
 	}
 	// Backwards, so that a queue that two names have in common is found out.
@@ -161,9 +161,9 @@ func testNames(t testing.TB, f *fixture) {
 		if h := f.history(f.a, name, 0); len(h.Kept) != 1 || string(h.Kept[0].Payload) != name {
 			t.Errorf("history of %q: %+v", name, h.Kept)
 		}
-		leases := make(map[string]string)
+		leases := make(map[string]layer.Lease)
 		for _, holder := range oddNames {
-			leases[holder] = name + holder
+			leases[holder] = layer.Lease{Version: 1, Fields: fields(name, name+holder)}
 		}
 		f.expectLeases(name, leases)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/seed-29c60982/grouphub/layer"
 )
@@ -111,8 +110,8 @@ var publishFaults = []fault{
 		}
 	}},
 	{"long names are cut", "NamesAreOpaque", func(l *faultyLayer) {
-		l.lease = func(ctx context.Context, topic, holder string, value []byte, life time.Duration) (bool, error) {
-			return l.inside.Lease(ctx, topic[:min(len(topic), 255)], holder, value, life)
+		l.lease = func(ctx context.Context, topic, holder string, change layer.LeaseChange) (bool, error) {
+			return l.inside.Lease(ctx, topic[:min(len(topic), 255)], holder, change)
 		}
 	}},
 	{"identical publications at the same time are merged", "IdenticalPublicationsAreEachDelivered", func(l *faultyLayer) {

@@ -67,6 +67,8 @@ var (
 	_ func(h *grouphub.Hub, ctx context.Context, channel, event string, data any) error                                    = (*grouphub.Hub).Send
 	_ func(h *grouphub.Hub, ctx context.Context, channel string) (grouphub.Event, error)                                   = (*grouphub.Hub).Receive
 	_ func(channels ...string) grouphub.SendOption                                                                         = grouphub.Except
+	_ func(ids ...string) grouphub.SendOption                                                                              = grouphub.ExceptUser
+	_ func(session string) grouphub.SendOption                                                                             = grouphub.OnlySession
 	_ func(key string) grouphub.SendOption                                                                                 = grouphub.Once
 	_ struct {
 		Channel, UserID string

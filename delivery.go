@@ -50,7 +50,12 @@ func (d *delivery) event() Event {
 }
 
 // excepts reports whether a connection does not get the event.
-func (d *delivery) excepts(c *Conn) bool { return slices.Contains(d.env.Except, c.channel) }
+func (d *delivery) excepts(c *Conn) bool {
+	env := d.env
+	return slices.Contains(env.Except, c.channel) ||
+		len(env.ExceptUsers) > 0 && slices.Contains(env.ExceptUsers, c.User().ID) ||
+		env.Session != "" && env.Session != c.User().Session
+}
 
 // A variant is what connections have in common whose bytes of an event are the same, but for
 // the cursors of event streams.
@@ -263,7 +268,7 @@ func (s *shard) pushLocked(batch []*delivery) {
 			whole[i] = h.compose(v, batch)
 		}
 	}
-	excepted := exceptedChannels(batch)
+	excepted := exceptionsOf(batch)
 	w := outbox.BorrowWriter()
 	defer w.Return()
 	var delivered, dropped, unhandled int
@@ -276,7 +281,7 @@ func (s *shard) pushLocked(batch []*delivery) {
 			p.membership.held = append(p.membership.held, due...)
 			continue
 		}
-		if excepted[c.channel] {
+		if excepted.concern(c) {
 			due = c.without(due)
 		}
 		v, lead := c.variant(), due
@@ -332,17 +337,36 @@ func (s *shard) since(p place, batch []*delivery) []*delivery {
 	return due
 }
 
-// exceptedChannels returns the channels that are excepted from some event of a batch.
-func exceptedChannels(batch []*delivery) (excepted map[string]bool) {
+// exceptions are those whom some event of a batch may not be for.
+type exceptions struct {
+	channels, users map[string]bool
+	sessions        bool // an event is for one session
+}
+
+// exceptionsOf returns the exceptions of a batch.
+func exceptionsOf(batch []*delivery) (x exceptions) {
 	for _, d := range batch {
-		for _, channel := range d.env.Except {
-			if excepted == nil {
-				excepted = make(map[string]bool)
-			}
-			excepted[channel] = true
-		}
+		x.channels = addNames(x.channels, d.env.Except)
+		x.users = addNames(x.users, d.env.ExceptUsers)
+		x.sessions = x.sessions || d.env.Session != ""
 	}
-	return excepted
+	return x
+}
+
+// addNames adds names to a set, which is nil while it is empty.
+func addNames(set map[string]bool, names []string) map[string]bool {
+	for _, name := range names {
+		if set == nil {
+			set = make(map[string]bool)
+		}
+		set[name] = true
+	}
+	return set
+}
+
+// concern reports whether a connection may be excepted from some event of the batch.
+func (x *exceptions) concern(c *Conn) bool {
+	return x.channels[c.channel] || x.users != nil && x.users[c.User().ID] || x.sessions
 }
 
 // without returns a batch without the events that the connection is excepted from.

@@ -76,6 +76,8 @@
 //   - Logout works: end the session, then GroupClose(ctx, UserGroup(id), 4401, "logged
 //     out"), which reaches a hub that is cut off as soon as it is back. An upgrade that was
 //     already authenticated can miss it: [User].Expires is the backstop.
+//   - Logout of one session: with [OnlySession] the user's other sessions stay open. Events sent
+//     to the group after GroupClose has returned are not pushed to the closed ones.
 //   - A user's group is nobody else's: only [Authenticate] makes members of it.
 //   - Names of groups, channels and events are 1 to 255 bytes of UTF-8 without control
 //     characters; anything else is [ErrInvalidName] and nothing happens. [Hub.Send] says

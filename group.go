@@ -3,8 +3,10 @@ package grouphub
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -72,7 +74,10 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 		return err
 	}
 	o := mergeOptions(opts)
-	payload, err := envelope.EncodeEvent(envelope.Envelope{Except: o.except}, group, event, data, h.options.MaxEventSize)
+	if o.onlySession {
+		return fmt.Errorf("grouphub: send %s to group %s: OnlySession is for GroupClose", quoted(event), quoted(group))
+	}
+	payload, err := envelope.EncodeEvent(envelope.Envelope{Except: o.except, ExceptUsers: o.exceptUsers}, group, event, data, h.options.MaxEventSize)
 	if err != nil {
 		return fmt.Errorf("grouphub: group send: event %s: %w", quoted(event), err)
 	}
@@ -97,10 +102,13 @@ func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason str
 	if err := checkName("group close", group); err != nil {
 		return err
 	}
-	err := frame.CheckClose(code, reason)
+	o, err := mergeOptions(opts), frame.CheckClose(code, reason)
+	if err == nil && o.onlySession && o.session == "" {
+		err = errors.New("OnlySession without a session")
+	}
 	if err == nil {
-		o := mergeOptions(opts)
-		env := &envelope.Envelope{Kind: envelope.Close, Name: group, Except: o.except, Number: code, Body: []byte(reason)}
+		env := &envelope.Envelope{Kind: envelope.Close, Name: group, Number: code, Body: []byte(reason),
+			Except: o.except, ExceptUsers: o.exceptUsers, Session: o.session}
 		err = h.publishClose(ctx, env, o)
 	}
 	if err != nil {
@@ -138,13 +146,28 @@ func (h *Hub) publishClose(ctx context.Context, env *envelope.Envelope, o SendOp
 
 // A SendOption changes whom GroupSend and GroupClose reach, how often, and by which way.
 type SendOption struct {
-	except []string
-	once   string
-	via    layer.Publisher
+	except      []string
+	exceptUsers []string
+	onlySession bool
+	session     string
+	once        string
+	via         layer.Publisher
 }
 
 // Except leaves out the connections of these channels, in later replays too.
 func Except(channels ...string) SendOption { return SendOption{except: channels} }
+
+// ExceptUser leaves out the connections of these users, in later replays too, and so also after a
+// reconnect. The empty ID is nobody's: connections without a user are not left out.
+func ExceptUser(ids ...string) SendOption {
+	users := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return id == "" })
+	return SendOption{exceptUsers: users}
+}
+
+// OnlySession has GroupClose close only the connections whose [User].Session this is. With the
+// user's group it logs out one session, and leaves the user's others open. GroupSend refuses
+// it, and so does GroupClose if it is empty.
+func OnlySession(session string) SendOption { return SendOption{onlySession: true, session: session} }
 
 // Once gives an event a key. An event that is sent again to the same group within five
 // minutes, with the same key, is not delivered again, so a send that ended with
@@ -174,6 +197,10 @@ func (h *Hub) publisher(o SendOption) layer.Publisher {
 func mergeOptions(opts []SendOption) (all SendOption) {
 	for _, o := range opts {
 		all.except = append(all.except, o.except...)
+		all.exceptUsers = append(all.exceptUsers, o.exceptUsers...)
+		if o.onlySession {
+			all.onlySession, all.session = true, o.session
+		}
 		all.once = cmp.Or(o.once, all.once)
 		if o.via != nil {
 			all.via = o.via

@@ -46,3 +46,23 @@ func redisHubs(t *testing.T, s *redistest.Server, c grouphub.Consumer) (a, b *gr
 	options := grouphub.Options{Consumer: c, Logger: slog.New(slog.DiscardHandler)}
 	return redisHubOn(t, s, options), redisHubOn(t, s, options)
 }
+
+// onTwoHubs runs a test with two hubs that share a layer: in memory, and on Redis servers.
+func onTwoHubs(t *testing.T, options grouphub.Options, run func(t *testing.T, a, b *grouphub.Hub)) {
+	options.Logger = quiet()
+	t.Run("memory", func(t *testing.T) {
+		options := options
+		options.Layer = grouphub.NewMemoryLayer()
+		run(t, newHub(t, &options), newHub(t, &options))
+	})
+	redistest.OnBoth(t, func(t *testing.T, url string) {
+		var hubs [2]*grouphub.Hub
+		for i := range hubs {
+			options := options
+			options.Layer = redisLayer(t, url, nil)
+			hubs[i] = newHub(t, &options)
+			eventually(t, func() bool { return hubs[i].Stats().LayerUp }, "the layer is not up")
+		}
+		run(t, hubs[0], hubs[1])
+	})
+}

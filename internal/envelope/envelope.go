@@ -32,9 +32,12 @@ type Envelope struct {
 	Channel string   // the connection it is for, if it is for one
 	Except  []string // connections that do not get it
 	Latest  string   // the key of an event that takes the place of an earlier one with the same key; "": none
-	After   string   // what a close comes after: the id of a position in its group's history, or without history the name of its mark
-	Number  int      // the offset of the id in an event; the code of a close
-	Body    []byte   // an event's JSON; a close's reason; the number of the last command of a lost epoch
+	// ExceptUsers are the users whose connections do not get it. None of them is "".
+	ExceptUsers []string
+	Session     string // of a close: the users' session that it is for; "": all of them
+	After       string // what a close comes after: the id of a position in its group's history, or without history the name of its mark
+	Number      int    // the offset of the id in an event; the code of a close
+	Body        []byte // an event's JSON; a close's reason; the number of the last command of a lost epoch
 
 	// SentBefore is not on the wire. Who receives a close notes here when it was sent at the
 	// latest, by a clock of its own; 0: unknown.
@@ -61,14 +64,21 @@ const (
 	versionWithOptions = 2
 )
 
-// The tags of options.
-const tagLatest = 1
+// The tags of options. There is one option for each user that is excepted.
+const (
+	tagLatest     = 1
+	tagExceptUser = 2
+	tagSession    = 3
+)
 
 // Encode returns the envelope as a payload.
 func (e *Envelope) Encode() []byte {
-	size := 32 + len(e.Name) + len(e.Channel) + len(e.After) + len(e.Latest) + len(e.Body)
+	size := 32 + len(e.Name) + len(e.Channel) + len(e.After) + len(e.Latest) + len(e.Session) + len(e.Body)
 	for _, x := range e.Except {
 		size += len(x) + 3
+	}
+	for _, x := range e.ExceptUsers {
+		size += len(x) + 4
 	}
 	b := append(make([]byte, 0, size), e.version(), byte(e.Kind))
 	b = appendString(b, e.Name)
@@ -90,16 +100,36 @@ func (e *Envelope) Encode() []byte {
 
 // version returns the lowest version that can say what the envelope says.
 func (e *Envelope) version() byte {
-	if e.Latest != "" {
+	if e.options() > 0 {
 		return versionWithOptions
 	}
 	return version
 }
 
+// options returns the number of options.
+func (e *Envelope) options() int {
+	n := len(e.ExceptUsers)
+	if e.Latest != "" {
+		n++
+	}
+	if e.Session != "" {
+		n++
+	}
+	return n
+}
+
 func (e *Envelope) appendOptions(b []byte) []byte {
-	b = binary.AppendUvarint(b, 1)
-	b = binary.AppendUvarint(b, tagLatest)
-	return appendString(b, e.Latest)
+	b = binary.AppendUvarint(b, uint64(e.options()))
+	if e.Latest != "" {
+		b = appendString(binary.AppendUvarint(b, tagLatest), e.Latest)
+	}
+	for _, user := range e.ExceptUsers {
+		b = appendString(binary.AppendUvarint(b, tagExceptUser), user)
+	}
+	if e.Session != "" {
+		b = appendString(binary.AppendUvarint(b, tagSession), e.Session)
+	}
+	return b
 }
 
 // decodeOptions reads the options. One that is unknown is an error, since it may say who must
@@ -111,6 +141,10 @@ func (e *Envelope) decodeOptions(d *decoder) error {
 			return errTruncated
 		case tag == tagLatest:
 			e.Latest = value
+		case tag == tagExceptUser:
+			e.ExceptUsers = append(e.ExceptUsers, value)
+		case tag == tagSession:
+			e.Session = value
 		default:
 			return fmt.Errorf("payload with the unknown option %d", tag)
 		}

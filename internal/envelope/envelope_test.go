@@ -26,16 +26,20 @@ func someEnvelopes(t testing.TB) []*Envelope {
 	excepting.Except = []string{"hub!1", "", strings.Repeat("x", 255)}
 	latest := event("g", "progress", 7)
 	latest.Except, latest.Latest = []string{"hub!1"}, "job:1"
+	toOthers := event("g", "note", nil)
+	toOthers.ExceptUsers, toOthers.Latest = []string{"ann", "\xff", strings.Repeat("x", 5000)}, "key"
 	direct := event("", "direct", nil)
 	direct.Channel = "hub!z"
 	return []*Envelope{
 		excepting,
 		latest,
+		toOthers,
 		direct,
 		event("日本", `quoted " type`, json.RawMessage(`[1, 2]`)),
 		event("g", "big", strings.Repeat("x", 100_000)),
 		{Kind: Close, Number: 4401, Body: []byte("logged out"), Except: []string{"hub!1"}},
 		{Kind: Close, Number: 1000, Body: []byte{}, After: "epoch.1.nonce"},
+		{Kind: Close, Number: 4401, Body: []byte{}, ExceptUsers: []string{"ann"}, Session: "s1"},
 		{Kind: Add, Name: "g", Channel: "hub!1", Body: []byte{}},
 		{Kind: Discard, Name: "g", Channel: "hub!1", Body: []byte{}},
 		{Kind: Ping, Name: "token", Body: []byte{}},
@@ -60,7 +64,7 @@ func TestEnvelopeIsTheSameAfterItsJourney(t *testing.T) {
 func TestEnvelopeWithoutOptionsIsOneThatOlderHubsRead(t *testing.T) {
 	for _, e := range someEnvelopes(t) {
 		want := byte(1)
-		if e.Latest != "" {
+		if e.Latest != "" || e.ExceptUsers != nil || e.Session != "" {
 			want = 2
 		}
 		if got := e.Encode()[0]; got != want {

@@ -1,0 +1,32 @@
+package grouphub_test
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/seed-29c60982/grouphub"
+)
+
+// A user is logged out on one device, and stays on the others.
+func ExampleOnlySession() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+	ctx := context.Background()
+	mux := http.NewServeMux()
+	mux.Handle("/ws", grouphub.Authenticate(func(r *http.Request) (grouphub.User, error) {
+		return grouphub.User{ID: "ann", Session: r.Header.Get("Session")}, nil
+	})(hub.Handler(grouphub.Consumer{Events: grouphub.Events{"*": grouphub.Forward()}})))
+	phone := dial(mux, "/ws", http.Header{"Session": {"s1"}})
+	defer phone.close()
+	desk := dial(mux, "/ws", http.Header{"Session": {"s2"}})
+	defer desk.close()
+
+	hub.GroupClose(ctx, grouphub.UserGroup("ann"), 4401, "logged out", grouphub.OnlySession("s1"))
+
+	phone.print()
+	hub.GroupSend(ctx, grouphub.UserGroup("ann"), "invoice.paid", invoice{Number: 7})
+	desk.print()
+	// Output:
+	// websocket: close 4401: logged out
+	// {"type":"invoice.paid","group":"!user/ann","data":{"number":7}}
+}

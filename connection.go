@@ -3,7 +3,6 @@ package grouphub
 import (
 	"cmp"
 	"context"
-	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -121,40 +120,6 @@ func callSize(e Event) int { return len(e.Data) + len(e.Type) + len(e.Group) }
 // handle calls a Handle function.
 func (c *Conn) handle(h EventHandler, e Event) {
 	c.call("handle "+quoted(e.Type), func() error { return h.handle(c, e) })
-}
-
-// resync tells the consumer, or else the client, that events of some of its groups may be
-// lost.
-func (c *Conn) resync(memberships ...*membership) {
-	c.hub.count.resyncs.Add(1)
-	groups := make([]string, len(memberships))
-	for i, m := range memberships {
-		groups[i] = m.group.name
-	}
-	slices.Sort(groups)
-	fn := c.endpoint.consumer.Resync
-	if fn == nil {
-		for _, group := range groups {
-			// This fails only if the connection is ending anyway.
-			_ = c.SendJSON(Event{Type: "resync", Group: group})
-		}
-		return
-	}
-	for _, m := range memberships { // later events are behind it
-		m.waiting.Add(1)
-	}
-	// A string header takes 16 bytes. The names themselves are kept by the groups.
-	err := c.queueCallback(16*len(groups), func() {
-		c.call("resync", func() error { fn(c, groups); return nil })
-		for _, m := range memberships {
-			m.waiting.Add(-1)
-		}
-	})
-	if err != nil {
-		for _, m := range memberships {
-			m.waiting.Add(-1)
-		}
-	}
 }
 
 // queueCallback queues a callback of so many bytes without waiting. Its errors are those

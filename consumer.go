@@ -61,8 +61,10 @@ type Consumer struct {
 	// five seconds.
 	Disconnect func(ctx context.Context, c *Conn, code int)
 
-	// Resync is called when events of these groups may have been lost for good. If
-	// it is nil the client gets {"type":"resync","group":…} for each.
+	// Resync is called when events of these groups may have been lost for good. It comes
+	// behind the events that were sent before the loss; one for several groups comes when
+	// that is so in all of them. If it is nil the client gets {"type":"resync","group":…}
+	// for each.
 	Resync func(c *Conn, groups []string)
 
 	// Events says what happens to the events of the connection's groups and channel.

@@ -18,11 +18,14 @@ import (
 // built for it is shared by them, and what is kept of that is built once.
 type delivery struct {
 	// Static after construction.
+	kind  deliveryKind
 	hub   *Hub
 	group *group // nil: sent to one connection
 	env   *envelope.Envelope
 	at    Position // in the group's history, zero without
 	id    string   // the same as clients see it, "" without
+
+	several map[*membership]*sharedResync // of a gap: for the members that other groups' gaps concern, too
 
 	entryOnce sync.Once
 	entry     cursorEntry // of the position, once it is asked for
@@ -30,6 +33,17 @@ type delivery struct {
 	forward frame.Message
 	renders sync.Map // of *rendering, by *endpoint
 }
+
+// A deliveryKind says what a delivery is. All but deliveryEvent make a batch of their own.
+type deliveryKind uint8
+
+const (
+	deliveryEvent deliveryKind = iota // or a close
+	deliveryGap                       // events before it may be lost
+)
+
+// noEnvelope is that of deliveries without one.
+var noEnvelope = &envelope.Envelope{}
 
 // size is what the delivery counts for while it is queued, in bytes.
 func (d *delivery) size() int { return len(d.env.Body) }

@@ -57,7 +57,7 @@
 //     accepted and the layer kept reaches every member exactly once and in order, across a
 //     lost subscription and a client's reconnect, as long as history covers the gap. Where
 //     it does not, and in groups without history, Resync tells exactly the connections
-//     concerned. Every drop is counted in [Stats]. A failover of Redis may lose an event
+//     concerned, between what was sent before the loss and what was sent after it. Every drop is counted in [Stats]. A failover of Redis may lose an event
 //     that no hub has seen: whenever such a failover is noticed, there is a Resync. A
 //     subscription that is silently dead is noticed within 15 seconds.
 //   - One policy: every process that sends to or joins a group uses the same Policy. A

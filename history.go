@@ -38,7 +38,7 @@ func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*d
 		return d, d != nil
 	}
 	source.Deliver = g.send
-	source.Resync = func() { h.resync(g) }
+	source.Resync = func() { g.sendGap(nil) }
 	source.Full = g.full
 	source.WaitForRoom = g.waitForRoom
 	source.Recovered = func() { h.count.recovered.Add(1) }

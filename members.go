@@ -69,8 +69,9 @@ func (m *members) signalRoom() {
 	}
 }
 
-// send queues an event for those who are members now. It never blocks. For one order
-// among all members it is not called concurrently.
+// send queues an event for those who are members now. It never blocks. For one order of the
+// events among all members, it is not called concurrently with events. A close or a gap may be
+// sent beside an event: it has to be behind what was sent before it, and no more than that.
 func (m *members) send(d *delivery) {
 	q := &queuedDelivery{delivery: d, size: int64(d.size()) + queuedOverhead}
 	m.queued.Add(q.size)
@@ -98,6 +99,9 @@ func (m *members) release(q *queuedDelivery) {
 	}
 	m.queued.Add(-q.size)
 	m.signalRoom()
+	for _, r := range q.several {
+		r.arrived()
+	}
 	m.hub.tellGap(m.group)
 }
 
@@ -279,9 +283,25 @@ func (s *shard) endHoldBack(m *membership) {
 	if closes >= 0 {
 		batch = batch[:closes+1]
 	}
-	_ = p.conn.deliver(m, batch) // fails if the connection is ending
+	p.conn.deliverHeld(m, batch)
 	if closes >= 0 {
 		p.conn.closeInOrder(m, batch[closes].env)
+	}
+}
+
+// deliverHeld pushes what was held back for a member.
+func (c *Conn) deliverHeld(m *membership, batch []*delivery) {
+	for len(batch) > 0 {
+		gap := slices.IndexFunc(batch, func(d *delivery) bool { return d.kind == deliveryGap })
+		switch {
+		case gap < 0:
+			_ = c.deliver(m, batch) // fails if the connection is ending
+			return
+		case gap > 0:
+			_ = c.deliver(m, batch[:gap])
+		}
+		c.resync(m)
+		batch = batch[gap+1:]
 	}
 }
 
@@ -329,6 +349,13 @@ func (s *shard) queueDelivery(q *queuedDelivery) {
 // they have returned.
 func (s *shard) run() {
 	for s.batch != nil || s.nextBatch() {
+		if gap := s.batch[0]; gap.kind == deliveryGap {
+			s.lock()
+			s.tellGapLocked(gap.delivery)
+			s.mu.Unlock()
+			s.endBatch()
+			continue
+		}
 		batch := make([]*delivery, len(s.batch))
 		for i, q := range s.batch {
 			batch[i] = q.delivery
@@ -350,11 +377,16 @@ func (s *shard) run() {
 		s.lock()
 		s.pushLocked(batch)
 		s.mu.Unlock()
-		for _, q := range s.batch {
-			s.members.release(q)
-		}
-		s.batch, s.wanted = nil, nil
+		s.endBatch()
 	}
+}
+
+// endBatch ends the shard's use of the events of a batch.
+func (s *shard) endBatch() {
+	for _, q := range s.batch {
+		s.members.release(q)
+	}
+	s.batch, s.wanted = nil, nil
 }
 
 // callAndRun calls functions of the application as callbacks, for which Shutdown waits.
@@ -411,13 +443,13 @@ func (s *shard) nextBatch() bool {
 }
 
 // batchLength returns how many of the events that wait make a batch: at least one, then
-// more until they have maxBatch bytes, and none after a close.
+// more until they have maxBatch bytes, none after a close, and none beside a gap.
 func batchLength(queue []*queuedDelivery) (n int) {
 	bytes := 0
-	for n < len(queue) && (n == 0 || bytes+queue[n].delivery.size() <= maxBatch) {
+	for n < len(queue) && (n == 0 || queue[n].kind == deliveryEvent && bytes+queue[n].delivery.size() <= maxBatch) {
 		bytes += queue[n].delivery.size()
 		n++
-		if queue[n-1].closes() {
+		if queue[n-1].closes() || queue[n-1].kind != deliveryEvent {
 			break
 		}
 	}

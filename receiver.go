@@ -94,28 +94,6 @@ func (r *receiver) Lost(topics []string) {
 	h.resync(groups...)
 }
 
-// tellGap says Resync if events were dropped: once for all of them, and not before there is
-// room for the events that follow.
-func (h *Hub) tellGap(g *group) {
-	if g.roomy() && g.gap.CompareAndSwap(true, false) {
-		h.resync(g)
-	}
-}
-
-// resync tells the members of groups that events may be lost. A connection that is in
-// several of them is told once.
-func (h *Hub) resync(groups ...*group) {
-	concerned := make(map[*Conn][]*membership)
-	for _, g := range groups {
-		for _, p := range g.livePlaces() {
-			concerned[p.conn] = append(concerned[p.conn], p.membership)
-		}
-	}
-	for c, memberships := range concerned {
-		c.resync(memberships...)
-	}
-}
-
 // newDelivery makes a delivery of a publication. It is nil if the payload makes no sense.
 func (h *Hub) newDelivery(g *group, p Publication) *delivery {
 	env, err := envelope.Decode(p.Payload)

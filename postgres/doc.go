@@ -1,5 +1,6 @@
 // Package postgres binds events to commits: an [Outbox] has what was sent in a transaction of
-// PostgreSQL, and sends it if, and only if, that commits.
+// PostgreSQL, and sends it if, and only if, that commits. It also has a [Layer], for hubs that
+// share a database and no Redis.
 //
 //	outbox := postgres.NewOutbox(pool, nil)
 //	go outbox.Relay(ctx, layer) // in every process, or in one
@@ -23,6 +24,11 @@
 //   - It works with every layer. [Outbox.Relay] outlives lost connections, holds one connection
 //     of its pool, and returns nil when its context ends.
 //   - Once the relay has caught up, no row is left behind.
+//
+// [NewLayer] migrates, leaves the caller's pool open, and has queues of 100 messages that live
+// for 60 seconds, unless its options say otherwise. After an interruption of its connections
+// it calls Lost, as every layer does; a silent death of the one that listens is noticed within
+// 15 seconds.
 //
 // The module's README says what has to be set up, and what to watch.
 package postgres

@@ -9,10 +9,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/seed-29c60982/grouphub"
+	"github.com/seed-29c60982/grouphub/postgres"
 )
 
 // The environment of a process that is a relay: the database of its outbox, and the Redis of
-// its layer.
+// its layer, which is empty if the layer is on the database, too.
 const (
 	relayDatabase = "GROUPHUB_TEST_RELAY_DATABASE"
 	relayRedis    = "GROUPHUB_TEST_RELAY_REDIS"
@@ -50,7 +51,10 @@ func relayMain() {
 	fail(newOutbox(pool).Relay(background, to))
 }
 
-// newLayer connects to a layer on Redis.
-func newLayer(_ *pgxpool.Pool, redis string) (grouphub.Layer, error) {
+// newLayer connects to a layer on Redis, or without one to the layer on PostgreSQL.
+func newLayer(pool *pgxpool.Pool, redis string) (grouphub.Layer, error) {
+	if redis == "" {
+		return postgres.NewLayer(background, pool, &postgres.LayerOptions{Logger: quiet()})
+	}
 	return grouphub.NewRedisLayer(redis, nil)
 }

@@ -85,7 +85,9 @@ func prepare(t testing.TB, settings []string) *Server {
 // programs returns the directory of PostgreSQL's programs, which Debian keeps out of the path.
 func programs() string {
 	if path, err := exec.LookPath("initdb"); err == nil {
-		return filepath.Dir(path)
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			return filepath.Dir(path)
+		}
 	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(found) == 0 {

@@ -35,13 +35,12 @@ type Conn struct {
 	request  keptRequest
 	ctx      context.Context
 	cancel   context.CancelFunc
-	user     *User           // what Authenticate has found, &nobody without it
-	info     json.RawMessage // the JSON of the user's Info, nil if there is none
 	session  *melody.Session // nil in an event stream
 	stream   *stream         // nil in a WebSocket
-	expiry   *time.Timer     // nil if the user does not expire
 	upgraded sync.WaitGroup  // until the upgrade has set session, or has failed
 	hijacked bool            // outbox is set; owned by the goroutine that upgrades
+
+	user connUser // has a lock of its own
 
 	wantsPositions bool         // static: the client is to be told where it is in groups with history
 	connected      bool         // Connect is to be called, or was; owned by the goroutine of the callbacks
@@ -86,9 +85,6 @@ func (c *Conn) PathValue(name string) string {
 // framework's own, which is used again for another request, they are that request's later;
 // except the User, which stays.
 func (c *Conn) Context() context.Context { return c.ctx }
-
-// User returns what [Authenticate] found, the zero User without it.
-func (c *Conn) User() User { return *c.user }
 
 // Set keeps a value under a key with the connection.
 func (c *Conn) Set(key string, value any) {

@@ -9,7 +9,6 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/seed-29c60982/grouphub/internal/outbox"
-	"github.com/seed-29c60982/grouphub/internal/sequence"
 )
 
 // This file is a connection's life after its upgrade, in order: connect, read, receive,
@@ -32,16 +31,14 @@ const (
 func (c *Conn) connect() {
 	defer c.strand.Release()
 	defer c.outbox.Release()
-	if expires := c.user.Expires; !expires.IsZero() {
-		c.expireAt(expires)
-	}
-	if c.user.ID != "" && c.connected {
+	if !c.startExpiry() { // Connect is not called
+		c.outbox.CloseWith(closeUnauthorized, "session expired")
 		c.connected = false
-		c.call("join the user's group", func() (err error) {
-			// A logout that has not arrived yet must not be missed.
-			if err = c.hub.sharedCommands.CatchUp(c.ctx, sequence.Replay{}); err == nil {
-				err = c.hub.join(c.ctx, c, UserGroup(c.user.ID), sequence.Replay{})
-			}
+	}
+	if c.User().ID != "" && c.connected {
+		c.connected = false
+		c.call("join the user's group", func() error {
+			err := c.joinUserGroup()
 			c.connected = err == nil
 			return err
 		})
@@ -53,17 +50,6 @@ func (c *Conn) connect() {
 		c.stream.connectReturned()
 	}
 	c.request.pack()
-}
-
-// expireAt closes the connection when its user's session ends. If it has ended already,
-// Connect is not called.
-func (c *Conn) expireAt(expires time.Time) {
-	expire := func() { c.outbox.CloseWith(closeUnauthorized, "session expired") }
-	c.expiry = time.AfterFunc(time.Until(expires), expire) // stopped when the connection is finished
-	if !time.Now().Before(expires) {
-		expire()
-		c.connected = false
-	}
 }
 
 // read reads messages until that fails. It does so for melody, which would read a
@@ -214,9 +200,7 @@ func (c *Conn) finish() {
 // disconnect calls Disconnect, as the last callback.
 func (c *Conn) disconnect() {
 	defer c.hub.callbacks.done()
-	if c.expiry != nil {
-		c.expiry.Stop()
-	}
+	c.stopExpiry()
 	fn := c.endpoint.consumer.Disconnect
 	if fn == nil || !c.connected {
 		return

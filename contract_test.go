@@ -181,6 +181,8 @@ var (
 	} = grouphub.User{}
 	_ func(func(*http.Request) (grouphub.User, error)) func(http.Handler) http.Handler = grouphub.Authenticate
 	_ func(context.Context) (grouphub.User, bool)                                      = grouphub.UserFrom
+	_ func(*grouphub.Hub, context.Context, string, time.Time) error                    = (*grouphub.Hub).Renew
+	_ func(*grouphub.Conn, grouphub.User) error                                        = (*grouphub.Conn).SetUser
 	_ func(context.Context, grouphub.User) context.Context                             = grouphub.WithUser
 	_ func(userID string) string                                                       = grouphub.UserGroup
 	_ func(patterns ...string) func(http.Handler) http.Handler                         = grouphub.AllowOrigins

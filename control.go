@@ -61,7 +61,7 @@ func (h *Hub) hubCommandsLost() {
 // logged out without this hub hearing of it. All of them come back, so the closes are spread
 // over time as those of a Shutdown are. It never blocks.
 func (h *Hub) sharedCommandsLost() {
-	concerned := slices.DeleteFunc(h.connections(), func(c *Conn) bool { return c.user.ID == "" })
+	concerned := slices.DeleteFunc(h.connections(), func(c *Conn) bool { return c.User().ID == "" })
 	if len(concerned) == 0 {
 		return
 	}
@@ -87,8 +87,11 @@ func (h *Hub) execute(p Publication) {
 				h.count.dropped.Add(1)
 			}
 		case envelope.Close:
-			env.SentBefore = uptime() - max(p.Age-ageError, 0)
+			env.SentBefore = sentBefore(p)
 			h.closeMembers(env)
+		case envelope.Renew:
+			env.SentBefore = sentBefore(p)
+			err = h.renewUser(env)
 		case envelope.Post:
 			err = h.takePost(env)
 		case envelope.Answer:
@@ -107,6 +110,9 @@ func (h *Hub) execute(p Publication) {
 		h.refusePayload(p.Topic, err)
 	}
 }
+
+// sentBefore returns when a command was sent at the latest, as an uptime.
+func sentBefore(p Publication) time.Duration { return uptime() - max(p.Age-ageError, 0) }
 
 // closeMembers closes the connections of a group's members on this hub, after the group's
 // events that were sent before the command.

@@ -67,8 +67,8 @@ func (d *delivery) event() Event {
 func (d *delivery) excepts(c *Conn) bool {
 	env := d.env
 	return slices.Contains(env.Except, c.channel) ||
-		len(env.ExceptUsers) > 0 && slices.Contains(env.ExceptUsers, c.User().ID) ||
-		env.Session != "" && env.Session != c.User().Session
+		len(env.ExceptUsers) > 0 && slices.Contains(env.ExceptUsers, c.user.current.Load().ID) ||
+		env.Session != "" && env.Session != c.user.current.Load().Session
 }
 
 // A variant is what connections have in common whose bytes of an event are the same, but for
@@ -380,7 +380,7 @@ func addNames(set map[string]bool, names []string) map[string]bool {
 
 // concern reports whether a connection may be excepted from some event of the batch.
 func (x *exceptions) concern(c *Conn) bool {
-	return x.channels[c.channel] || x.users != nil && x.users[c.User().ID] || x.sessions
+	return x.channels[c.channel] || x.users != nil && x.users[c.user.current.Load().ID] || x.sessions
 }
 
 // without returns a batch without the events that the connection is excepted from.

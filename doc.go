@@ -78,7 +78,10 @@
 //     already authenticated can miss it: [User].Expires is the backstop.
 //   - Logout of one session: with [OnlySession] the user's other sessions stay open. Events sent
 //     to the group after GroupClose has returned are not pushed to the closed ones.
-//   - A user's group is nobody else's: only [Authenticate] makes members of it.
+//   - Sessions can be prolonged: [Hub.Renew], on every hub, and [Conn.SetUser] move
+//     [User].Expires while the connection lives; SetUser also logs in on an anonymous one.
+//   - A user's group is nobody else's: only [Authenticate], [WithUser] and
+//     [Conn.SetUser] make members of it.
 //   - Names of groups, channels and events are 1 to 255 bytes of UTF-8 without control
 //     characters; anything else is [ErrInvalidName] and nothing happens. [Hub.Send] says
 //     what the names of channels mean.

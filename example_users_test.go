@@ -2,7 +2,9 @@ package grouphub_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/seed-29c60982/grouphub"
 )
@@ -29,4 +31,24 @@ func ExampleOnlySession() {
 	// Output:
 	// websocket: close 4401: logged out
 	// {"type":"invoice.paid","group":"!user/ann","data":{"number":7}}
+}
+
+// A session that is prolonged takes its connections along, on every hub.
+func ExampleHub_Renew() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+	ctx := context.Background()
+	mux := http.NewServeMux()
+	mux.Handle("/ws", grouphub.Authenticate(func(*http.Request) (grouphub.User, error) {
+		return grouphub.User{ID: "ann", Expires: time.Now().Add(time.Minute)}, nil
+	})(hub))
+	browser := dial(mux, "/ws", nil)
+	defer browser.close()
+
+	hub.Renew(ctx, "ann", time.Now().Add(time.Hour)) // the zero time means never
+
+	for c := range hub.Conns() {
+		fmt.Println(time.Until(c.User().Expires).Round(time.Minute))
+	}
+	// Output: 1h0m0s
 }

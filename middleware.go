@@ -27,9 +27,6 @@ type middleware struct {
 
 func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.serve(w, r, m.next) }
 
-// nobody is the user of a connection that was not authenticated.
-var nobody User
-
 // userKey is the context key of the User.
 type userKey struct{}
 
@@ -52,7 +49,7 @@ func Authenticate(fn func(r *http.Request) (User, error)) func(http.Handler) htt
 				return
 			}
 			user, err := fn(r)
-			if err == nil && !user.Expires.IsZero() && !user.Expires.After(time.Now()) {
+			if err == nil && user.expired() {
 				err = &Reject{Status: http.StatusUnauthorized} // the session has ended, as it was meant to
 			}
 			if err != nil {

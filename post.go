@@ -203,7 +203,7 @@ func (h *Hub) queuePost(ctx context.Context, p post) error {
 		return errNoStream
 	case subtle.ConstantTimeCompare([]byte(p.Secret), []byte(c.stream.secret)) != 1:
 		return errOtherSender
-	case string(p.UserID) != c.user.ID:
+	case string(p.UserID) != c.User().ID:
 		return errOtherSender
 	}
 	if !c.stream.turn.TryLock() { // the client has not waited for the answer to its last message

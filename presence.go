@@ -126,7 +126,8 @@ func (c *Conn) asMember(group string) (Member, bool) {
 	if !m.entered() || c.ended {
 		return Member{}, false
 	}
-	return Member{c.channel, c.user.ID, c.info, time.Unix(0, m.since)}, true
+	u := c.user.current.Load()
+	return Member{c.channel, u.ID, u.info, time.Unix(0, m.since)}, true
 }
 
 // marshalInfo returns the JSON of a user's Info. It calls the application's code, and takes a
@@ -150,8 +151,7 @@ func marshalInfo(u User) (info json.RawMessage, err error) {
 	return info, nil
 }
 
-// userChanged tells presence that a connection has another user, or info, by now. Both have
-// been set under the connection's mu, which the caller has released.
+// userChanged tells presence that a connection has another user, or info, by now.
 func (h *Hub) userChanged(c *Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

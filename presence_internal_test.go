@@ -51,9 +51,8 @@ func TestPresenceFollowsAChangeOfTheUser(t *testing.T) {
 		}
 	}
 	await("")
-	c.mu.Lock()
-	c.user, c.info = &User{ID: "ann"}, []byte(`"Ann"`)
-	c.mu.Unlock()
-	one.userChanged(c)
+	if err := c.SetUser(User{ID: "ann", Info: "Ann"}); err != nil {
+		t.Fatal(err)
+	}
 	await(`ann"Ann"`)
 }

@@ -75,10 +75,11 @@ func (c *connContext) Value(key any) any {
 	if key != (userKey{}) {
 		return c.Context.Value(key)
 	}
-	if c.conn.user == &nobody {
+	user := c.conn.user.current.Load()
+	if user == &nobody {
 		return nil
 	}
-	return *c.conn.user
+	return user.User
 }
 
 func connOf(s *melody.Session) *Conn { return s.Request.Context().(*connContext).conn }
@@ -229,13 +230,13 @@ func (e *endpoint) newConn(r *http.Request, resume resumeRequest) (*Conn, *http.
 	r.Body = http.NoBody
 	c.request.keep(r)
 	// The user is read now, because what is behind the context may end with the request.
-	c.user = &nobody
+	c.user.current.Store(&nobody)
 	if user, ok := UserFrom(ctx); ok {
-		c.user = &user
-		var err error
-		if c.info, err = marshalInfo(user); err != nil {
+		info, err := marshalInfo(user)
+		if err != nil {
 			h.logger().Error("grouphub: user without info", "user", user.ID, "error", err)
 		}
+		c.user.current.Store(&knownUser{user, info, uptime()})
 	}
 	c.resume, c.wantsPositions = resume.ids, resume.ids != nil
 	c.strand.Init((*connOwner)(c))

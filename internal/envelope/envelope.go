@@ -28,7 +28,7 @@ import (
 // release refuse no more than what they would get wrong.
 type Envelope struct {
 	Kind    Kind
-	Name    string   // the event's type; the group to join or leave; the ping's token; the lost epoch
+	Name    string   // the event's type; the group to join or leave; the ping's token; the lost epoch; the user to renew
 	Channel string   // the connection it is for, if it is for one
 	Except  []string // connections that do not get it
 	Latest  string   // the key of an event that takes the place of an earlier one with the same key; "": none
@@ -37,9 +37,9 @@ type Envelope struct {
 	Session     string // of a close: the users' session that it is for; "": all of them
 	After       string // what a close comes after: the id of a position in its group's history, or without history the name of its mark
 	Number      int    // the offset of the id in an event; the code of a close
-	Body        []byte // an event's JSON; a close's reason; the number of the last command of a lost epoch
+	Body        []byte // an event's JSON; a close's reason; the number of the last command of a lost epoch; when a session ends
 
-	// SentBefore is not on the wire. Who receives a close notes here when it was sent at the
+	// SentBefore is not on the wire. Who receives a close or a Renew notes here when it was sent at the
 	// latest, by a clock of its own; 0: unknown.
 	SentBefore time.Duration
 }
@@ -56,6 +56,7 @@ const (
 	Seen   // how far a hub has seen the commands of an epoch that was lost
 	Post   // a message to an event stream of the hub
 	Answer // to a Post
+	Renew  // moves the end of a user's session
 	end    // the first that is unknown
 )
 

@@ -43,6 +43,7 @@ func someEnvelopes(t testing.TB) []*Envelope {
 		{Kind: Add, Name: "g", Channel: "hub!1", Body: []byte{}},
 		{Kind: Discard, Name: "g", Channel: "hub!1", Body: []byte{}},
 		{Kind: Ping, Name: "token", Body: []byte{}},
+		{Kind: Renew, Name: "ann", Body: []byte{}},
 		{Kind: Seen, Name: "epoch", Body: []byte("17")},
 	}
 }

@@ -168,6 +168,19 @@ func (c *Conn) send(opcode byte, data []byte) error {
 // Leave ends it. What Handle functions have no room for yet, within MaxPending, follows when
 // they have run, which may be after Join has returned: it may be called by one of them. After
 // a Join that failed, the next one replays.
+//
+// In a group with a Snapshot the client first gets
+// {"type":"snapshot","group":…,"id":…,"data":…}, through the consumer's Events like any event,
+// so that a consumer without an entry for it sends none. The id, a position to resume from, is
+// there in a group with history. What was sent after the position follows. The state is
+// loaded a moment later, so an event can repeat what the snapshot has. A resume, or an [After],
+// that the history covers spares the client the snapshot, and [Last] means nothing. Where events
+// are lost for the connection later, it gets another snapshot in place of a Resync, and nothing
+// of the group in between.
+//
+// The connection is a member while Join waits for the snapshot. A load has three tries within
+// ten seconds. If it fails, Join returns an error that wraps [ErrUnavailable], and the
+// connection is no member; one that waits for a snapshot without a Join is closed with 1013.
 func (c *Conn) Join(group string, opts ...JoinOption) error {
 	if err := checkGroupName("join", group); err != nil {
 		return err

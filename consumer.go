@@ -64,7 +64,8 @@ type Consumer struct {
 	// Resync is called when events of these groups may have been lost for good. It comes
 	// behind the events that were sent before the loss; one for several groups comes when
 	// that is so in all of them. If it is nil the client gets {"type":"resync","group":…}
-	// for each.
+	// for each. It is not called for groups with a Snapshot, of which a new one goes out
+	// instead.
 	Resync func(c *Conn, groups []string)
 
 	// Events says what happens to the events of the connection's groups and channel.

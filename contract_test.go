@@ -26,12 +26,12 @@ var (
 	_ func(*grouphub.Hub, context.Context) error              = (*grouphub.Hub).Ping
 	_ func(*grouphub.Hub) grouphub.Stats                      = (*grouphub.Hub).Stats
 	_ http.Handler                                            = (*grouphub.Hub)(nil)
-	_ struct {
-		History    int
-		HistoryTTL time.Duration
-		Presence   bool
-	} = grouphub.GroupPolicy{}
 )
+
+// The fields of GroupPolicy, and their types.
+var _ = func(n int, d time.Duration, yes bool, snapshot func(ctx context.Context, group string) (any, error)) grouphub.GroupPolicy {
+	return grouphub.GroupPolicy{History: n, HistoryTTL: d, Presence: yes, Snapshot: snapshot}
+}
 
 // The fields of Options, and their types.
 var _ = func(
@@ -66,6 +66,7 @@ var (
 	_ func(h *grouphub.Hub, ctx context.Context, group string) ([]grouphub.Member, error)                                  = (*grouphub.Hub).Members
 	_ func(h *grouphub.Hub, ctx context.Context, channel, event string, data any) error                                    = (*grouphub.Hub).Send
 	_ func(h *grouphub.Hub, ctx context.Context, channel string) (grouphub.Event, error)                                   = (*grouphub.Hub).Receive
+	_ func(h *grouphub.Hub, ctx context.Context, group string) (string, error)                                             = (*grouphub.Hub).Position
 	_ func(channels ...string) grouphub.SendOption                                                                         = grouphub.Except
 	_ func(ids ...string) grouphub.SendOption                                                                              = grouphub.ExceptUser
 	_ func(session string) grouphub.SendOption                                                                             = grouphub.OnlySession

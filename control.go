@@ -149,6 +149,9 @@ func (h *Hub) changeMembership(env *envelope.Envelope) {
 			h.count.dropped.Add(1)
 			h.logger().Error("grouphub: group add from another hub failed", "channel", env.Channel,
 				"group", env.Name, "error", err)
+			if errors.Is(err, errNoSnapshot) { // nobody else hears of it
+				h.closeWithoutSnapshot([]*Conn{c})
+			}
 		}
 	}
 }

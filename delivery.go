@@ -30,6 +30,9 @@ type delivery struct {
 	entryOnce sync.Once
 	entry     cursorEntry // of the position, once it is asked for
 
+	load uint64 // the number of the load that it is about; zero if it is not about one
+	err  error  // of a load that failed
+
 	forward frame.Message
 	renders sync.Map // of *rendering, by *endpoint
 }
@@ -38,8 +41,11 @@ type delivery struct {
 type deliveryKind uint8
 
 const (
-	deliveryEvent deliveryKind = iota // or a close
-	deliveryGap                       // events before it may be lost
+	deliveryEvent      deliveryKind = iota // or a close
+	deliveryGap                            // events before it may be lost, and a snapshot is due to the members
+	deliveryLoadBegins                     // see loader
+	deliverySnapshot                       // is an event, for the members that wait for this load
+	deliveryLoadFailed                     // there is none for them
 )
 
 // noEnvelope is that of deliveries without one.
@@ -274,7 +280,7 @@ func join(parts []part, size int) []byte {
 func (s *shard) pushLocked(batch []*delivery) {
 	h := s.members.hub
 	whole := make([]composition, len(s.variants))
-	ordered := s.members.group.sequence != nil
+	ordered := s.members.group.ordered()
 	for i, v := range s.variants {
 		if ordered && v.endpoint.callsBack {
 			whole[i] = h.compose(v, v.lead(batch))
@@ -286,13 +292,13 @@ func (s *shard) pushLocked(batch []*delivery) {
 	w := outbox.BorrowWriter()
 	defer w.Return()
 	var delivered, dropped, unhandled int
-	for _, p := range s.places {
+	for i, p := range s.places {
 		c, due := p.conn, s.since(p, batch)
 		if s.wanted != nil && c.endpoint.conditions {
 			due = common(batch, due, s.wanted[c])
 		}
 		if p.heldBack {
-			p.membership.held = append(p.membership.held, due...)
+			s.holdLocked(&s.places[i], due)
 			continue
 		}
 		if excepted.concern(c) {

@@ -44,9 +44,9 @@
 //     returned nil, arrive in that order, and all members of a group on one hub see
 //     one order; in a group with history all members everywhere do. There, a connection
 //     gets all of a group's events in that order, whatever handles them: what is behind a
-//     Handle call waits for it. In a group without history Forward and Render frames keep
-//     the order among themselves, Handle calls among themselves; neither waits for the
-//     other. There is no order across groups, nor between group events and [Conn.Send].
+//     Handle call waits for it. So it is in a group with a Snapshot. In any other group
+//     Forward and Render frames keep the order among themselves, Handle calls among
+//     themselves; neither waits for the other. There is no order across groups, nor between group events and [Conn.Send].
 //   - Senders never wait for receivers. A connection that cannot keep up gets a backlog
 //     of MaxPending bytes; past that it is sent 1013 and is cut off CloseTimeout later.
 //     No other connection notices. Bytes given to the kernel count as delivered.
@@ -60,6 +60,15 @@
 //     concerned, between what was sent before the loss and what was sent after it. Every drop is counted in [Stats]. A failover of Redis may lose an event
 //     that no hub has seen: whenever such a failover is noticed, there is a Resync. A
 //     subscription that is silently dead is noticed within 15 seconds.
+//   - A page cannot be stale. In a group with a Snapshot a member first gets an event of
+//     type "snapshot" with the group's state, and then everything that was sent after the
+//     position it stands at; a resume that the history covers spares it the snapshot.
+//     Wherever a Resync would be due, a new snapshot goes out instead, and nothing of the
+//     group before it: see [Conn.Join]. One load for a group and hub runs at a time, all who
+//     wait share it and its frame, and one that blocks or fails concerns its group alone.
+//   - Position for a rendered page. [Hub.Position], taken before the page's query, as ?resume=
+//     in the URL that the page connects to: nothing between rendering and connecting is
+//     missed.
 //   - One policy: every process that sends to or joins a group uses the same Policy. A
 //     hub that notices a process which does not logs an error and counts PolicyMismatch.
 //   - Errors are the sender's. Every call that goes through the layer, except Receive,

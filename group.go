@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -53,7 +52,8 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channe
 			err = ErrClosed
 		}
 	} else if kind == envelope.Add {
-		ctx, cancel := context.WithTimeout(ctx, layerTimeout) // which also bounds the wait for a client that is slow to take a replay
+		// The wait for a snapshot, and for a client that is slow to take a replay, is bounded, too.
+		ctx, cancel := context.WithTimeout(ctx, h.addTimeout(group))
 		defer cancel()
 		err = h.join(ctx, c, group, sequence.Replay{})
 	} else {
@@ -63,6 +63,14 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channe
 		return fmt.Errorf("grouphub: %s: channel %s, group %s: %w", operation, quoted(channel), quoted(group), err)
 	}
 	return nil
+}
+
+// addTimeout is how long a GroupAdd may take.
+func (h *Hub) addTimeout(group string) time.Duration {
+	if h.policy(group).Snapshot != nil {
+		return layerTimeout + loadTimeout
+	}
+	return layerTimeout
 }
 
 // GroupSend sends an event to all members of a group, on every hub of the layer. The
@@ -128,10 +136,10 @@ const endTimeout = time.Second
 func (h *Hub) publishClose(ctx context.Context, env *envelope.Envelope, o SendOption) error {
 	if h.policy(env.Name).History > 0 && o.via == nil {
 		reading, cancel := context.WithTimeout(ctx, endTimeout)
-		end, err := h.layer.History(reading, groupTopic(env.Name), math.MaxInt64)
+		end, err := h.historyEnd(reading, env.Name)
 		cancel()
 		if err == nil {
-			env.After = sequence.ID(Position{Epoch: end.Epoch, Number: end.Last, Nonce: end.Nonce})
+			env.After = sequence.ID(end)
 		}
 	}
 	if h.policy(env.Name).History == 0 {
@@ -224,6 +232,7 @@ type group struct {
 
 	policy     GroupPolicy
 	sequence   *sequence.Sequence[*delivery] // nil: no history
+	loader     *loader                       // nil: no snapshots
 	end        context.CancelFunc            // ends the sequence
 	subscribed atomic.Bool                   // the layer has confirmed that it delivers the group's events
 	mismatch   atomic.Bool                   // it was logged that an event had no number
@@ -254,6 +263,9 @@ func (h *Hub) newGroup(name string, policy GroupPolicy) *group {
 		var life context.Context
 		life, g.end = context.WithCancel(h.life)
 		g.sequence = h.groupSequence(life, g)
+	}
+	if policy.Snapshot != nil {
+		g.loader = &loader{hub: h, group: g}
 	}
 	return g
 }

@@ -77,6 +77,8 @@ func (c *Conn) joinReplaying(ctx context.Context, m *membership, r sequence.Repl
 		switch {
 		case err != nil || step.live:
 			return err
+		case step.snapshot:
+			return c.joinWaiting(ctx, m)
 		case step.full:
 			return c.enterBehind(m, r)
 		}
@@ -104,10 +106,11 @@ func (c *Conn) prepareReplay(ctx context.Context, step replayStep) error {
 // A replayStep says what became of the next piece of a replay. If it was pushed, renders is
 // empty, and drain and full are false.
 type replayStep struct {
-	live    bool     // the replay is over: the connection gets what is sent from now on
-	renders []func() // have to run before the piece can be pushed; they may block
-	drain   bool     // the outbox has to drain before the piece is pushed
-	full    bool     // callbacks have to run before there is room for the piece's
+	live     bool     // the replay is over: the connection gets what is sent from now on
+	snapshot bool     // the replay is over, because something is gone that a snapshot has
+	renders  []func() // have to run before the piece can be pushed; they may block
+	drain    bool     // the outbox has to drain before the piece is pushed
+	full     bool     // callbacks have to run before there is room for the piece's
 }
 
 // replayStep pushes the next piece of a replay, or says what has to come before that. Nothing
@@ -143,6 +146,12 @@ func (c *Conn) pushPiece(m *membership, r *sequence.Replay, p sequence.Piece[*de
 	if err := c.pendingLocked(m); err != nil {
 		return step, err
 	}
+	if p.Resync && m.group.loader != nil {
+		if step.snapshot = true; m.entered() {
+			m.shard.goWaiting(c, m)
+		}
+		return step, nil
+	}
 	step.drain = len(p.Values) > 0 && c.outbox.Drained(alreadyCancelled) != nil
 	step.full = m.inOrder(c) && !c.hasRoom(m, p.Values)
 	if step.drain || step.full {
@@ -169,13 +178,20 @@ func (c *Conn) pushPiece(m *membership, r *sequence.Replay, p sequence.Piece[*de
 	if c.stream != nil {
 		c.stream.resumeLater(m.group, p.At)
 	}
-	if step.live && c.wantsPositions {
-		c.sendInOrder(m, positionEvent(group, sequence.ID(p.At)))
-	}
-	if step.live && c.stream != nil {
-		c.doInOrder(m, func() { c.stream.sendPosition(c, m.group, p.At) })
+	if step.live {
+		c.tellPosition(m, p.At)
 	}
 	return step, nil
+}
+
+// tellPosition tells a client where it is when it has joined.
+func (c *Conn) tellPosition(m *membership, at Position) {
+	if c.wantsPositions {
+		c.sendInOrder(m, positionEvent(m.group.name, sequence.ID(at)))
+	}
+	if c.stream != nil {
+		c.doInOrder(m, func() { c.stream.sendPosition(c, m.group, at) })
+	}
 }
 
 // goLiveLocked has a connection get what follows the last piece of its replay, to which it
@@ -223,7 +239,7 @@ func (c *Conn) enterBehind(m *membership, r sequence.Replay) error {
 func (c *Conn) queueReplay(m *membership, r sequence.Replay) {
 	_ = c.queueCallback(0, func() {
 		step, err := c.replayStep(m, &r)
-		if err != nil || step.live {
+		if err != nil || step.live || step.snapshot {
 			m.waiting.Add(-1)
 			return
 		}

@@ -62,6 +62,10 @@ type Hub struct {
 	startUpkeep        func()        // starts the goroutine that runs upkeep, once
 	reads              chan struct{} // holds a token for each history that is being read
 
+	loads    context.Context // of the loads of snapshots; ends when Shutdown begins
+	endLoads context.CancelFunc
+	loading  sync.Map // of channels that are closed when the load that runs for a group has returned, by its name
+
 	mu      sync.Mutex
 	closing bool // no more upgrades
 	seats   int  // connections and upgrades under way
@@ -100,6 +104,7 @@ func New(opts *Options) *Hub {
 	}
 	h.layer = bounded(h.layer)
 	h.life, h.endLife = context.WithCancel(context.Background())
+	h.loads, h.endLoads = context.WithCancel(context.Background())
 	h.membershipCommands.hub = h
 	h.lostEpochs.hub = h
 	h.closes.hub = h

@@ -221,6 +221,7 @@ const (
 	notLive  liveness = iota // only those that no replay has, until goLive
 	live                     // all, from the next one on
 	liveSoon                 // the same, but not before endHoldBack
+	waiting                  // the same, but not before a snapshot, for which it takes a ticket
 )
 
 // An arrival is a change of a shard's places that has to be made before the next push. Whoever
@@ -228,8 +229,9 @@ const (
 // must not wait for mu, which is held while batches are composed and written.
 type arrival struct {
 	place
-	number uint64 // of the last event before it
-	isNew  bool   // it has no place yet
+	number uint64        // of the last event before it
+	isNew  bool          // it has no place yet
+	wait   *snapshotWait // for a snapshot; nil if there is none
 }
 
 // add makes a member.
@@ -237,12 +239,15 @@ func (s *shard) add(c *Conn, m *membership, live liveness) {
 	s.queueMu.Lock()
 	defer s.queueMu.Unlock()
 	m.shard = s
-	a := arrival{place{c, s.last, live == liveSoon, m}, s.last, true}
-	if live == notLive {
+	s.size.Add(1) // before the ticket, so that a load that serves it tells this shard
+	a := arrival{place: place{c, s.last, live == liveSoon, m}, number: s.last, isNew: true}
+	switch live {
+	case notLive:
 		a.since = notYet
+	case waiting:
+		s.waitQueueLocked(&a)
 	}
 	s.arrivals = append(s.arrivals, a)
-	s.size.Add(1)
 }
 
 // goLive gives a member that was replayed all events from the next one on, but not before
@@ -250,7 +255,7 @@ func (s *shard) add(c *Conn, m *membership, live liveness) {
 func (s *shard) goLive(c *Conn, m *membership) {
 	s.queueMu.Lock()
 	defer s.queueMu.Unlock()
-	s.arrivals = append(s.arrivals, arrival{place{c, s.last, true, m}, s.last, false})
+	s.arrivals = append(s.arrivals, arrival{place: place{c, s.last, true, m}, number: s.last})
 }
 
 // lock locks mu, and makes the changes that are due.
@@ -261,6 +266,9 @@ func (s *shard) lock() {
 	s.arrivals = nil
 	s.queueMu.Unlock()
 	for _, a := range arrivals {
+		if a.wait != nil {
+			a.membership.wait = a.wait
+		}
 		if !a.isNew {
 			s.places[a.membership.index] = a.place
 			continue
@@ -275,6 +283,9 @@ func (s *shard) lock() {
 func (s *shard) endHoldBack(m *membership) {
 	s.lock()
 	defer s.mu.Unlock()
+	if m.wait != nil { // a snapshot comes first
+		return
+	}
 	p := &s.places[m.index]
 	p.heldBack = false
 	batch := m.held
@@ -309,6 +320,7 @@ func (c *Conn) deliverHeld(m *membership, batch []*delivery) {
 func (s *shard) remove(m *membership) {
 	s.lock()
 	defer s.mu.Unlock()
+	s.forgetWaitLocked(m)
 	m.held = nil
 	last := len(s.places) - 1
 	s.countVariantLocked(s.places[m.index].conn, -1)
@@ -349,19 +361,12 @@ func (s *shard) queueDelivery(q *queuedDelivery) {
 // they have returned.
 func (s *shard) run() {
 	for s.batch != nil || s.nextBatch() {
-		if gap := s.batch[0]; gap.kind == deliveryGap {
-			s.lock()
-			s.tellGapLocked(gap.delivery)
-			s.mu.Unlock()
-			s.endBatch()
-			continue
-		}
 		batch := make([]*delivery, len(s.batch))
 		for i, q := range s.batch {
 			batch[i] = q.delivery
 		}
 		s.lock()
-		variants := slices.Clone(s.variants)
+		variants := s.variantsOfLocked(batch[0])
 		conditional := s.conditionalLocked(batch)
 		s.mu.Unlock()
 		// Connections that join from here on get nothing of the batch, so no other variants
@@ -375,7 +380,14 @@ func (s *shard) run() {
 			return
 		}
 		s.lock()
-		s.pushLocked(batch)
+		switch d := batch[0]; d.kind {
+		case deliveryEvent:
+			s.pushLocked(batch)
+		case deliveryGap:
+			s.tellGapLocked(d)
+		default:
+			s.advanceLocked(d)
+		}
 		s.mu.Unlock()
 		s.endBatch()
 	}
@@ -407,7 +419,7 @@ func (s *shard) conditionalLocked(batch []*delivery) (conns []*Conn) {
 		return nil
 	}
 	for _, p := range s.places {
-		if p.conn.hasConditions(batch) {
+		if p.mayGet(batch[0]) && p.conn.hasConditions(batch) {
 			conns = append(conns, p.conn)
 		}
 	}
@@ -443,7 +455,7 @@ func (s *shard) nextBatch() bool {
 }
 
 // batchLength returns how many of the events that wait make a batch: at least one, then
-// more until they have maxBatch bytes, none after a close, and none beside a gap.
+// more until they have maxBatch bytes, none after a close, and none beside what is no event.
 func batchLength(queue []*queuedDelivery) (n int) {
 	bytes := 0
 	for n < len(queue) && (n == 0 || queue[n].kind == deliveryEvent && bytes+queue[n].delivery.size() <= maxBatch) {

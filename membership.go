@@ -17,11 +17,13 @@ import (
 // connection until its end.
 type membership struct {
 	group *group        // static
-	ready chan struct{} // static; closed when a pending Join has ended; nil in groups without history
+	ready chan struct{} // static; closed when a pending Join has ended; nil in groups with neither history nor snapshots
 
 	// Guarded by the Conn's mu until the membership has entered, and unchanged afterwards.
 	shard *shard // which it has entered; nil while it is pending
 	since int64  // when that was, in nanoseconds since 1970
+
+	joining bool // it has entered, and its Join waits for a snapshot; guarded by the Conn's mu
 
 	joined time.Duration // the same as an uptime
 
@@ -29,6 +31,7 @@ type membership struct {
 	index  int         // of its place in the shard
 	number uint64      // of the shard's last event before it
 	held   []*delivery // what is held back
+	wait   *snapshotWait
 
 	waiting atomic.Int32 // what waits on the connection's strand: see order.go
 	left    atomic.Bool  // a Leave has ended it
@@ -47,14 +50,18 @@ var (
 func (h *Hub) join(ctx context.Context, c *Conn, name string, r sequence.Replay) error {
 	g := h.acquireGroup(name) // released when the membership ends, or below if there will be none
 	m := &membership{group: g}
-	if g.sequence != nil {
+	if g.ordered() {
 		m.ready = make(chan struct{})
 		defer close(m.ready)
 	}
 	err := h.joinGroup(ctx, c, m, r)
-	if err != nil {
+	switch {
+	case err == nil:
+	case !m.entered():
 		c.cancelPending(m)
 		h.releaseGroup(g)
+	case c.takeBack(m):
+		h.left(c, g)
 	}
 	switch {
 	case err == errMember:
@@ -75,11 +82,14 @@ func (h *Hub) joinGroup(ctx context.Context, c *Conn, m *membership, r sequence.
 	if err := h.subscribe(ctx, g, r); err != nil {
 		return err
 	}
-	if g.sequence != nil {
+	if g.ordered() {
 		if err := c.setPending(ctx, m); err != nil {
 			return err
 		}
-		return c.joinReplaying(ctx, m, r)
+		if g.sequence != nil && (r.From || g.loader == nil) {
+			return c.joinReplaying(ctx, m, r)
+		}
+		return c.joinWaiting(ctx, m)
 	}
 	if err := c.enter(m); err != nil {
 		return err
@@ -143,7 +153,7 @@ func (c *Conn) trySetPending(m *membership) (other *membership, err error) {
 	case other == nil:
 		c.groups.set(m)
 		return nil, nil
-	case other.entered():
+	case other.entered() && !other.joining:
 		return nil, errMember
 	}
 	return other, nil

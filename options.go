@@ -2,6 +2,7 @@ package grouphub
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -75,6 +76,14 @@ type GroupPolicy struct {
 	History    int           // events kept, for those who join later or resume, in at most 16 × MaxEventSize bytes; 0: none
 	HistoryTTL time.Duration // none is replayed that is older; 0: 5 min
 	Presence   bool          // Members works
+
+	// Snapshot, if it is not nil, loads the state that a member starts from. Join sends it as
+	// an event of type "snapshot" before anything else, and so does whatever would send a
+	// Resync: see [Conn.Join]. It runs once at a time for a group and hub, for all who wait,
+	// and concurrently with itself for other groups. It may block, for ten seconds with all of
+	// its three tries; its context ends then, with Shutdown, and when nobody waits any more.
+	// What it returns is marshalled with encoding/json, and may be as large as an event.
+	Snapshot func(ctx context.Context, group string) (any, error)
 }
 
 // keep returns what a layer is to keep of a group with this policy.

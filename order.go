@@ -8,16 +8,20 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
-// In a group with history a connection has one order, whatever handles its events: a client
+// In a group with history, or with snapshots, a connection has one order, whatever handles its events: a client
 // resumes from the id that it has seen last, so an event that overtook a waiting Handle call
 // would lose that call. Frames that nothing is in front of are pushed at once. The others wait
 // on the connection's strand, each as a job of its own, behind the callbacks that the
-// membership waits for. In groups without history frames and callbacks have an order each, and
-// neither waits for the other.
+// membership waits for. In other groups frames and callbacks have an order each, and neither
+// waits for the other.
+
+// ordered reports whether the group's events have one order for each connection: with history
+// they do, and with snapshots, since what is older than a snapshot must not come behind it.
+func (g *group) ordered() bool { return g.sequence != nil || g.loader != nil }
 
 // inOrder reports whether the group's frames may have to wait for callbacks of the connection.
 func (m *membership) inOrder(c *Conn) bool {
-	return m != nil && m.group.sequence != nil && c.endpoint.callsBack
+	return m != nil && m.group.ordered() && c.endpoint.callsBack
 }
 
 // lead returns the beginning of a batch that waits for no callback.

@@ -1,6 +1,10 @@
 package grouphub
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"strings"
@@ -17,6 +21,37 @@ const (
 	maxResumes    = 256
 	maxResumeSize = 32 << 10
 )
+
+// Position returns where a group's history stands, as an ID. A page that is rendered from a
+// query, and takes the position before that, connects with "?resume=<group>@<id>" in its URL,
+// both escaped: it misses nothing that was sent since, and if the history does not reach back
+// any more, it gets a snapshot or a Resync. The group must have history.
+func (h *Hub) Position(ctx context.Context, group string) (string, error) {
+	if err := checkName("position", group); err != nil {
+		return "", err
+	}
+	err := h.alive()
+	if err == nil && h.policy(group).History <= 0 {
+		err = errors.New("the group has no history")
+	}
+	var end Position
+	if err == nil {
+		end, err = h.historyEnd(ctx, group)
+	}
+	if err == nil && end.Nonce == "" {
+		err = fmt.Errorf("%w: the layer cannot begin a history", ErrUnavailable)
+	}
+	if err != nil {
+		return "", fmt.Errorf("grouphub: position of group %s: %w", quoted(group), err)
+	}
+	return sequence.ID(end), nil
+}
+
+// historyEnd asks the layer for the position of the last event that was sent to a group.
+func (h *Hub) historyEnd(ctx context.Context, group string) (Position, error) {
+	end, err := h.layer.History(ctx, groupTopic(group), math.MaxInt64)
+	return Position{Epoch: end.Epoch, Number: end.Last, Nonce: end.Nonce}, err
+}
 
 // otherGroups is in a connection's positions if there were more of them than are kept. No
 // group has this name.

@@ -17,7 +17,8 @@ func (m *members) sendGap(several map[*membership]*sharedResync) {
 }
 
 // resync tells the members of groups that events may be lost. A connection that is in
-// several of them is told once, when all of them have come to it.
+// several of them is told once, when all of them have come to it. In a group with snapshots
+// it gets a new one instead.
 func (h *Hub) resync(groups ...*group) {
 	var several map[*group]map[*membership]*sharedResync
 	if len(groups) > 1 {
@@ -47,6 +48,9 @@ type sharedResync struct {
 func (h *Hub) sharedResyncs(groups []*group) map[*group]map[*membership]*sharedResync {
 	all := make(map[*Conn]*sharedResync)
 	for _, g := range groups {
+		if g.loader != nil {
+			continue
+		}
 		for _, p := range g.livePlaces() {
 			r := all[p.conn]
 			if r == nil {
@@ -82,9 +86,11 @@ func (r *sharedResync) arrived() {
 // tellGapLocked tells the shard's members of a gap. Those that have joined after it are not
 // concerned, nor are those that are replayed, whom their replay tells.
 func (s *shard) tellGapLocked(gap *delivery) {
-	for _, p := range s.places {
+	for i, p := range s.places {
 		switch {
 		case p.since >= s.begin || gap.several[p.membership] != nil:
+		case s.members.group.loader != nil:
+			s.loseLocked(&s.places[i])
 		case p.heldBack:
 			p.membership.held = append(p.membership.held, gap)
 		default:

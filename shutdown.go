@@ -52,6 +52,7 @@ func (h *Hub) awaitShutdown(ctx context.Context) error {
 
 func (h *Hub) shutDown(ctx context.Context) error {
 	defer close(h.down)
+	h.endLoads()
 	spread(ctx, h.connections(), closePause, maxCloseSpread, func(c *Conn) {
 		c.outbox.CloseWith(closeGoingAway, "server is shutting down")
 	})

@@ -99,7 +99,7 @@ func (s *stream) push(c *Conn, w *outbox.Writer, batch []*delivery, shared *comp
 // lastNumbered returns the last event of a batch that has a position, nil if none has.
 func lastNumbered(batch []*delivery) *delivery {
 	for _, d := range slices.Backward(batch) {
-		if d.at.Number > 0 {
+		if d.id != "" {
 			return d
 		}
 	}
@@ -217,7 +217,7 @@ func (h *Hub) composeBlocks(v variant, batch []*delivery, appendCursor func(to [
 			}
 		}
 		cursor = cursor[:0]
-		if v.encoding == encodingCursorBlocks && d.at.Number > 0 {
+		if v.encoding == encodingCursorBlocks && d.id != "" {
 			cursor = appendCursor(cursor, d)
 		}
 		size := eventstream.BlockSize(handler.name, text, "") + len("id: \n") + len(cursor)

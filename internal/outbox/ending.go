@@ -72,6 +72,13 @@ func (o *Outbox) Drained(ctx context.Context) error {
 	}
 }
 
+// HalfFull reports whether more than half of what may wait does.
+func (o *Outbox) HalfFull() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.pending > o.limits.Pending/2
+}
+
 // Kill closes the socket at once.
 func (o *Outbox) Kill() {
 	o.mu.Lock()

@@ -163,6 +163,14 @@ func (s *Sequence[T]) DoAfter(at layer.Position, f func()) {
 	s.readLocked()
 }
 
+// Do calls f with the position of the latest publication that was delivered or skipped. What f
+// queues is behind that publication, and in front of the next.
+func (s *Sequence[T]) Do(f func(at layer.Position)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(s.last)
+}
+
 // passedLocked reports whether everything up to a position was delivered.
 func (s *Sequence[T]) passedLocked(at layer.Position) bool {
 	return at.Epoch == s.last.Epoch && at.Number <= s.last.Number

@@ -39,6 +39,7 @@ var programs string
 func TestMain(m *testing.M) { os.Exit(runTests(m)) }
 
 func runTests(m *testing.M) int {
+	engine.AtTheSameTime()
 	var err error
 	if programs, err = os.MkdirTemp("", "grouphub-e2e-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -46,17 +46,17 @@ var incidents = []struct {
 	{"the connection is reset", func(t *testing.T, b engine.Browser, c client, s *site, tab engine.Tab) {
 		for range 2 {
 			s.send(10)
-			s.proxy.cut()
+			s.proxy.Cut()
 			s.send(10)
 			s.wantAll(tab)
 			wait(tab, `isOpen()`)
 		}
 	}},
 	{"nobody listens for a while", func(t *testing.T, b engine.Browser, c client, s *site, tab engine.Tab) {
-		s.proxy.refuse()
+		s.proxy.Refuse()
 		wait(tab, `log.closes.length >= 2`) // the second one is an attempt that has failed
 		s.send(10)
-		s.proxy.listen()
+		s.proxy.Listen()
 		s.wantAll(tab)
 	}},
 	{"the path dies in silence", func(t *testing.T, b engine.Browser, c client, s *site, tab engine.Tab) {
@@ -64,7 +64,7 @@ var incidents = []struct {
 			t.Skip("an EventSource does not notice")
 		}
 		start := time.Now()
-		s.proxy.kill()
+		s.proxy.Kill()
 		s.send(1)
 		s.wantAll(tab)
 		// The request for a stream may go to a connection that the browser has kept, whose path is
@@ -110,7 +110,7 @@ var incidents = []struct {
 		}
 		tab.Freeze()
 		s.send(3)
-		s.proxy.cut()
+		s.proxy.Cut()
 		s.send(3)
 		tab.Thaw()
 		s.wantAll(tab)

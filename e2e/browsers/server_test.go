@@ -12,6 +12,7 @@ import (
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/e2e/engine"
+	"github.com/seed-29c60982/grouphub/e2e/network"
 )
 
 // pageHTML is a page with a client, which notes what it hears in window.log.
@@ -70,7 +71,7 @@ addEventListener("pageshow", ({persisted}) => { window.persisted = persisted })
 type site struct {
 	t     *testing.T
 	hub   *grouphub.Hub
-	proxy *proxy
+	proxy *network.Proxy
 	url   string
 	sent  int
 }
@@ -113,7 +114,7 @@ func newSite(t *testing.T, wrap func(http.Handler) http.Handler, headers ...stri
 	}
 	mux.Handle("/ws", endpoint)
 	server := httptest.NewServer(mux)
-	p := newProxy(t, server.Listener.Addr().String())
+	p := network.NewProxy(t, server.Listener.Addr().String())
 	t.Cleanup(func() {
 		if err := hub.Shutdown(context.Background()); err != nil {
 			t.Error(err)
@@ -121,7 +122,7 @@ func newSite(t *testing.T, wrap func(http.Handler) http.Handler, headers ...stri
 		server.CloseClientConnections()
 		server.Close()
 	})
-	return &site{t: t, hub: hub, proxy: p, url: "http://" + p.address}
+	return &site{t: t, hub: hub, proxy: p, url: "http://" + p.Address}
 }
 
 // send sends so many numbers to the group, going on where it was.

@@ -1,4 +1,5 @@
-package browsers
+// Package network is a network that breaks as real ones do.
+package network
 
 import (
 	"net"
@@ -6,10 +7,11 @@ import (
 	"testing"
 )
 
-// A proxy passes bytes on, until the paths through it are cut, or fall silent.
-type proxy struct {
+// A Proxy passes bytes on, until the paths through it are cut, or fall silent.
+type Proxy struct {
+	Address string // where it listens
+
 	t       *testing.T
-	address string
 	target  string
 	running sync.WaitGroup
 
@@ -25,26 +27,27 @@ type paths struct {
 	silent bool
 }
 
-func newProxy(t *testing.T, target string) *proxy {
+// NewProxy starts a proxy in front of the target, until the test ends.
+func NewProxy(t *testing.T, target string) *Proxy {
 	t.Helper()
-	p := &proxy{t: t, address: "127.0.0.1:0", target: target, paths: new(paths)}
-	p.listen()
+	p := &Proxy{t: t, Address: "127.0.0.1:0", target: target, paths: new(paths)}
+	p.Listen()
 	t.Cleanup(func() {
-		p.refuse()
+		p.Refuse()
 		p.running.Wait()
 	})
 	return p
 }
 
-// listen has the proxy take connections.
-func (p *proxy) listen() {
+// Listen has the proxy take connections.
+func (p *Proxy) Listen() {
 	p.t.Helper()
-	listener, err := net.Listen("tcp", p.address)
+	listener, err := net.Listen("tcp", p.Address)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.mu.Lock()
-	p.listener, p.address = listener, listener.Addr().String()
+	p.listener, p.Address = listener, listener.Addr().String()
 	p.mu.Unlock()
 	p.running.Go(func() {
 		for {
@@ -57,8 +60,8 @@ func (p *proxy) listen() {
 	})
 }
 
-// refuse cuts all connections and takes no new ones, as if the server were down.
-func (p *proxy) refuse() {
+// Refuse cuts all connections and takes no new ones, as if the server were down.
+func (p *Proxy) Refuse() {
 	p.mu.Lock()
 	listener := p.listener
 	p.listener = nil
@@ -66,15 +69,16 @@ func (p *proxy) refuse() {
 	if listener != nil {
 		listener.Close()
 	}
-	p.cut()
+	p.Cut()
 }
 
-// cut resets all connections that there are, and kill has them fall silent without an end.
-func (p *proxy) cut() { p.end(false) }
+// Cut resets all connections that there are.
+func (p *Proxy) Cut() { p.end(false) }
 
-func (p *proxy) kill() { p.end(true) }
+// Kill has all connections that there are fall silent, without an end.
+func (p *Proxy) Kill() { p.end(true) }
 
-func (p *proxy) end(silently bool) {
+func (p *Proxy) end(silently bool) {
 	p.mu.Lock()
 	ending := p.paths
 	if silently {
@@ -95,7 +99,7 @@ func (p *proxy) end(silently bool) {
 	}
 }
 
-func (p *proxy) pass(client net.Conn) {
+func (p *Proxy) pass(client net.Conn) {
 	server, err := net.Dial("tcp", p.target)
 	if err != nil {
 		client.Close()

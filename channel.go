@@ -12,7 +12,8 @@ import (
 
 // Send sends an event to a channel. A name with a "!" is a connection's: the event
 // goes to its Events handler. If the connection is of this hub and is closing, Send
-// returns ErrClosed; if it is of another hub, the event is counted there as dropped. Any
+// returns ErrClosed; if it is of another hub, the event is counted there as dropped. For a hub
+// that is cut off, it is kept for five minutes; for one that is not there, nothing is. Any
 // other name is a queue, from which [Hub.Receive] takes. Sending to a full queue is
 // [ErrQueueFull], and a message that nobody takes in time is gone. The built-in layers
 // keep 100 messages for 60 seconds.
@@ -37,7 +38,7 @@ func (h *Hub) Send(ctx context.Context, channel, event string, data any) error {
 		if hub, err = hubOf("send", channel); err != nil {
 			return err
 		}
-		err = h.publish(ctx, hubTopic(hub), env.Encode(), controlKeep)
+		err = h.publishToHub(ctx, hub, env)
 	}
 	if err != nil {
 		return fmt.Errorf("grouphub: send %s to channel %s: %w", quoted(event), quoted(channel), err)

@@ -6,6 +6,9 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 )
 
+// HubName returns the name that the hub's channels begin with.
+func HubName(h *Hub) string { return h.name }
+
 // LayerOf returns the hub's layer.
 func LayerOf(h *Hub) Layer { return h.layer }
 
@@ -44,3 +47,7 @@ func ShardSizes(h *Hub, group string) (sizes []int) {
 	}
 	return sizes
 }
+
+// AskForHubs has the hub ask at once whether another hub is there, as it otherwise does once
+// nothing was interrupted for a while.
+func AskForHubs(h *Hub) { h.hubLeases.doubted.Store(int64(uptime() - hubLeaseDoubt)) }

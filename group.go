@@ -46,7 +46,7 @@ func (h *Hub) changeGroup(ctx context.Context, kind envelope.Kind, group, channe
 		return err
 	}
 	if hub != h.name {
-		err = h.publish(ctx, hubTopic(hub), (&envelope.Envelope{Kind: kind, Name: group, Channel: channel}).Encode(), controlKeep)
+		err = h.publishToHub(ctx, hub, &envelope.Envelope{Kind: kind, Name: group, Channel: channel})
 	} else if c := h.conn(channel); c == nil {
 		if kind == envelope.Add {
 			err = ErrClosed

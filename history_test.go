@@ -249,8 +249,8 @@ func TestIdleGroupsLeaveNothingInMemory(t *testing.T) {
 			send(t, hub, group, "n", 2)
 			expectNumbers(t, c, 1, 2)
 			time.Sleep(time.Second)
-			if n := grouphub.MemoryLeases(layer); n != 1 {
-				t.Fatalf("%d groups have leases, want 1", n)
+			if n := grouphub.MemoryLeases(layer); n != 2 {
+				t.Fatalf("%d leases, want the group's and the hub's", n)
 			}
 			c.Close()
 			time.Sleep(time.Second)
@@ -261,10 +261,13 @@ func TestIdleGroupsLeaveNothingInMemory(t *testing.T) {
 		if topics, queues := grouphub.MemoryInUse(layer); topics != idle || queues != 0 {
 			t.Errorf("%d topics and %d queues are left, %d topics before", topics, queues, idle)
 		}
-		if n := grouphub.MemoryLeases(layer); n != 0 {
-			t.Errorf("%d groups have leases", n)
+		if n := grouphub.MemoryLeases(layer); n != 1 {
+			t.Errorf("%d leases, want the hub's", n)
 		}
 		hub.Shutdown(background)
+		if n := grouphub.MemoryLeases(layer); n != 0 {
+			t.Errorf("%d leases after Shutdown", n)
+		}
 		time.Sleep(time.Hour + time.Second) // somebody may come back to where nothing was sent yet
 		if topics, queues := grouphub.MemoryInUse(layer); topics != 0 || queues != 0 {
 			t.Errorf("%d topics and %d queues are left after Shutdown", topics, queues)

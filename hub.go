@@ -59,6 +59,7 @@ type Hub struct {
 	lostEpochs         lostEpochs    // of sharedCommands
 	closes             closeOrder    // of groups without history
 	leases             *leaseKeeper  // of the groups with presence
+	hubLeases          *hubLeases    // of the hubs themselves
 	startUpkeep        func()        // starts the goroutine that runs upkeep, once
 	reads              chan struct{} // holds a token for each history that is being read
 
@@ -109,6 +110,7 @@ func New(opts *Options) *Hub {
 	h.lostEpochs.hub = h
 	h.closes.hub = h
 	h.leases = newLeaseKeeper(h)
+	h.hubLeases = newHubLeases(h)
 	h.startUpkeep = sync.OnceFunc(func() { h.goroutines.Go(h.upkeep) })
 	h.streamLimits = h.limits
 	h.streamLimits.PingInterval = min(o.PingInterval, maxComment)
@@ -120,6 +122,7 @@ func New(opts *Options) *Hub {
 		panic("grouphub: New: " + err.Error())
 	}
 	h.subscribeToCommands()
+	h.hubLeases.renew()
 	if !h.ownLayer { // in the hub's own layer there is nothing to compare before the first group
 		h.startUpkeep()
 	}
@@ -198,6 +201,7 @@ func (h *Hub) upkeep() {
 		}
 		h.hubCommands.Reconcile(false)
 		h.sharedCommands.Reconcile(false)
+		h.hubLeases.renew()
 		h.groupsMu.RLock()
 		groups := slices.Collect(maps.Values(h.groups))
 		h.groupsMu.RUnlock()

@@ -70,6 +70,8 @@ func (h *Hub) deliverToGroup(g *group, p Publication, numbered bool) {
 // Lost implements [Receiver]. Numbered publications are looked for in the history.
 func (r *receiver) Lost(topics []string) {
 	h := (*Hub)(r)
+	h.hubLeases.doubt()
+	h.hubLeases.renew()
 	// A close that the commands' history has may wait for what its group's history has.
 	defer h.hubCommands.Reconcile(true)
 	defer h.sharedCommands.Reconcile(true)

@@ -65,6 +65,7 @@ func (h *Hub) shutDown(ctx context.Context) error {
 	// What is left ends by itself, and does not wait for callbacks: read loops of dead
 	// sockets, shards, and the removal of leases.
 	defer h.leases.end(ctx)()
+	h.hubLeases.renew()
 	h.goroutines.wait(context.Background())
 	// A shard may have begun a Render meanwhile.
 	for err == nil && h.callbacks.wait(alreadyCancelled) != nil {

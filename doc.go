@@ -78,6 +78,8 @@
 //   - Text is text: a text message that is not UTF-8 closes its sender with 1007.
 //   - The commit is the send: with [Via] and the outbox of package postgres an event is written
 //     in the caller's transaction, and goes out if, and only if, that commits.
+//   - The way in from elsewhere: [PublishHandler] takes events from programs that are not
+//     written in Go, by POST.
 //   - A layer belongs to whoever made it: Shutdown closes only one that New made.
 //   - Event types without a handler are counted, logged at debug level, and go no further.
 //   - A panic in a callback closes that connection with 1011 and is logged with its

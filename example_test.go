@@ -3,6 +3,7 @@ package grouphub_test
 import (
 	"cmp"
 	"context"
+	"crypto/subtle"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -572,4 +573,29 @@ func ExampleVia() {
 
 	fmt.Println(len(tx.kept), err)
 	// Output: 1 <nil>
+}
+
+// A program that is not written in Go posts what it has to say.
+func ExamplePublishHandler() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+	mux, secret := http.NewServeMux(), "correct horse battery staple"
+
+	mux.Handle("/publish", grouphub.PublishHandler(hub, func(r *http.Request) error {
+		if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+secret)) == 0 {
+			return errors.New("the secret is wrong")
+		}
+		return nil
+	}))
+
+	for _, authorization := range []string{"Bearer " + secret, "Bearer guess"} {
+		r := httptest.NewRequest("POST", "/publish", strings.NewReader(`{"user":"ann","type":"thumbnail.done","data":"cat.jpg"}`))
+		r.Header.Set("Authorization", authorization)
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, r)
+		fmt.Println(strings.TrimSpace(fmt.Sprint(w.Code, w.Body)))
+	}
+	// Output:
+	// 204
+	// 401 {"error":"Unauthorized","safe":true}
 }

@@ -116,7 +116,9 @@ export interface GroupHubOptions {
  * without a message. If the stream fails too, the two alternate. A stream that has opened is
  * kept to; a WebSocket is tried once beside it after a minute, and takes its place if it
  * holds. The part of the client for this, client.stream.js, is loaded when a WebSocket has
- * failed. Messages then go out by POST, in order, each once.
+ * failed. Messages then go out by POST, in order, each once. Over HTTP/1.1 browsers open at
+ * most six connections to a host: while six tabs have a stream each, a message waits until one
+ * of them goes.
  *
  * **Resuming.** It keeps the last position of each group it hears of, and puts them all
  * into the URL of the next connection: `?resume=<group>@<id>`, repeated, or an empty

@@ -53,10 +53,12 @@ const strictPolicy = "default-src 'none'; script-src 'self'; connect-src 'self';
 
 func TestItWorksUnderAStrictPolicy(t *testing.T) {
 	engine.Each(t, func(t *testing.T, b engine.Browser) {
-		s := newSite(t, nil, "Content-Security-Policy", strictPolicy)
-		tab := s.open(b, `{}`)
-		s.send(1)
-		s.wantAll(tab)
+		for _, c := range clients {
+			s := newSite(t, nil, "Content-Security-Policy", strictPolicy)
+			tab := s.open(b, c.options)
+			s.send(1)
+			s.wantAll(tab)
+		}
 	})
 }
 

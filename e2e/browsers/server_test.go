@@ -41,12 +41,12 @@ if (query.has("options")) {
 	hub.on("close", close => window.log.closes.push(close))
 	hub.on("resync", group => window.log.resyncs.push(group))
 } else {
-	let source, last = kept.place
+	let last = kept.place
 	window.isOpen = () => source.readyState === EventSource.OPEN
 	window.hasJoined = () => last !== undefined
 	place = () => last
 	const connect = () => {
-		source = new EventSource(last ? "/ws?lastEventId=" + last : "/ws")
+		window.source = new EventSource(last ? "/ws?lastEventId=" + last : "/ws")
 		source.onopen = () => window.log.opens++
 		source.addEventListener("grouphub.position", ({lastEventId}) => { last = lastEventId })
 		source.onmessage = ({data, lastEventId}) => {

@@ -200,8 +200,10 @@ func TestAHubDoesNotObeyWhatWasSaidBeforeItsTime(t *testing.T) {
 	}
 	two := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer})
 	<-begun
-	old := hubtest.Dial(t, two, "/")
+	dialed := make(chan *hubtest.Client)
+	go func() { dialed <- hubtest.Dial(t, two, "/") }() // its Join waits for what is read
 	close(gate)
+	old := <-dialed
 	send(t, two, "all", "note", 1)
 	old.ExpectEvent("note")
 	// By the time that a new command is carried out, an old one would have been.
@@ -284,5 +286,30 @@ func TestClosesForAMissedLogoutAreSpreadOverTime(t *testing.T) {
 		hub.Shutdown(background)
 		other.Shutdown(background)
 		layer.Close()
+	})
+}
+
+func TestNobodyIsAMemberBeforeTheHubHearsOfGroupCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		layer := newFaultyLayer()
+		defer layer.Close()
+		layer.down.Store(true)
+		hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer, Logger: quiet()})
+		joined := make(chan *hubtest.Client)
+		go func() { joined <- hubtest.Dial(t, hub, "/") }()
+		time.Sleep(time.Second)
+		select {
+		case <-joined:
+			t.Fatal("a connection is a member that no GroupClose would close")
+		default:
+		}
+		layer.down.Store(false)
+		c := <-joined
+		if err := hub.GroupClose(background, "all", 4000, ""); err != nil {
+			t.Fatal(err)
+		}
+		c.ExpectClose(4000)
+		c.Close()
+		hub.Shutdown(background)
 	})
 }

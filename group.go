@@ -105,7 +105,10 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 // GroupClose closes the connections of all members of a group, on every hub, after the
 // events that were sent to it before, unless these are in a history that cannot be read. In
 // a group with history that includes their Handle calls, for which there is CloseTimeout; in
-// others, those that still wait are dropped. Code and reason are those of [Conn.Close].
+// others, those that still wait are dropped. Who joins after it has returned is spared, also on a
+// hub that hears of it late, by the history of commands, because it was cut off; where a
+// subscription stands still for a while and then goes on, the hub takes the close for a new one,
+// and closes those too who have joined meanwhile. Code and reason are those of [Conn.Close].
 func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason string, opts ...SendOption) error {
 	if err := checkName("group close", group); err != nil {
 		return err

@@ -109,6 +109,11 @@ func (h *Hub) subscribe(ctx context.Context, g *group, r sequence.Replay) error 
 			ctx, cancel = context.WithTimeout(ctx, layerTimeout)
 			defer cancel()
 		}
+		// A close that is sent from now on must not be missed, which a hub that has just started
+		// would do until it has read where the commands are.
+		if err := h.sharedCommands.CatchUp(ctx, sequence.Replay{}); err != nil {
+			return err
+		}
 		if err := h.subscription.Add(ctx, groupTopic(g.name)); err != nil {
 			return err
 		}
@@ -204,7 +209,9 @@ func (c *Conn) enterLocked(m *membership, live liveness) {
 	c.hub.presenceChanged(m.group, c)
 }
 
-// leave ends a membership. When it returns, nothing more of the group is pushed.
+// leave ends a membership. When it returns, no shard and no replay pushes anything more of the
+// group. What waits on the strand in a group with history does not begin any more, but what has
+// just begun goes on; in other groups, Handle calls that wait are still made.
 func (h *Hub) leave(c *Conn, name string) {
 	c.mu.Lock()
 	m := c.groups.get(name)

@@ -134,14 +134,9 @@ func (c *Conn) logIn(before *knownUser, err error) error {
 	return err
 }
 
-// joinUserGroup makes the connection a member of its user's group. A logout that was sent before
-// and has not arrived yet must not be missed.
+// joinUserGroup makes the connection a member of its user's group.
 func (c *Conn) joinUserGroup() error {
-	err := c.hub.sharedCommands.CatchUp(c.ctx, sequence.Replay{})
-	if err == nil {
-		err = c.hub.join(c.ctx, c, UserGroup(c.user.current.Load().ID), sequence.Replay{})
-	}
-	return err
+	return c.hub.join(c.ctx, c, UserGroup(c.user.current.Load().ID), sequence.Replay{})
 }
 
 // setUserLocked sets the user, and the timer that ends its session, with the connUser's mu held.

@@ -107,12 +107,16 @@ func (c *Conn) Get(key string) (any, bool) {
 // client sends comes by POST, and binary messages to it are in base64.
 func (c *Conn) Stream() bool { return c.stream != nil }
 
-// Subprotocol returns the subprotocol that was negotiated, "" if there is none.
+// Subprotocol returns the subprotocol that was negotiated, "" if there is none. One that has a
+// token for [Bearer] is none.
 func (c *Conn) Subprotocol() string {
 	if c.stream != nil {
 		return ""
 	}
-	return c.session.WebsocketConnection().Subprotocol()
+	if protocol := c.session.WebsocketConnection().Subprotocol(); !isBearerProtocol(protocol) {
+		return protocol
+	}
+	return ""
 }
 
 // Send sends a text message, which must be UTF-8. Like SendBinary and SendJSON it

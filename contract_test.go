@@ -180,14 +180,15 @@ var (
 		Data    any
 		Expires time.Time
 	} = grouphub.User{}
-	_ func(func(*http.Request) (grouphub.User, error)) func(http.Handler) http.Handler = grouphub.Authenticate
-	_ func(context.Context) (grouphub.User, bool)                                      = grouphub.UserFrom
-	_ func(*grouphub.Hub, context.Context, string, time.Time) error                    = (*grouphub.Hub).Renew
-	_ func(*grouphub.Conn, grouphub.User) error                                        = (*grouphub.Conn).SetUser
-	_ func(context.Context, grouphub.User) context.Context                             = grouphub.WithUser
-	_ func(userID string) string                                                       = grouphub.UserGroup
-	_ func(patterns ...string) func(http.Handler) http.Handler                         = grouphub.AllowOrigins
-	_ func() http.Handler                                                              = grouphub.ClientJS
+	_ func(func(*http.Request) (grouphub.User, error)) func(http.Handler) http.Handler                      = grouphub.Authenticate
+	_ func(context.Context) (grouphub.User, bool)                                                           = grouphub.UserFrom
+	_ func(*grouphub.Hub, context.Context, string, time.Time) error                                         = (*grouphub.Hub).Renew
+	_ func(*grouphub.Conn, grouphub.User) error                                                             = (*grouphub.Conn).SetUser
+	_ func(func(context.Context, string) (grouphub.User, error)) func(*http.Request) (grouphub.User, error) = grouphub.Bearer
+	_ func(context.Context, grouphub.User) context.Context                                                  = grouphub.WithUser
+	_ func(userID string) string                                                                            = grouphub.UserGroup
+	_ func(patterns ...string) func(http.Handler) http.Handler                                              = grouphub.AllowOrigins
+	_ func() http.Handler                                                                                   = grouphub.ClientJS
 )
 
 // Errors.

@@ -91,6 +91,9 @@
 //     to the group after GroupClose has returned are not pushed to the closed ones.
 //   - Sessions can be prolonged: [Hub.Renew], on every hub, and [Conn.SetUser] move
 //     [User].Expires while the connection lives; SetUser also logs in on an anonymous one.
+//   - Tokens: [Bearer] reads the Authorization header, else the subprotocol
+//     grouphub.bearer.<token>, else the URL parameter access_token, which nothing behind
+//     Authenticate sees. Options.Refuse hears of all that the hub and its consumers refuse.
 //   - A user's group is nobody else's: only [Authenticate], [WithUser] and
 //     [Conn.SetUser] make members of it.
 //   - Names of groups, channels and events are 1 to 255 bytes of UTF-8 without control

@@ -52,3 +52,36 @@ func ExampleHub_Renew() {
 	}
 	// Output: 1h0m0s
 }
+
+// tokens stands for an application's own way to verify tokens.
+type tokens map[string]grouphub.User
+
+func (t tokens) Verify(_ context.Context, token string) (grouphub.User, error) {
+	user, ok := t[token]
+	if !ok {
+		return grouphub.User{}, &grouphub.Reject{Status: http.StatusUnauthorized}
+	}
+	return user, nil
+}
+
+// A page's WebSocket can set no header, and sends its token as a subprotocol.
+func ExampleBearer() {
+	hub := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Send([]byte("hello " + c.User().ID)) },
+	}})
+	defer hub.Shutdown(context.Background())
+	users := tokens{"secret": {ID: "ann"}}
+	mux := http.NewServeMux()
+
+	mux.Handle("/ws", grouphub.Authenticate(grouphub.Bearer(func(ctx context.Context, token string) (grouphub.User, error) {
+		return users.Verify(ctx, token)
+	}))(hub))
+
+	browser := dial(mux, "/ws", http.Header{"Sec-WebSocket-Protocol": {"grouphub.bearer.secret"}})
+	defer browser.close()
+	browser.print()
+	dial(mux, "/ws", nil).close()
+	// Output:
+	// hello ann
+	// 401 Unauthorized
+}

@@ -75,20 +75,15 @@ func listed(lines []string) []string {
 }
 
 // forUpgrader returns the request as gorilla has to see it to negotiate what the client means:
-// it looks at the first line of subprotocols only, and accepts an offer of compression
-// whose parameters it ignores.
+// it accepts an offer of compression whose parameters it ignores.
 func forUpgrader(r *http.Request) *http.Request {
-	const protocols, extensions = "Sec-Websocket-Protocol", "Sec-Websocket-Extensions"
-	manyLines := len(r.Header[protocols]) > 1
+	const extensions = "Sec-Websocket-Extensions"
 	offers := listed(r.Header[extensions])
-	if !manyLines && !slices.ContainsFunc(offers, func(offer string) bool { return !acceptable(offer) }) {
+	if !slices.ContainsFunc(offers, func(offer string) bool { return !acceptable(offer) }) {
 		return r
 	}
 	changed := r.WithContext(r.Context())
 	changed.Header = r.Header.Clone()
-	if manyLines {
-		changed.Header[protocols] = []string{strings.Join(r.Header[protocols], ", ")}
-	}
 	changed.Header.Del(extensions)
 	if offers = slices.DeleteFunc(offers, func(offer string) bool { return !acceptable(offer) }); len(offers) > 0 {
 		changed.Header.Set(extensions, strings.Join(offers, ", "))

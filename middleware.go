@@ -48,7 +48,12 @@ func Authenticate(fn func(r *http.Request) (User, error)) func(http.Handler) htt
 				next.ServeHTTP(w, r)
 				return
 			}
+			tokenInURL := false
+			r = r.WithContext(context.WithValue(r.Context(), tokenInURLKey{}, &tokenInURL))
 			user, err := fn(r)
+			if tokenInURL {
+				r = withoutParameter(r, bearerParameter)
+			}
 			if err == nil && user.expired() {
 				err = &Reject{Status: http.StatusUnauthorized} // the session has ended, as it was meant to
 			}
@@ -62,18 +67,23 @@ func Authenticate(fn func(r *http.Request) (User, error)) func(http.Handler) htt
 }
 
 // refuseInFront refuses a request in front of the handler it is meant for, which is the
-// hub's if h is not nil.
+// hub's if h is not nil. Options.Refuse is for what the hub itself refuses.
 func refuseInFront(w http.ResponseWriter, r *http.Request, err error, fallback int, h *Hub) {
-	switch {
-	case h == nil:
+	status, text := refusal(err, fallback)
+	if h == nil {
 		logRefusal(slog.Default(), r, err)
-		refuse(w, err, fallback)
-	case !websocket.IsWebSocketUpgrade(r) && !asksForStream(r) && r.Method != http.MethodPost: // none of the hub's
-		logRefusal(h.logger(), r, err)
-		refuse(w, err, fallback)
-	default:
-		h.refuse(w, r, err, fallback)
+		http.Error(w, text, status)
+		return
 	}
+	logRefusal(h.logger(), r, err)
+	if websocket.IsWebSocketUpgrade(r) || asksForStream(r) || r.Method == http.MethodPost { // others are none of the hub's
+		h.count.rejected.Add(1)
+	}
+	if isRefusedForATime(r, status) {
+		closeRefusedStream(w, text)
+		return
+	}
+	http.Error(w, text, status)
 }
 
 // WithUser returns a context with a user, which a hub takes like one that [Authenticate] has found.

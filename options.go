@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/http"
 	"time"
 )
 
@@ -65,6 +66,14 @@ type Options struct {
 	// Compression offers permessage-deflate. It saves bandwidth for CPU: an event is
 	// compressed once per hub, but each client's messages are inflated one by one.
 	Compression bool
+
+	// Refuse answers a request that the hub or a consumer refuses, with the status that it
+	// would get, and the reason. If err is not a [*Reject], its text is not meant for clients.
+	// Retry-After and Upgrade are set already where they belong. What Authenticate and other
+	// middleware refuse, in front of the hub, is not among it. Of a refusal for a time, 503, an
+	// event stream's client gets a stream that is closed at once, whatever Refuse writes: it
+	// would not come back from anything else. If Refuse is nil, the answer is one line of text.
+	Refuse func(w http.ResponseWriter, r *http.Request, status int, err error)
 
 	// Logger gets what an operator should know. If it is nil, that is slog.Default() at
 	// the time of each record.

@@ -251,7 +251,7 @@ func isPreflight(r *http.Request) bool {
 // servePreflight answers a preflight.
 func (e *endpoint) servePreflight(w http.ResponseWriter, r *http.Request) {
 	if err := checkOrigin(r); err != nil {
-		refuse(w, err, http.StatusForbidden)
+		e.hub.answerRefused(w, r, err, http.StatusForbidden)
 		return
 	}
 	allowCrossOrigin(w, r)

@@ -30,12 +30,46 @@ func (r *Reject) Error() string {
 func (h *Hub) refuse(w http.ResponseWriter, r *http.Request, err error, fallback int) {
 	h.count.rejected.Add(1)
 	logRefusal(h.logger(), r, err)
-	if status, text := refusal(err, fallback); status == http.StatusServiceUnavailable && asksForStream(r) {
-		streamHeader(w.Header())
-		w.Write(eventstream.NewClose(closeTryAgainLater, text))
+	h.answerRefused(w, r, err, fallback)
+}
+
+// answerRefused answers a request as err says.
+func (h *Hub) answerRefused(w http.ResponseWriter, r *http.Request, err error, fallback int) {
+	status, text := refusal(err, fallback)
+	if !isRefusedForATime(r, status) {
+		h.answer(w, r, status, text, err)
 		return
 	}
-	refuse(w, err, fallback)
+	if h.options.Refuse != nil {
+		h.options.Refuse(unsent{w.Header()}, r, status, err)
+	}
+	closeRefusedStream(w, text)
+}
+
+// answer answers a refused request, with a line of text unless the application does it.
+func (h *Hub) answer(w http.ResponseWriter, r *http.Request, status int, text string, err error) {
+	if h.options.Refuse != nil {
+		h.options.Refuse(w, r, status, err)
+		return
+	}
+	http.Error(w, text, status)
+}
+
+// An unsent response is written by an application, and not sent but for its header.
+type unsent struct{ header http.Header }
+
+func (u unsent) Header() http.Header         { return u.header }
+func (u unsent) Write(p []byte) (int, error) { return len(p), nil }
+func (u unsent) WriteHeader(int)             {}
+
+// isRefusedForATime reports whether the answer is to be a stream that is closed at once.
+func isRefusedForATime(r *http.Request, status int) bool {
+	return status == http.StatusServiceUnavailable && asksForStream(r)
+}
+
+func closeRefusedStream(w http.ResponseWriter, text string) {
+	streamHeader(w.Header())
+	w.Write(eventstream.NewClose(closeTryAgainLater, text))
 }
 
 // logRefusal logs why a request is refused: at debug level if it is meant, by a *Reject, and
@@ -64,12 +98,6 @@ func hubBehind(h http.Handler, r *http.Request) *Hub {
 			return nil
 		}
 	}
-}
-
-// refuse answers a request as err says.
-func refuse(w http.ResponseWriter, err error, fallback int) {
-	status, text := refusal(err, fallback)
-	http.Error(w, text, status)
 }
 
 // refusal returns what a request is answered: what err says, if it is a *Reject. Any other

@@ -103,22 +103,6 @@ func resumeParameter(pair string) (value string, ok bool) {
 	return value, err == nil
 }
 
-// withoutResumes returns a copy of a request whose URL has no resume parameters.
-func withoutResumes(r *http.Request) *http.Request {
-	var rest []string
-	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
-		if key, _, _ := strings.Cut(pair, "="); key != "resume" {
-			rest = append(rest, pair)
-		}
-	}
-	r = r.WithContext(r.Context())
-	u := *r.URL
-	u.RawQuery = strings.Join(rest, "&")
-	r.URL, r.RequestURI = &u, u.RequestURI()
-	r.Form, r.PostForm = nil, nil // if they were parsed, it was from the old URL; they can be parsed again
-	return r
-}
-
 // checkRequestSize returns the *Reject for a request of which too much would be kept.
 func checkRequestSize(r *http.Request) error {
 	size := len(r.RequestURI)

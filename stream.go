@@ -69,15 +69,15 @@ func wantsStream(accepted string) bool {
 func (e *endpoint) serveStream(w http.ResponseWriter, r *http.Request) {
 	h := e.hub
 	if eventstream.IsFinalID(lastEventID(r)) {
-		http.Error(w, "the stream was closed for good", http.StatusGone) // which ends an EventSource
+		h.answerRefused(w, r, errClosedForGood, 0)
 		return
 	}
 	if !canHijack(w) && !canFlush(w) { // asked before Accept, as in checkHandshake
-		h.cannotStream(w, errCannotStream)
+		h.cannotStream(w, r, errCannotStream)
 		return
 	}
 	ctx := r.Context() // ends when the client has gone, which the connection's does not
-	c, r := e.admit(w, r, func(err error) { h.refuse(w, r, err, http.StatusServiceUnavailable) })
+	c, r := e.admit(w, r)
 	if c == nil {
 		return
 	}
@@ -85,7 +85,7 @@ func (e *endpoint) serveStream(w http.ResponseWriter, r *http.Request) {
 	conn, relay, err := takeResponse(ctx, w, r.ProtoMajor)
 	if err != nil {
 		h.release(c)
-		h.cannotStream(w, err)
+		h.cannotStream(w, r, err)
 		return
 	}
 	var head []byte
@@ -115,13 +115,16 @@ func (e *endpoint) serveStream(w http.ResponseWriter, r *http.Request) {
 	<-connected // what belongs to the request is alive in Connect
 }
 
+// errClosedForGood ends an EventSource.
+var errClosedForGood = &Reject{http.StatusGone, "the stream was closed for good"}
+
 var errCannotStream = errors.New("the server, or a middleware, can neither hijack nor flush")
 
 // cannotStream answers a request for which the server, or a middleware, lacks something.
-func (h *Hub) cannotStream(w http.ResponseWriter, err error) {
+func (h *Hub) cannotStream(w http.ResponseWriter, r *http.Request, err error) {
 	h.count.rejected.Add(1)
 	h.logger().Error("grouphub: event stream", "error", err)
-	http.Error(w, "this server cannot stream", http.StatusInternalServerError)
+	h.answer(w, r, http.StatusInternalServerError, "this server cannot stream", err)
 }
 
 // waitForStreamEnd returns when the stream has ended. A client that says anything at all on

@@ -40,7 +40,6 @@ func newEndpoint(h *Hub, consumer Consumer) *endpoint {
 	m := e.melody
 	m.Config.MessageBufferSize = 0 // nothing is sent through melody's queue
 	m.Upgrader.EnableCompression = h.options.Compression
-	m.Upgrader.Subprotocols = consumer.Subprotocols
 	// The buffer is small, because every idle connection keeps one. The rest of a message
 	// that is larger takes another read.
 	m.Upgrader.ReadBufferSize = 128
@@ -106,7 +105,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // the same reasons.
 func (e *endpoint) servePlain(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet {
-		c, _ := e.admit(w, r, func(err error) { e.hub.refuseBusy(w, r, err) })
+		c, _ := e.admit(w, r)
 		if c == nil {
 			return
 		}
@@ -117,7 +116,8 @@ func (e *endpoint) servePlain(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
 	}
-	http.Error(w, "connect with a WebSocket client, or with one that accepts text/event-stream", http.StatusUpgradeRequired)
+	e.hub.answerRefused(w, r, &Reject{http.StatusUpgradeRequired,
+		"connect with a WebSocket client, or with one that accepts text/event-stream"}, 0)
 }
 
 // serveWebSocket upgrades the request and returns when Connect has. The connection lives
@@ -130,10 +130,12 @@ func (e *endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		h.refuseHandshake(w, r, status, reason)
 		return
 	}
-	c, r := e.admit(w, r, func(err error) { h.refuseBusy(w, r, err) })
+	protocol := e.subprotocol(r)
+	c, r := e.admit(w, r)
 	if c == nil {
 		return
 	}
+	e.answerSubprotocol(w.Header(), protocol)
 	h.goroutines.goDeep(func() { c.serve(w, r) })
 	// Upgrade may answer with an error of its own, so the handler waits for it.
 	c.upgraded.Wait()
@@ -145,12 +147,6 @@ func (e *endpoint) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	c.connect()
 }
 
-// refuseBusy answers a request for which the hub has no seat now.
-func (h *Hub) refuseBusy(w http.ResponseWriter, r *http.Request, err error) {
-	w.Header().Set("Retry-After", "5") // seconds
-	h.refuse(w, r, err, http.StatusServiceUnavailable)
-}
-
 // refuseHandshake answers an upgrade that cannot be granted. It implements gorilla's
 // Upgrader.Error.
 func (h *Hub) refuseHandshake(w http.ResponseWriter, r *http.Request, status int, reason error) {
@@ -160,13 +156,12 @@ func (h *Hub) refuseHandshake(w http.ResponseWriter, r *http.Request, status int
 	}
 	logRefusal(h.logger(), r, reason)
 	w.Header().Set("Sec-WebSocket-Version", "13")
-	http.Error(w, text, status)
+	h.answer(w, r, status, text, reason)
 }
 
 // admit checks a request, and returns its connection, which has a seat of the hub, and its
-// request. The connection is nil if the request was refused; where the hub has no seat, busy
-// refuses it.
-func (e *endpoint) admit(w http.ResponseWriter, r *http.Request, busy func(error)) (*Conn, *http.Request) {
+// request. The connection is nil if the request was refused.
+func (e *endpoint) admit(w http.ResponseWriter, r *http.Request) (*Conn, *http.Request) {
 	h := e.hub
 	if err := checkOrigin(r); err != nil {
 		h.refuse(w, r, err, http.StatusForbidden)
@@ -175,14 +170,15 @@ func (e *endpoint) admit(w http.ResponseWriter, r *http.Request, busy func(error
 	allowCrossOrigin(w, r)
 	resume := parseResume(r.URL.RawQuery)
 	if resume.overflow {
-		r = withoutResumes(r)
+		r = withoutParameter(r, "resume")
 	}
 	if err := checkRequestSize(r); err != nil {
 		h.refuse(w, r, err, http.StatusRequestHeaderFieldsTooLarge)
 		return nil, nil
 	}
 	if err := h.admit(); err != nil {
-		busy(err)
+		w.Header().Set("Retry-After", "5") // seconds
+		h.refuse(w, r, err, http.StatusServiceUnavailable)
 		return nil, nil
 	}
 	if err := e.accept(r); err != nil {
@@ -228,6 +224,7 @@ func (e *endpoint) newConn(r *http.Request, resume resumeRequest) (*Conn, *http.
 	c.ctx, c.cancel = &connContext{ctx, c}, cancel
 	r = r.WithContext(c.ctx)
 	r.Body = http.NoBody
+	r.Header = withoutBearerProtocol(r.Header)
 	c.request.keep(r)
 	// The user is read now, because what is behind the context may end with the request.
 	c.user.current.Store(&nobody)

@@ -27,23 +27,24 @@ import (
 // concurrently and after the connection has ended.
 type Conn struct {
 	// Static once Connect is called. What a push needs comes first, close together.
-	outbox   outbox.Outbox
-	endpoint *endpoint
-	channel  string
-	hub      *Hub
-	strand   strand.Strand
-	request  keptRequest
-	ctx      context.Context
-	cancel   context.CancelFunc
-	session  *melody.Session // nil in an event stream
-	stream   *stream         // nil in a WebSocket
-	upgraded sync.WaitGroup  // until the upgrade has set session, or has failed
-	hijacked bool            // outbox is set; owned by the goroutine that upgrades
+	outbox     outbox.Outbox
+	endpoint   *endpoint
+	channel    string
+	hub        *Hub
+	strand     strand.Strand
+	request    keptRequest
+	ctx        context.Context
+	cancel     context.CancelFunc
+	session    *melody.Session // nil in an event stream
+	stream     *stream         // nil in a WebSocket
+	subscriber *subscriber     // nil if there is a client
+	upgraded   sync.WaitGroup  // until the upgrade has set session, or has failed
 
 	user connUser // has a lock of its own
 
 	wantsPositions bool         // static: the client is to be told where it is in groups with history
 	connected      bool         // Connect is to be called, or was; owned by the goroutine of the callbacks
+	hijacked       bool         // outbox is set; owned by the goroutine that upgrades
 	peerCode       atomic.Int32 // of the peer's close frame, 0 if there was none
 	finished       atomic.Bool
 

@@ -111,12 +111,17 @@ func (c *Conn) handle(h EventHandler, e Event) {
 // queueCallback queues a callback of so many bytes without waiting. Its errors are those
 // of the outbox's Push.
 func (c *Conn) queueCallback(size int, run func()) error {
-	ok, full := c.strand.Event(size, run)
+	ok, full := false, true
+	if c.subscriber == nil || !c.subscriber.late.Load() {
+		ok, full = c.strand.Event(size, run)
+	}
 	switch {
 	case ok:
 		return nil
 	case !full:
 		return outbox.ErrClosed
+	case c.subscriber != nil:
+		c.fallBehind()
 	case c.outbox.CloseWith(closeTryAgainLater, "too slow") == nil:
 		c.hub.count.slowClosed.Add(1)
 	}

@@ -94,7 +94,7 @@ func (c *Conn) call(name string, fn func() error) {
 		if p := recover(); p != nil {
 			c.hub.logPanic(p, name, c.channel)
 		}
-		if !returned { // a panic, or runtime.Goexit, as by a test's FailNow
+		if !returned && c.subscriber == nil { // a panic, or runtime.Goexit, as by a test's FailNow
 			c.outbox.CloseWith(closeInternalError, "internal error")
 		}
 	}()

@@ -182,6 +182,7 @@ var (
 	} = grouphub.User{}
 	_ func(func(*http.Request) (grouphub.User, error)) func(http.Handler) http.Handler                      = grouphub.Authenticate
 	_ func(context.Context) (grouphub.User, bool)                                                           = grouphub.UserFrom
+	_ func(*grouphub.Hub, context.Context, string, func(grouphub.Event), ...grouphub.JoinOption) error      = (*grouphub.Hub).Subscribe
 	_ func(*grouphub.Hub, context.Context, string, time.Time) error                                         = (*grouphub.Hub).Renew
 	_ func(*grouphub.Conn, grouphub.User) error                                                             = (*grouphub.Conn).SetUser
 	_ func(func(context.Context, string) (grouphub.User, error)) func(*http.Request) (grouphub.User, error) = grouphub.Bearer

@@ -72,7 +72,7 @@ func (d *delivery) event() Event {
 // excepts reports whether a connection does not get the event.
 func (d *delivery) excepts(c *Conn) bool {
 	env := d.env
-	return slices.Contains(env.Except, c.channel) ||
+	return c.subscriber != nil && d.closes() || slices.Contains(env.Except, c.channel) ||
 		len(env.ExceptUsers) > 0 && slices.Contains(env.ExceptUsers, c.user.current.Load().ID) ||
 		env.Session != "" && env.Session != c.user.current.Load().Session
 }
@@ -386,7 +386,7 @@ func addNames(set map[string]bool, names []string) map[string]bool {
 
 // concern reports whether a connection may be excepted from some event of the batch.
 func (x *exceptions) concern(c *Conn) bool {
-	return x.channels[c.channel] || x.users != nil && x.users[c.user.current.Load().ID] || x.sessions
+	return c.subscriber != nil || x.channels[c.channel] || x.users != nil && x.users[c.user.current.Load().ID] || x.sessions
 }
 
 // without returns a batch without the events that the connection is excepted from.

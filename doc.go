@@ -99,6 +99,9 @@
 //   - Names of groups, channels and events are 1 to 255 bytes of UTF-8 without control
 //     characters; anything else is [ErrInvalidName] and nothing happens. [Hub.Send] says
 //     what the names of channels mean.
+//   - A subscriber without a socket: [Hub.Subscribe] has joined when it returns nil, and calls a
+//     function with the group's events, one at a time and in order, until its context ends.
+//     What it may have missed comes as an event of type "resync", or "snapshot".
 //   - Shutdown returns nil when every connection is closed and every callback has
 //     returned; no goroutine is left.
 package grouphub

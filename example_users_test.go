@@ -85,3 +85,26 @@ func ExampleBearer() {
 	// hello ann
 	// 401 Unauthorized
 }
+
+// A program that is no browser acts on a group's events.
+func ExampleHub_Subscribe() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	prices := make(chan string)
+
+	err := hub.Subscribe(ctx, "prices", func(e grouphub.Event) {
+		switch e.Type {
+		case "resync": // some may be lost: load what they were to tell
+		default:
+			prices <- e.Type + " " + string(e.Data)
+		}
+	})
+
+	if err == nil {
+		hub.GroupSend(ctx, "prices", "price.changed", 250)
+		fmt.Println(<-prices)
+	}
+	// Output: price.changed 250
+}

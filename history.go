@@ -237,7 +237,7 @@ func (c *Conn) enterBehind(m *membership, r sequence.Replay) error {
 // queueReplay queues the next piece of a replay behind the callbacks that wait. It fails if
 // the connection is ending anyway.
 func (c *Conn) queueReplay(m *membership, r sequence.Replay) {
-	_ = c.queueCallback(0, func() {
+	c.strand.Continue(func() {
 		step, err := c.replayStep(m, &r)
 		if err != nil || step.live || step.snapshot {
 			m.waiting.Add(-1)

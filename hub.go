@@ -36,6 +36,7 @@ type Hub struct {
 	subscription Subscription
 	fullShard    int32           // defaultFullShard, except in tests
 	root         *endpoint       // serves Options.Consumer
+	subscribers  *endpoint       // of the members for Subscribe
 	life         context.Context // ends with Shutdown
 	endLife      context.CancelFunc
 	down         chan struct{} // closed when Shutdown has come to its end
@@ -71,6 +72,8 @@ type Hub struct {
 	closing bool // no more upgrades
 	seats   int  // connections and upgrades under way
 	conns   map[string]*Conn
+
+	subscriptions map[*Conn]struct{} // of Subscribe
 
 	groupsMu sync.RWMutex
 	groups   map[string]*group
@@ -116,6 +119,7 @@ func New(opts *Options) *Hub {
 	h.streamLimits.PingInterval = min(o.PingInterval, maxComment)
 	h.streamLimits.PongTimeout = math.MaxInt64 // the client of a stream says nothing
 	h.root = newEndpoint(h, o.Consumer)
+	h.subscribers = newSubscribers(h)
 	h.hubCommands = h.commandSequence(hubTopic(h.name), h.hubCommandsLost, nil)
 	h.sharedCommands = h.commandSequence(controlTopic, h.sharedCommandsLost, h.lostEpochs.lostHere)
 	if h.subscription, err = h.layer.Attach(hubTopic(h.name), (*receiver)(h)); err != nil {

@@ -123,7 +123,7 @@ func (c *Conn) asMember(group string) (Member, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m := c.groups.get(group)
-	if !m.entered() || c.ended {
+	if !m.entered() || c.ended || c.subscriber != nil {
 		return Member{}, false
 	}
 	u := c.user.current.Load()
@@ -164,7 +164,7 @@ func (h *Hub) userChanged(c *Conn) {
 
 // presenceChanged is called when a connection has joined or left a group, or is another user's.
 func (h *Hub) presenceChanged(g *group, c *Conn) {
-	if g.policy.Presence {
+	if g.policy.Presence && c.subscriber == nil {
 		h.leases.changed(g.name, c.channel)
 	}
 }

@@ -56,6 +56,7 @@ func (h *Hub) shutDown(ctx context.Context) error {
 	spread(ctx, h.connections(), closePause, maxCloseSpread, func(c *Conn) {
 		c.outbox.CloseWith(closeGoingAway, "server is shutting down")
 	})
+	h.endSubscriptions()
 	err := h.callbacks.wait(ctx)
 	if err != nil {
 		h.dropSockets()

@@ -339,8 +339,14 @@ func (p *place) awaits(d *delivery) bool {
 }
 
 // closeWithoutSnapshot closes connections for which there is no snapshot, spread over time,
-// since all of them come back.
+// since all of them come back. Subscribers, of which there is nothing to close, ask again.
 func (h *Hub) closeWithoutSnapshot(conns []*Conn) {
+	conns = slices.DeleteFunc(conns, func(c *Conn) bool {
+		if c.subscriber != nil {
+			c.retrySnapshot()
+		}
+		return c.subscriber != nil
+	})
 	if len(conns) == 0 {
 		return
 	}

@@ -157,6 +157,10 @@ func (o *Outbox) InitStream(conn net.Conn, limits *Limits, owner Owner, head []b
 	o.extraLocked().answer = head
 }
 
+// InitIdle makes the outbox one without a connection, for a member that has no client. Nothing may
+// be pushed to it, and it cannot be closed.
+func (o *Outbox) InitIdle(limits *Limits) { o.limits, o.phase = limits, open }
+
 // now is the package's clock: times of it take a third of a time.Time's memory.
 func now() time.Duration { return time.Since(start) }
 

@@ -138,6 +138,18 @@ func (s *Strand) Event(size int, run func()) (ok, full bool) {
 	return true, false
 }
 
+// Continue queues a callback past the limit, for an event that was queued before and goes on. It
+// reports false if events are no longer accepted.
+func (s *Strand) Continue(run func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != open {
+		return false
+	}
+	s.addLocked(job{kind: jobEvent, size: Overhead, run: run})
+	return true
+}
+
 // HasRoom reports whether Event would take so many events of so many bytes in all without
 // coming to the limit. An empty strand has room for anything.
 func (s *Strand) HasRoom(events, bytes int) bool {

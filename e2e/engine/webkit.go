@@ -175,7 +175,11 @@ func (w *webKitTab) Back() {
 	var before, now string
 	w.call("GET", "/url", nil, &before)
 	w.call("POST", "/back", map[string]any{}, nil)
+	deadline := time.Now().Add(Patience)
 	for now = before; now == before; {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("WebKit: still at %s", before)
+		}
 		time.Sleep(20 * time.Millisecond)
 		w.call("GET", "/url", nil, &now)
 	}

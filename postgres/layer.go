@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -135,7 +136,7 @@ func (l *Layer) connect(ctx context.Context) error {
 		return fmt.Errorf("%w: connect to postgres: %w", layer.ErrUnavailable, err)
 	}
 	l.channel = "grouphub " + schema
-	l.channel = l.channel[:min(len(l.channel), 63)] // as long as a name may be
+	l.channel = strings.ToValidUTF8(l.channel[:min(len(l.channel), 63)], "") // as long as a name may be
 	first := make(chan error, 1)
 	l.running.Go(func() { l.listenAlways(first) })
 	for range batchers {

@@ -28,7 +28,7 @@ func (l *Layer) Lease(ctx context.Context, topic, holder string, change layer.Le
 		return conn.QueryRow(ctx, "SELECT grouphub_lease($1, $2, $3, $4, $5, $6, $7, $8)", []byte(topic), []byte(holder),
 			int64(change.After), int64(change.Version), life, fields, values, remove).Scan(&changed)
 	})
-	return changed && err == nil, err
+	return err == nil && changed, err
 }
 
 // Leases implements [layer.Layer].

@@ -21,8 +21,8 @@ const defaultPoll = 20 * time.Millisecond
 // OutboxOptions say how an Outbox works. The zero value has the defaults.
 type OutboxOptions struct {
 	// Poll is how often Relay looks for what was committed; 0: 20 ms. A commit tells nobody,
-	// since NOTIFY would have all commits of the server wait for one another. So this is
-	// about what an event takes to go out, twice that at the most.
+	// since NOTIFY would have all commits of the server wait for one another. So an event
+	// waits for half of this on the average, and then for the layer.
 	Poll time.Duration
 
 	// Logger is told of lost connections and of a layer that is down; nil: slog.Default() at

@@ -2,9 +2,11 @@ package postgres_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -19,7 +21,8 @@ const (
 	relayRedis    = "GROUPHUB_TEST_RELAY_REDIS"
 )
 
-// startRelayProcess starts a relay in a process of its own, which can be killed.
+// startRelayProcess starts an application that relays, and writes orders, in a process of its
+// own, which can be killed.
 func startRelayProcess(t testing.TB, database, redis string) *exec.Cmd {
 	t.Helper()
 	relay := exec.Command(os.Args[0])
@@ -48,7 +51,18 @@ func relayMain() {
 	fail(err)
 	to, err := newLayer(pool, os.Getenv(relayRedis))
 	fail(err)
-	fail(newOutbox(pool).Relay(background, to))
+	outbox := newOutbox(pool)
+	hub := grouphub.New(&grouphub.Options{Layer: to, Policy: chaosPolicy, Logger: quiet()})
+	for range 2 {
+		go func() {
+			for {
+				if _, err := writeOrder(hub, outbox, pool, 1<<40+rand.Int64N(1<<40)); err != nil {
+					time.Sleep(20 * time.Millisecond) // the database is away
+				}
+			}
+		}()
+	}
+	fail(outbox.Relay(background, to))
 }
 
 // newLayer connects to a layer on Redis, or without one to the layer on PostgreSQL.

@@ -1,6 +1,7 @@
 package grouphub
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/url"
@@ -24,14 +25,14 @@ const (
 //
 // The handshake is answered by the real subprotocol, or by that of the token where there is no
 // other, since browsers insist on an answer; [Conn.Subprotocol] is empty then. URLs get into
-// logs, so Authenticate passes a request on without a parameter that Bearer has read, and a
-// connection's Request has no subprotocol with a token. Proxies and servers in front may still
-// log the URL: tokens in it should not live long.
+// logs, so Authenticate passes a request on without the parameter, and a connection's Request
+// has no subprotocol with a token. Proxies and servers in front may still log the URL: tokens
+// in it should not live long.
 func Bearer(verify func(ctx context.Context, token string) (User, error)) func(*http.Request) (User, error) {
 	return func(r *http.Request) (User, error) {
 		token := headerToken(r)
-		if token == "" && r.URL.RawQuery != "" {
-			token = r.URL.Query().Get(bearerParameter)
+		if r.URL.RawQuery != "" && r.URL.Query().Has(bearerParameter) {
+			token = cmp.Or(token, r.URL.Query().Get(bearerParameter))
 			if inURL, ok := r.Context().Value(tokenInURLKey{}).(*bool); ok {
 				*inURL = true
 			}
@@ -43,8 +44,8 @@ func Bearer(verify func(ctx context.Context, token string) (User, error)) func(*
 	}
 }
 
-// tokenInURLKey is the context key of a *bool, by which Bearer tells Authenticate that it has read
-// the URL's parameter.
+// tokenInURLKey is the context key of a *bool, by which Bearer tells Authenticate that the URL has
+// its parameter.
 type tokenInURLKey struct{}
 
 // headerToken returns the token in a request's header, "" if there is none.

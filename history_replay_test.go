@@ -285,3 +285,19 @@ func TestAMemberThatIsStillReplayedIsOne(t *testing.T) {
 	}
 	c.Expect("end")
 }
+
+func TestAReplayOfHandleCallsThatAreLargerThanMaxPendingGoesOn(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Policy: keeping(100), MaxPending: 64 << 10, Consumer: grouphub.Consumer{
+		Connect: func(c *grouphub.Conn) error { return c.Join("g", grouphub.Last(100)) },
+		Events: grouphub.Events{"n": grouphub.Handle(func(c *grouphub.Conn, e grouphub.Event) error {
+			return c.SendJSON(len(e.Data))
+		})},
+	}})
+	for i := range 10 {
+		send(t, hub, "g", "n", strings.Repeat("x", 100<<10+i))
+	}
+	c := hubtest.Dial(t, hub, "/")
+	for i := range 10 {
+		c.Expect(fmt.Sprint(100<<10 + i + 2))
+	}
+}

@@ -112,8 +112,8 @@ func (h *Hub) deliverDirect(env *envelope.Envelope) error {
 			for _, render := range todo {
 				render()
 			}
-			_ = c.deliver(nil, c.wanted(d)) // fails if the connection is ending
+			_ = c.deliver(nil, c.wanted(d), allStay) // fails if the connection is ending
 		})
 	}
-	return c.deliver(nil, d)
+	return c.deliver(nil, d, allStay)
 }

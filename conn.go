@@ -126,10 +126,12 @@ func (c *Conn) Subprotocol() string {
 // connection is closing or was too slow.
 func (c *Conn) Send(data []byte) error {
 	if !utf8.Valid(data) {
-		return errors.New("grouphub: send to connection: text is not valid UTF-8")
+		return errNotUTF8
 	}
 	return c.send(frame.Text, data)
 }
+
+var errNotUTF8 = errors.New("grouphub: send to connection: text is not valid UTF-8")
 
 // SendBinary sends a binary message, as Send does.
 func (c *Conn) SendBinary(data []byte) error { return c.send(frame.Binary, data) }
@@ -144,20 +146,47 @@ func (c *Conn) SendJSON(v any) error {
 }
 
 func (c *Conn) send(opcode byte, data []byte) error {
-	var bytes []byte
-	switch {
-	case c.stream == nil:
-		bytes = frame.New(opcode, data, c.outbox.Deflated())
-	case opcode == frame.Binary:
-		bytes = eventstream.AppendBlock(nil, eventstream.Binary, base64.StdEncoding.AppendEncode(nil, data), "")
-	default:
-		bytes = eventstream.AppendBlock(nil, "", data, "")
-	}
-	if err := c.outbox.Push(bytes); err != nil {
+	if err := c.outbox.Push(c.newFrame(opcode, data)); err != nil {
 		return fmt.Errorf("%w: send to connection: %w", ErrClosed, err)
 	}
 	c.hub.count.delivered.Add(1)
 	return nil
+}
+
+// SendWait sends a text message as Send does, except that it waits for room where Send would
+// have the connection closed for being slow. It returns nil when the message has been given to
+// the kernel or waits with no more than MaxPending bytes in all, or when nothing else waits if
+// it is larger than that alone; the error of ctx; or ErrClosed. So a backlog of any size reaches
+// a slow client that keeps reading. The messages of calls that wait at the same time get room in
+// the order of the calls. Events of groups have their own limit beside them.
+//
+// A callback that waits here keeps the connection's other callbacks waiting. It is not waited for
+// in vain: the end of the connection, Close and Shutdown end the wait.
+func (c *Conn) SendWait(ctx context.Context, data []byte) error {
+	if !utf8.Valid(data) {
+		return errNotUTF8
+	}
+	err := c.outbox.PushWait(ctx, c.newFrame(frame.Text, data))
+	switch {
+	case errors.Is(err, outbox.ErrClosed):
+		return fmt.Errorf("%w: send to connection: %w", ErrClosed, err)
+	case err != nil:
+		return fmt.Errorf("grouphub: send to connection: wait for room: %w", err)
+	}
+	c.hub.count.delivered.Add(1)
+	return nil
+}
+
+// newFrame returns a message as the connection's client is to get it.
+func (c *Conn) newFrame(opcode byte, data []byte) []byte {
+	switch {
+	case c.stream == nil:
+		return frame.New(opcode, data, c.outbox.Deflated())
+	case opcode == frame.Binary:
+		return eventstream.AppendBlock(nil, eventstream.Binary, base64.StdEncoding.AppendEncode(nil, data), "")
+	default:
+		return eventstream.AppendBlock(nil, "", data, "")
+	}
 }
 
 // Join makes the connection a member of a group. When it returns nil, no event sent

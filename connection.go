@@ -89,12 +89,17 @@ func (c *Conn) variant() variant {
 }
 
 // queueHandlers queues the Handle calls for a batch, and returns the last one's error. It is
-// for events that have no order with others: see order.go.
-func (c *Conn) queueHandlers(batch []*delivery) (err error) {
-	for _, d := range batch {
-		if h := c.variant().handlerOf(d); h.kind == handlerHandle && !d.closes() {
+// for events that have no order with others: see order.go. It stops at ErrBehind.
+func (c *Conn) queueHandlers(m *membership, batch []*delivery, sent *tally) (err error) {
+	v := c.variant()
+	for i, d := range batch {
+		if h := v.handlerOf(d); h.kind == handlerHandle && !d.closes() {
 			e := d.event()
-			err = c.queueCallback(callSize(e), func() { c.handle(h, e) })
+			_, err = c.queueLatest(m, d.key, callSize(e), func() { c.handle(h, e) })
+		}
+		if err == outbox.ErrBehind {
+			sent.dropped += v.countWithout(batch[i:], len(batch))
+			break
 		}
 	}
 	return err
@@ -133,6 +138,7 @@ func (c *Conn) queueCallback(size int, run func()) error {
 type connOwner Conn
 
 func (o *connOwner) Lost(frames int)            { o.hub.count.dropped.Add(uint64(frames)) }
+func (o *connOwner) Superseded(n int)           { o.hub.count.superseded.Add(uint64(n)) }
 func (o *connOwner) Spawn(f func())             { o.hub.callbacks.Go(f) }
 func (o *connOwner) Wait(taken <-chan struct{}) { o.outbox.Await(taken) }
 func (o *connOwner) Idle()                      { (*Conn)(o).finish() }

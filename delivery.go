@@ -2,6 +2,7 @@ package grouphub
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -24,6 +25,7 @@ type delivery struct {
 	env   *envelope.Envelope
 	at    Position // in the group's history, zero without
 	id    string   // the same as clients see it, "" without
+	key   string   // of Latest, unique among all groups; "" without
 
 	several map[*membership]*sharedResync // of a gap: for the members that other groups' gaps concern, too
 
@@ -207,7 +209,8 @@ func missingRenders(batch []*delivery, variants []variant) (renders []func()) {
 
 // A composition is what connections of one variant get of a batch.
 type composition struct {
-	bytes     []byte // the frames, joined
+	bytes     []byte        // the frames, joined
+	spans     []outbox.Span // which of them are replaceable; nil: none
 	frames    int
 	failed    int  // events whose Render failed
 	unhandled int  // events without a handler
@@ -218,6 +221,7 @@ type composition struct {
 type part struct {
 	frame []byte
 	event *delivery
+	key   string // of the event
 }
 
 // compose joins the frames of a batch for a variant.
@@ -239,7 +243,7 @@ func (h *Hub) compose(v variant, batch []*delivery) composition {
 			composed.handle = true
 		case kind == handlerForward && !v.deflated() && len(batch) > 1:
 			// No other composition would use the frame, so join writes it in its place.
-			parts = append(parts, part{event: d})
+			parts = append(parts, part{event: d, key: d.key})
 			size += d.env.FrameSize(d.id)
 		default:
 			bytes, ok := d.frame(v, kind)
@@ -247,31 +251,58 @@ func (h *Hub) compose(v variant, batch []*delivery) composition {
 				composed.failed++
 			}
 			if bytes != nil {
-				parts = append(parts, part{frame: bytes})
+				parts = append(parts, part{frame: bytes, key: d.key})
 				size += len(bytes)
 			}
 		}
 	}
 	composed.frames = len(parts)
-	composed.bytes = join(parts, size)
+	composed.join(parts, size)
 	return composed
 }
 
 // join writes parts behind one another. A single frame is shared as it is. The result has
 // no spare capacity: it may wait in a backlog for long, which counts only its length.
-func join(parts []part, size int) []byte {
+func (c *composition) join(parts []part, size int) {
 	if len(parts) == 1 && parts[0].frame != nil {
-		return slices.Clip(parts[0].frame)
+		c.bytes = slices.Clip(parts[0].frame)
+		c.noteKey(0, parts[0].key)
+		return
 	}
-	joined := make([]byte, 0, size)
+	c.bytes = make([]byte, 0, size)
 	for _, p := range parts {
+		start := len(c.bytes)
 		if p.event != nil {
-			joined = p.event.env.AppendFrame(joined, p.event.id)
+			c.bytes = p.event.env.AppendFrame(c.bytes, p.event.id)
 		} else {
-			joined = append(joined, p.frame...)
+			c.bytes = append(c.bytes, p.frame...)
 		}
+		c.noteKey(start, p.key)
 	}
-	return joined
+	c.endSpans()
+}
+
+// noteKey notes that the bytes from an offset on are an event's, which has a key unless that
+// is empty.
+func (c *composition) noteKey(start int, key string) {
+	if key == "" {
+		return
+	}
+	c.endSpansAt(start)
+	c.spans = append(c.spans, outbox.Span{End: len(c.bytes), Key: key})
+}
+
+// endSpans has the spans, if there are any, cover all bytes.
+func (c *composition) endSpans() {
+	if c.spans != nil {
+		c.endSpansAt(len(c.bytes))
+	}
+}
+
+func (c *composition) endSpansAt(end int) {
+	if n := len(c.spans); end > 0 && (n == 0 || c.spans[n-1].End < end) {
+		c.spans = append(c.spans, outbox.Span{End: end})
+	}
 }
 
 // pushLocked gives every member of a shard its part of a batch. Nearly all get the same
@@ -291,7 +322,7 @@ func (s *shard) pushLocked(batch []*delivery) {
 	excepted := exceptionsOf(batch)
 	w := outbox.BorrowWriter()
 	defer w.Return()
-	var delivered, dropped, unhandled int
+	var sent tally
 	for i, p := range s.places {
 		c, due := p.conn, s.since(p, batch)
 		if s.wanted != nil && c.endpoint.conditions {
@@ -305,6 +336,11 @@ func (s *shard) pushLocked(batch []*delivery) {
 			due = c.without(due)
 		}
 		v, lead := c.variant(), due
+		if p.behind {
+			sent.dropped += v.countWithout(due, 0)
+			s.closeIfDue(p, due)
+			continue
+		}
 		inOrder := ordered && v.endpoint.callsBack
 		composed := &whole[slices.Index(s.variants, v)]
 		if inOrder {
@@ -314,28 +350,20 @@ func (s *shard) pushLocked(batch []*delivery) {
 			own := h.compose(v, lead)
 			composed = &own
 		}
-		// A connection that refuses frames is closing: it is none that should have
-		// had them.
-		if c.push(w, lead, composed) == nil {
-			delivered += composed.frames
+		if c.sendBatch(w, p.membership, due, lead, composed, latestWins, &sent) == outbox.ErrBehind {
+			s.places[i].behind = true
+			c.fallBehindIn(p.membership)
 		}
-		dropped += composed.failed
-		unhandled += composed.unhandled
-		if composed.handle {
-			c.queueHandlers(due)
-		}
-		if inOrder && len(lead) < len(due) {
-			none, failed, _ := c.queueInOrder(p.membership, due[len(lead):])
-			unhandled += none
-			dropped += failed
-		}
-		if len(due) > 0 && due[len(due)-1].closes() {
-			c.closeInOrder(p.membership, due[len(due)-1].env)
-		}
+		s.closeIfDue(p, due)
 	}
-	h.count.delivered.Add(uint64(delivered))
-	h.count.dropped.Add(uint64(dropped))
-	h.count.unhandled.Add(uint64(unhandled))
+	h.count.add(sent)
+}
+
+// closeIfDue closes a member's connection if a batch ends with a close.
+func (s *shard) closeIfDue(p place, due []*delivery) {
+	if len(due) > 0 && due[len(due)-1].closes() {
+		p.conn.closeInOrder(p.membership, due[len(due)-1].env)
+	}
 }
 
 // since returns the events of the shard's batch that are for a member: those that were sent
@@ -410,12 +438,20 @@ func (c *Conn) pushComposed(w *outbox.Writer, composed *composition) error {
 	if composed.frames == 0 {
 		return nil
 	}
-	return c.outbox.PushWith(w, composed.bytes)
+	return c.outbox.PushSpans(w, composed.bytes, composed.spans)
 }
 
+// A replacing says what becomes of the events of a batch that wait.
+type replacing bool
+
+const (
+	latestWins replacing = true  // they are replaced by later ones with the same Latest key
+	allStay    replacing = false // nothing replaces them: they are a piece of a replay, or have no key
+)
+
 // deliver pushes events to one connection, which is to have them because of a membership, or
-// of none. Its errors are those of the outbox's Push.
-func (c *Conn) deliver(m *membership, batch []*delivery) (err error) {
+// of none. Its errors are those of the outbox's PushSpans.
+func (c *Conn) deliver(m *membership, batch []*delivery, replacing replacing) (err error) {
 	if batch = c.without(batch); len(batch) == 0 {
 		return nil
 	}
@@ -424,25 +460,60 @@ func (c *Conn) deliver(m *membership, batch []*delivery) (err error) {
 		lead = c.lead(m, batch)
 	}
 	composed := c.hub.compose(c.variant(), lead)
+	if replacing == allStay {
+		composed.spans = nil
+	}
 	w := outbox.BorrowWriter()
 	defer w.Return()
-	if err = c.push(w, lead, &composed); err == nil {
-		c.hub.count.delivered.Add(uint64(composed.frames))
+	var sent tally
+	err = c.sendBatch(w, m, batch, lead, &composed, replacing, &sent)
+	c.hub.count.add(sent)
+	return err
+}
+
+// A tally is what became of events.
+type tally struct{ delivered, dropped, unhandled int }
+
+// sendBatch pushes what was composed of the lead of a batch, and queues the rest of it. Its errors
+// are those of the outbox's PushSpans. After ErrBehind the connection gets nothing more of the
+// batch.
+func (c *Conn) sendBatch(w *outbox.Writer, m *membership, batch, lead []*delivery, composed *composition, replacing replacing, sent *tally) error {
+	err := c.push(w, lead, composed)
+	sent.dropped += composed.failed
+	sent.unhandled += composed.unhandled
+	switch {
+	case err == outbox.ErrBehind:
+		sent.delivered += composed.frames // what was refused of them is counted already
+		sent.dropped += c.variant().countWithout(batch, len(lead))
+		return err
+	case err == nil:
+		sent.delivered += composed.frames
 	}
-	c.hub.count.dropped.Add(uint64(composed.failed))
-	c.hub.count.unhandled.Add(uint64(composed.unhandled))
+	// A connection that refuses frames is closing: it is none that should have had them.
 	if composed.handle {
-		if handlerErr := c.queueHandlers(batch); err == nil {
-			err = handlerErr
-		}
+		err = cmp.Or(c.queueHandlers(m, batch, sent), err)
 	}
 	if len(lead) < len(batch) {
-		unhandled, failed, queueErr := c.queueInOrder(m, batch[len(lead):])
-		c.hub.count.unhandled.Add(uint64(unhandled))
-		c.hub.count.dropped.Add(uint64(failed))
-		if err == nil {
-			err = queueErr
-		}
+		err = cmp.Or(c.queueInOrder(m, batch[len(lead):], replacing, sent), err)
 	}
 	return err
+}
+
+// countWithout counts the events of a batch that a connection does not get if nothing is
+// queued, and only the frames before an index are pushed.
+func (v variant) countWithout(batch []*delivery, index int) (n int) {
+	for i, d := range batch {
+		if d.closes() || d.kind == deliveryGap {
+			continue
+		}
+		switch v.handlerOf(d).kind {
+		case handlerHandle:
+			n++
+		case handlerForward, handlerRender:
+			if i >= index {
+				n++
+			}
+		}
+	}
+	return n
 }

@@ -36,8 +36,8 @@
 //   - Connect is part of the request: it runs before the mounted handler returns.
 //   - Open means joined. A client sees its connection open when Connect has returned: the
 //     answer to the handshake, and whatever Connect sent, leave then. They leave earlier
-//     only where Connect sends more than half of MaxPending, or waits for a replay, which
-//     needs the client. A Connect that fails still ends in its close code.
+//     only where Connect sends more than half of MaxPending, or waits in SendWait or for a
+//     replay, which needs the client. A Connect that fails still ends in its close code.
 //   - One at a time, and Disconnect can still act: see [Consumer].
 //   - Left means left, joined means joined: see [Conn.Leave] and [Conn.Join].
 //   - Order. Events that one goroutine sends to one group, each after the last
@@ -50,6 +50,18 @@
 //   - Senders never wait for receivers. A connection that cannot keep up gets a backlog
 //     of MaxPending bytes; past that it is sent 1013 and is cut off CloseTimeout later.
 //     No other connection notices. Bytes given to the kernel count as delivered.
+//   - Latest wins. Of events with the same [Latest] key in a group, a connection that is
+//     behind gets the last one and is not closed for the others: one value for each key at
+//     the most waits. One that keeps up may get them all. What was replaced counts as
+//     Superseded, not Dropped. In a group with history ids skip what was replaced, and resume
+//     stays exact about the rest. All of this is for each connection by itself: an event that
+//     one is excepted from replaces nothing for it. Where keys of more than MaxPending bytes
+//     would wait, the connection gets a Resync, or a snapshot in a group that has them, once
+//     it has had what waits.
+//   - Sending that waits. [Conn.SendWait] returns when what waits has room for the message,
+//     with the context's error, or with [ErrClosed]. A backlog of any size reaches a slow
+//     client that keeps reading. A message that is larger than MaxPending waits until nothing
+//     else does; events of groups keep their own limit beside it.
 //   - Fast senders are slowed. A client that sends more than ReceiveRate is read at that
 //     rate, messages, fragments and control frames alike, before anything is inflated: what
 //     it sends waits in the network, and nothing is lost. It is not closed for it.

@@ -82,10 +82,15 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 		return err
 	}
 	o := mergeOptions(opts)
+	if o.latest != nil {
+		if err := checkName("group send: Latest key", *o.latest); err != nil {
+			return err
+		}
+	}
 	if o.onlySession {
 		return fmt.Errorf("grouphub: send %s to group %s: OnlySession is for GroupClose", quoted(event), quoted(group))
 	}
-	payload, err := envelope.EncodeEvent(envelope.Envelope{Except: o.except, ExceptUsers: o.exceptUsers}, group, event, data, h.options.MaxEventSize)
+	payload, err := envelope.EncodeEvent(envelope.Envelope{Except: o.except, ExceptUsers: o.exceptUsers, Latest: o.latestKey()}, group, event, data, h.options.MaxEventSize)
 	if err != nil {
 		return fmt.Errorf("grouphub: group send: event %s: %w", quoted(event), err)
 	}
@@ -163,6 +168,7 @@ type SendOption struct {
 	session     string
 	once        string
 	via         layer.Publisher
+	latest      *string // nil: none was given
 }
 
 // Except leaves out the connections of these channels, in later replays too.
@@ -205,6 +211,28 @@ func (h *Hub) publisher(o SendOption) layer.Publisher {
 	return h.layer
 }
 
+// Latest gives an event a key, for values of which only the last one matters: a progress, a
+// price, a position on a map. A connection that is behind gets the last of the group's events
+// with the same key, behind what was sent before that, and is not closed for the others: at the
+// most one for each key waits for it. One that keeps up may get them all. What was replaced
+// counts as Superseded in [Stats]. A connection that an event leaves out by [Except] loses
+// nothing by it.
+//
+// In a group with history the ids skip what was replaced, and a replay leaves out what a later
+// event replaces. Where keys of more than MaxPending bytes would wait for a connection, it gets
+// no event of the group until it has had what waits, and then a Resync, or a snapshot in a group
+// that has them.
+//
+// The key is what the name of an event may be, and else [ErrInvalidName].
+func Latest(key string) SendOption { return SendOption{latest: &key} }
+
+func (o SendOption) latestKey() string {
+	if o.latest == nil {
+		return ""
+	}
+	return *o.latest
+}
+
 func mergeOptions(opts []SendOption) (all SendOption) {
 	for _, o := range opts {
 		all.except = append(all.except, o.except...)
@@ -216,6 +244,7 @@ func mergeOptions(opts []SendOption) (all SendOption) {
 		if o.via != nil {
 			all.via = o.via
 		}
+		all.latest = cmp.Or(o.latest, all.latest)
 	}
 	return all
 }

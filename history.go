@@ -117,11 +117,13 @@ type replayStep struct {
 // is composed or written under the sequence's lock, which the arrival of events needs.
 func (c *Conn) replayStep(m *membership, r *sequence.Replay) (step replayStep, err error) {
 	p := m.group.sequence.Next(r, c.pieceLimit(m), pieceSize)
+	var superseded int
+	p.Values, superseded = withoutSuperseded(c.without(p.Values))
 	if step.renders = missingRenders(p.Values, []variant{c.variant()}); len(step.renders) > 0 {
 		return step, nil
 	}
 	p.Values = c.wanted(p.Values)
-	return c.pushPiece(m, r, p)
+	return c.pushPiece(m, r, p, superseded)
 }
 
 // pieceLimit is how many bytes a piece of a replay has, as pieceSize counts them. Its Handle
@@ -139,8 +141,8 @@ func pieceSize(d *delivery) int { return d.waitingSize() }
 // pushPiece pushes a piece of a replay, if there is room for it: of two replays at the same
 // time, the second one sees what the first has pushed. With the last piece the connection
 // becomes a member, or goes live if it is one already; if that has to be tried again, the
-// step is empty. A Leave waits for it, and nothing is pushed after the Leave.
-func (c *Conn) pushPiece(m *membership, r *sequence.Replay, p sequence.Piece[*delivery]) (step replayStep, err error) {
+// step is empty. So many events were left out of the piece already for later ones in it. A Leave waits for it, and nothing is pushed after the Leave.
+func (c *Conn) pushPiece(m *membership, r *sequence.Replay, p sequence.Piece[*delivery], superseded int) (step replayStep, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.pendingLocked(m); err != nil {
@@ -171,7 +173,9 @@ func (c *Conn) pushPiece(m *membership, r *sequence.Replay, p sequence.Piece[*de
 	if p.Resync {
 		c.resync(m)
 	}
-	_ = c.deliver(m, p.Values)                  // fails if the connection is ending
+	values, n := withoutSuperseded(c.without(p.Values))
+	c.hub.count.superseded.Add(uint64(superseded + n))
+	_ = c.deliver(m, values, allStay)           // fails if the connection is ending
 	if _, resumes := c.resume[group]; resumes { // another Join would go on from here
 		c.resume[group] = sequence.ID(p.At)
 	}

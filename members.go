@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
 
 const (
@@ -207,6 +209,7 @@ type place struct {
 	conn       *Conn
 	since      uint64 // only events with a higher number are for it; notYet while it is replayed
 	heldBack   bool   // they are not pushed before endHoldBack
+	behind     bool   // none are pushed before endBehind: see latest.go
 	membership *membership
 }
 
@@ -240,7 +243,7 @@ func (s *shard) add(c *Conn, m *membership, live liveness) {
 	defer s.queueMu.Unlock()
 	m.shard = s
 	s.size.Add(1) // before the ticket, so that a load that serves it tells this shard
-	a := arrival{place: place{c, s.last, live == liveSoon, m}, number: s.last, isNew: true}
+	a := arrival{place: place{conn: c, since: s.last, heldBack: live == liveSoon, membership: m}, number: s.last, isNew: true}
 	switch live {
 	case notLive:
 		a.since = notYet
@@ -255,7 +258,7 @@ func (s *shard) add(c *Conn, m *membership, live liveness) {
 func (s *shard) goLive(c *Conn, m *membership) {
 	s.queueMu.Lock()
 	defer s.queueMu.Unlock()
-	s.arrivals = append(s.arrivals, arrival{place: place{c, s.last, true, m}, number: s.last})
+	s.arrivals = append(s.arrivals, arrival{place: place{conn: c, since: s.last, heldBack: true, membership: m}, number: s.last})
 }
 
 // lock locks mu, and makes the changes that are due.
@@ -294,26 +297,35 @@ func (s *shard) endHoldBack(m *membership) {
 	if closes >= 0 {
 		batch = batch[:closes+1]
 	}
-	p.conn.deliverHeld(m, batch)
+	p.conn.deliverHeld(p, batch)
 	if closes >= 0 {
 		p.conn.closeInOrder(m, batch[closes].env)
 	}
 }
 
 // deliverHeld pushes what was held back for a member.
-func (c *Conn) deliverHeld(m *membership, batch []*delivery) {
-	for len(batch) > 0 {
-		gap := slices.IndexFunc(batch, func(d *delivery) bool { return d.kind == deliveryGap })
+func (c *Conn) deliverHeld(p *place, batch []*delivery) {
+	m := p.membership
+	for len(batch) > 0 && !p.behind {
+		n := slices.IndexFunc(batch, func(d *delivery) bool { return d.kind == deliveryGap })
 		switch {
-		case gap < 0:
-			_ = c.deliver(m, batch) // fails if the connection is ending
-			return
-		case gap > 0:
-			_ = c.deliver(m, batch[:gap])
+		case n == 0:
+			c.resync(m)
+			n = 1
+		case n < 0:
+			n = len(batch)
+			fallthrough
+		default:
+			// Another error means that the connection is ending.
+			if c.deliver(m, batch[:n], latestWins) == outbox.ErrBehind {
+				p.behind = true
+				c.fallBehindIn(m)
+			}
 		}
-		c.resync(m)
-		batch = batch[gap+1:]
+		batch = batch[n:]
 	}
+	// What is left is behind a gap, and the Resync at its end is for all of it.
+	c.hub.count.dropped.Add(uint64(c.variant().countWithout(c.without(batch), 0)))
 }
 
 // remove ends a membership. When it returns, nothing more is pushed for it.

@@ -35,6 +35,7 @@ type membership struct {
 
 	waiting atomic.Int32 // what waits on the connection's strand: see order.go
 	left    atomic.Bool  // a Leave has ended it
+	behind  atomic.Bool  // its place is, or is about to be, behind
 }
 
 // entered reports whether events reach the connection, or did until the membership's end.

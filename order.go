@@ -44,56 +44,83 @@ func (v variant) lead(batch []*delivery) []*delivery {
 }
 
 // queueInOrder queues what is behind the lead of a batch: Handle calls, and frames that wait
-// for them. It returns how many events had no handler and how many Renders have failed, and
-// the last error of queueCallback.
-func (c *Conn) queueInOrder(m *membership, rest []*delivery) (unhandled, failed int, err error) {
+// for them. It returns the last error of queueCallback, and stops at ErrBehind.
+func (c *Conn) queueInOrder(m *membership, rest []*delivery, replacing replacing, sent *tally) (err error) {
 	v := c.variant()
-	for _, d := range rest {
+	for i, d := range rest {
 		if d.closes() {
 			continue
 		}
 		switch h := v.handlerOf(d); h.kind {
 		case handlerNone:
-			unhandled++
+			sent.unhandled++
 		case handlerIgnore:
 		case handlerHandle:
 			e := d.event()
-			err = c.queueBehind(m, callSize(e), func() {
+			err = c.queueEventBehind(m, d, callSize(e), replacing, func() {
 				c.handle(h, e)
 				c.sendPosition(m, d) // since what was sent, if anything, need not say it
 			})
 		default:
 			composed := c.hub.compose(v, []*delivery{d})
-			failed += composed.failed
+			sent.dropped += composed.failed
 			if composed.frames > 0 {
-				err = c.queueBehind(m, len(composed.bytes), func() { c.pushOne(d, &composed) })
+				err = c.queueEventBehind(m, d, len(composed.bytes), replacing, func() { c.pushOne(m, d, &composed) })
 			}
 		}
+		if err == outbox.ErrBehind {
+			sent.dropped += v.countWithout(rest[i:], 0)
+			break
+		}
 	}
-	return unhandled, failed, err
+	return err
 }
 
 // pushOne pushes what was composed of one event.
-func (c *Conn) pushOne(d *delivery, composed *composition) {
+func (c *Conn) pushOne(m *membership, d *delivery, composed *composition) {
 	w := outbox.BorrowWriter()
 	defer w.Return()
-	if c.push(w, []*delivery{d}, composed) == nil {
+	err := c.push(w, []*delivery{d}, composed)
+	if err == nil || err == outbox.ErrBehind { // which has counted what it refused
 		c.hub.count.delivered.Add(1)
 	}
+	if err == outbox.ErrBehind {
+		m.shard.setBehind(m) // what has come meanwhile waits for this call
+		c.fallBehindIn(m)
+	}
+}
+
+// queueEventBehind is queueBehind for an event.
+func (c *Conn) queueEventBehind(m *membership, d *delivery, bytes int, replacing replacing, run func()) error {
+	key := d.key
+	if replacing == allStay {
+		key = ""
+	}
+	return c.queueJobBehind(m, key, bytes, func() {
+		if m.behind.Load() { // since this was queued
+			c.hub.count.dropped.Add(1)
+			return
+		}
+		run()
+	})
 }
 
 // queueBehind queues a job of so many bytes, and has what comes later in the group wait for
 // it. A job that has not begun when a Leave returns is not done. Its errors are those of
 // queueCallback.
 func (c *Conn) queueBehind(m *membership, bytes int, run func()) error {
+	return c.queueJobBehind(m, "", bytes, run)
+}
+
+func (c *Conn) queueJobBehind(m *membership, key string, bytes int, run func()) error {
 	m.waiting.Add(1)
-	err := c.queueCallback(bytes, func() {
+	replaced, err := c.queueLatest(m, key, bytes, func() {
 		defer m.waiting.Add(-1)
 		if !m.left.Load() {
 			run()
 		}
 	})
-	if err != nil {
+	if err != nil || replaced { // what was replaced does not wait any more
 		m.waiting.Add(-1)
 	}
 	return err

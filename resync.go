@@ -88,7 +88,7 @@ func (r *sharedResync) arrived() {
 func (s *shard) tellGapLocked(gap *delivery) {
 	for i, p := range s.places {
 		switch {
-		case p.since >= s.begin || gap.several[p.membership] != nil:
+		case p.since >= s.begin || gap.several[p.membership] != nil || p.behind: // which is told later
 		case s.members.group.loader != nil:
 			s.loseLocked(&s.places[i])
 		case p.heldBack:

@@ -91,7 +91,7 @@ func (c *Conn) takeBack(m *membership) bool {
 func (s *shard) goWaiting(c *Conn, m *membership) {
 	s.queueMu.Lock()
 	defer s.queueMu.Unlock()
-	a := arrival{place: place{c, s.last, true, m}, number: s.last, wait: &snapshotWait{}}
+	a := arrival{place: place{conn: c, since: s.last, heldBack: true, membership: m}, number: s.last, wait: &snapshotWait{}}
 	a.wait.ticket = s.members.group.loader.ticket()
 	s.arrivals = append(s.arrivals, a)
 }
@@ -184,8 +184,11 @@ func (s *shard) holdLocked(p *place, due []*delivery) {
 	if w.state != waitTicketed && w.state != waitServed {
 		return
 	}
-	for _, d := range due {
-		w.bytes += d.waitingSize()
+	w.bytes += waitingSize(due)
+	if w.bytes > p.conn.hub.limits.Pending {
+		rest, superseded := withoutSuperseded(p.conn.without(slices.Concat(m.held, due)))
+		p.conn.hub.count.superseded.Add(uint64(superseded))
+		m.held, due, w.bytes = nil, rest, waitingSize(rest)
 	}
 	if w.bytes <= p.conn.hub.limits.Pending {
 		m.held = append(m.held, due...)
@@ -198,6 +201,14 @@ func (s *shard) holdLocked(p *place, due []*delivery) {
 	case s.failLocked(p, errOverflow):
 		p.conn.hub.closeWithoutSnapshot([]*Conn{p.conn})
 	}
+}
+
+// waitingSize is what events that are held count for, in bytes.
+func waitingSize(batch []*delivery) (bytes int) {
+	for _, d := range batch {
+		bytes += d.waitingSize()
+	}
+	return bytes
 }
 
 // advanceLocked has the members that wait go on as a delivery of the loader says.
@@ -256,7 +267,7 @@ func (s *shard) serveLocked(p *place, d *delivery, shared map[variant]*compositi
 func (c *Conn) deliverSnapshot(m *membership, d *delivery, shared map[variant]*composition) {
 	batch := []*delivery{d}
 	if m.inOrder(c) && len(c.lead(m, batch)) == 0 {
-		_ = c.deliver(m, batch) // fails if the connection is ending
+		_ = c.deliver(m, batch, allStay) // fails if the connection is ending
 		return
 	}
 	v := c.variant()
@@ -280,7 +291,7 @@ func (s *shard) releaseLocked(p *place) {
 	m := p.membership
 	held := m.held
 	m.wait, m.held, p.heldBack = nil, nil, false
-	_ = p.conn.deliver(m, held) // fails if the connection is ending
+	p.conn.deliverHeld(p, held)
 }
 
 // failLocked says that there is no snapshot for a member. It reports whether the connection is

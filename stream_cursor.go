@@ -66,6 +66,27 @@ func (p *streamPlaces) advance(to cursorEntry) {
 	p.pending = withoutGroup(p.pending, to.group)
 }
 
+// of returns the client's place in a group, and whether it has one.
+func (p *streamPlaces) of(g *group) (e cursorEntry, ok bool) {
+	for _, entries := range [][]cursorEntry{p.joined, p.pending} {
+		for _, e := range entries {
+			if e.group == g.hash {
+				return e, true
+			}
+		}
+	}
+	return e, false
+}
+
+// retreat undoes an advance.
+func (p *streamPlaces) retreat(g *group, to cursorEntry, known bool) {
+	if known {
+		p.advance(to)
+	} else {
+		p.joined = withoutGroup(p.joined, g.hash)
+	}
+}
+
 // leave removes the client's place in a group.
 func (p *streamPlaces) leave(g *group) {
 	p.joined = withoutGroup(p.joined, g.hash)
@@ -85,6 +106,18 @@ func (s *stream) push(c *Conn, w *outbox.Writer, batch []*delivery, shared *comp
 	s.mu.Lock()
 	defer s.mu.Unlock() // behind the push: one cursor must not overtake another
 	s.forgetLocked()
+	before, known := s.places.of(last.group)
+	err := s.pushLocked(c, w, batch, last, shared)
+	if err == outbox.ErrBehind {
+		// Some of the batch was refused, so that a later cursor must not say that the client has
+		// it. Of what was not refused the client gets some again, if it comes back before its Resync.
+		s.places.retreat(last.group, before, known)
+	}
+	return err
+}
+
+// pushLocked pushes a batch, of which this is the last event that has a position.
+func (s *stream) pushLocked(c *Conn, w *outbox.Writer, batch []*delivery, last *delivery, shared *composition) error {
 	if s.places.share(last.group) {
 		s.places.advance(last.cursorEntry())
 		return c.pushComposed(w, shared)
@@ -228,12 +261,15 @@ func (h *Hub) composeBlocks(v variant, batch []*delivery, appendCursor func(to [
 				size += len("data: \n\nid: \n") + later.env.FrameSize(later.id) + len(cursor) + 1
 			}
 		}
+		start := len(composed.bytes)
 		composed.bytes = eventstream.AppendBlock(slices.Grow(composed.bytes, size), handler.name, text, string(cursor))
 		composed.frames++
 		if v.positions && handler.kind == handlerRender && d.id != "" && (handler.binary || !bytes.Contains(text, []byte(d.id))) {
 			composed.bytes = eventstream.AppendBlock(composed.bytes, "", d.position(), "")
 		}
+		composed.noteKey(start, d.key)
 	}
+	composed.endSpans()
 	composed.bytes = slices.Clip(composed.bytes)
 	return composed
 }

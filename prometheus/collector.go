@@ -46,6 +46,8 @@ var metrics = []metric{
 		func(s grouphub.Stats) float64 { return float64(s.Delivered) }},
 	{"events_dropped_total", "Frames and events that did not reach a connection that should have had them, and payloads that made no sense.", prometheus.CounterValue,
 		func(s grouphub.Stats) float64 { return float64(s.Dropped) }},
+	{"events_superseded_total", "Events that a later one with the same Latest key has replaced before they were sent.", prometheus.CounterValue,
+		func(s grouphub.Stats) float64 { return float64(s.Superseded) }},
 	{"events_recovered_total", "Events that were missed, and found in a group's history.", prometheus.CounterValue,
 		func(s grouphub.Stats) float64 { return float64(s.Recovered) }},
 	{"events_unhandled_total", "Events that a connection's consumer has no handler for.", prometheus.CounterValue,

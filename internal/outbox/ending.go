@@ -1,7 +1,6 @@
 package outbox
 
 import (
-	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -27,6 +26,7 @@ func (o *Outbox) CloseWith(code int, reason string) error {
 		return ErrClosed
 	}
 	o.phase, o.code = closing, uint16(code)
+	o.failWaitersLocked()
 	if err := o.sendCloseLocked(o.format.newClose(code, reason)); err != nil {
 		return o.failAndUnlock(err, 0)
 	}
@@ -47,36 +47,12 @@ func (o *Outbox) Code() int {
 	return int(o.code)
 }
 
-// Drained waits until nothing waits to be written, the outbox is closed, or ctx ends.
-func (o *Outbox) Drained(ctx context.Context) error {
-	for {
-		o.mu.Lock()
-		if o.phase != open {
-			o.mu.Unlock()
-			return ErrClosed
-		}
-		if o.writing != flushing { // what is held does not wait for the peer
-			o.mu.Unlock()
-			return nil
-		}
-		if o.extra.drained == nil {
-			o.extra.drained = make(chan struct{})
-		}
-		drained := o.extra.drained
-		o.mu.Unlock()
-		select {
-		case <-drained:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// HalfFull reports whether more than half of what may wait does.
+// HalfFull reports whether more than half of what may wait does, without what is replaceable:
+// as for Drained, there may always be some of that.
 func (o *Outbox) HalfFull() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.pending > o.limits.Pending/2
+	return o.hardPendingLocked() > o.limits.Pending/2
 }
 
 // Kill closes the socket at once.
@@ -131,6 +107,7 @@ func (o *Outbox) cutLocked(code int, closeFrame []byte) (dropped int) {
 	bytes, dropped := o.extraLocked().backlog.dropUnbegun()
 	o.pending -= bytes
 	o.phase, o.code = closing, uint16(code)
+	o.failWaitersLocked()
 	// An error here means a dead socket, which the read loop finds as well.
 	_ = o.sendCloseLocked(closeFrame)
 	o.cutOffLocked(0)
@@ -144,7 +121,8 @@ func (o *Outbox) sendCloseLocked(closeFrame []byte) error {
 	if err := o.releaseLocked(w); err != nil {
 		return err
 	}
-	return o.sendLocked(w, closeFrame, data)
+	_, err := o.sendLocked(w, closeFrame, plain, nil)
+	return err
 }
 
 // cutOffLocked ends the connection after CloseTimeout and more, unless that is to happen
@@ -187,6 +165,7 @@ func (o *Outbox) failAndUnlock(err error, extra int) error {
 func (o *Outbox) dropAndUnlock(extra int) bool {
 	lost, first := extra, o.phase != dead
 	o.phase = dead
+	o.failWaitersLocked()
 	if o.extra != nil {
 		lost += o.extra.backlog.drop()
 	}

@@ -95,6 +95,9 @@ func (f *flusher) next() (frames []byte, sent int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	frames, sent = f.extra.backlog.next()
+	if frames == nil && o.grantLocked() {
+		frames, sent = f.extra.backlog.next()
+	}
 	if frames == nil {
 		// The deadline is cleared before anyone writes directly again.
 		o.writing = directly
@@ -140,8 +143,11 @@ func (f *flusher) write(frames []byte, sent int) error {
 		o.mu.Lock()
 		sent += n
 		o.pending -= n
+		f.extra.written += n
+		f.extra.backlog.written(n)
 		if n > 0 {
 			f.noteProgressLocked()
+			o.grantLocked()
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) && f.mayGoOnLocked(n, deadline) {
 			err = nil
@@ -194,7 +200,7 @@ func (f *flusher) mayGoOnLocked(n int, deadline time.Time) bool {
 	return n > 0 || !at.Before(deadline) && at.Sub(f.progress) < f.outbox.limits.WriteTimeout
 }
 
-// end stops the watch, and tells those who wait for the backlog to be written.
+// end stops the watch.
 func (f *flusher) end() {
 	o := f.outbox
 	o.mu.Lock()
@@ -202,9 +208,5 @@ func (f *flusher) end() {
 	if f.watch != nil {
 		f.watch.Stop()
 		f.watch = nil
-	}
-	if f.extra.drained != nil {
-		close(f.extra.drained)
-		f.extra.drained = nil
 	}
 }

@@ -37,7 +37,7 @@ func (o *Outbox) sendHeartbeat() (time.Duration, error) {
 	}
 	o.pushed = tickNow()
 	if o.phase == open { // nothing follows a close frame
-		if err := o.sendControlLocked(heartbeatFrame, data); err != nil {
+		if err := o.sendControlLocked(heartbeatFrame, plain); err != nil {
 			return 0, o.failAndUnlock(err, 0)
 		}
 	}

@@ -16,10 +16,12 @@ import (
 )
 
 // ErrClosed means that nothing can be sent any more, ErrSlow that this is for having too
-// much waiting.
+// much waiting. ErrBehind means that the connection is open and has as many replaceable frames
+// waiting as it may.
 var (
 	ErrClosed = errors.New("connection is closing")
 	ErrSlow   = fmt.Errorf("%w: it was too slow", ErrClosed)
+	ErrBehind = errors.New("too much waits that can be replaced")
 )
 
 // An Outbox is the one place that writes to a connection's socket. It is the
@@ -92,8 +94,9 @@ const (
 type extra struct {
 	answer   []byte // to the handshake; goes out before the backlog
 	backlog  backlog
-	cutoff   time.Time     // when not zero, reads and writes end here
-	drained  chan struct{} // closed when a flusher ends; nil if nobody waits for that
+	cutoff   time.Time // when not zero, reads and writes end here
+	waiters  []*waiter // in the order in which they came
+	written  int       // bytes of the backlog that the kernel has taken so far
 	flushers sync.WaitGroup
 	// lingering says that Linger reads, and no longer the reader.
 	lingering bool
@@ -103,6 +106,7 @@ type extra struct {
 type Owner interface {
 	Ending(how Ending) // the connection ends on this side; with Closed for every CloseWith
 	Lost(frames int)   // data frames that will never be written
+	Superseded(n int)  // so many replaceable parts have been replaced
 
 	// Left is called by Await when the peer has left, once. Properly means that it may have
 	// sent a close frame, behind what is still to be read.
@@ -120,7 +124,7 @@ const (
 
 // Limits of one outbox.
 type Limits struct {
-	Pending      int           // bytes that may wait, where each pushed buffer counts for 48 more
+	Pending      int           // bytes that may wait of each class, where each pushed buffer counts for 48 more
 	PingInterval time.Duration // between two pings
 	Heartbeat    time.Duration // without a pushed frame, until a heartbeat is; 0: there are none; at most maxHeartbeat
 	PongTimeout  time.Duration // without a byte from the peer
@@ -181,7 +185,14 @@ func (o *Outbox) Push(frames []byte) error {
 }
 
 // PushWith is Push for those who push to many outboxes.
-func (o *Outbox) PushWith(w *Writer, frames []byte) error {
+func (o *Outbox) PushWith(w *Writer, frames []byte) error { return o.PushSpans(w, frames, nil) }
+
+// PushSpans is PushWith for frames of which some are replaceable. What the kernel takes at
+// once is sent as it is; of the parts with one key that have to wait, the last one does. A
+// connection is not closed for having replaceable parts waiting: if there are too many, the
+// first one that has no room is refused with what is behind it, counted as lost, and the error
+// is ErrBehind. The spans cover all frames; they are shared, and not changed any more.
+func (o *Outbox) PushSpans(w *Writer, frames []byte, spans []Span) error {
 	o.mu.Lock()
 	if o.phase != open {
 		slow := o.slow
@@ -195,22 +206,28 @@ func (o *Outbox) PushWith(w *Writer, frames []byte) error {
 	if o.limits.Heartbeat > 0 {
 		o.pushed = tickNow()
 	}
-	waiting := o.waitingLocked()
-	if err := o.sendLocked(w, frames, data); err != nil {
+	waiting := o.slownessLocked()
+	added, err := o.sendLocked(w, frames, plain, spans)
+	if err != nil {
 		return o.failAndUnlock(err, o.format.countData(frames, 0))
 	}
 	// What counts is what waited already: an event of any permitted size must be
 	// deliverable to a connection that keeps up.
-	if waiting > o.limits.Pending {
+	if waiting > o.limits.Pending && (spans == nil || added.plain) {
 		o.cutSlowAndUnlock()
 		return ErrSlow
 	}
-	if o.writing == held && o.pending > o.limits.Pending/2 {
-		if err := o.releaseLocked(w); err != nil {
-			return o.failAndUnlock(err, 0)
-		}
+	if err := o.releaseFullLocked(w); err != nil {
+		return o.failAndUnlock(err, 0)
 	}
 	o.mu.Unlock()
+	if added.superseded > 0 {
+		o.owner.Superseded(added.superseded)
+	}
+	if added.refused > 0 {
+		o.owner.Lost(added.refused)
+		return ErrBehind
+	}
 	return nil
 }
 
@@ -238,40 +255,49 @@ func (o *Outbox) controlAndUnlock(control []byte) error {
 	return nil
 }
 
-// waitingLocked returns what the frames that wait count for, in bytes.
-func (o *Outbox) waitingLocked() int {
+// slownessLocked returns what makes a connection slow, in bytes: the plain frames that wait.
+func (o *Outbox) slownessLocked() int {
 	if o.pending == 0 {
 		return 0
 	}
-	return o.pending + o.extra.backlog.overhead()
+	b := &o.extra.backlog
+	return o.pending - b.of(replaceable) - b.of(awaited) + overhead*b.entries[plain]
 }
 
-func (o *Outbox) sendControlLocked(control []byte, p priority) error {
+func (o *Outbox) sendControlLocked(control []byte, c class) error {
 	w := BorrowWriter()
 	defer w.Return()
-	return o.sendLocked(w, control, p)
+	_, err := o.sendLocked(w, control, c, nil)
+	return err
 }
 
-// sendLocked writes frames if nothing waits, and queues what the kernel does not take.
-func (o *Outbox) sendLocked(w *Writer, frames []byte, p priority) error {
+// sendLocked writes frames if nothing waits, and queues what the kernel does not take. The
+// class is that of frames without spans.
+func (o *Outbox) sendLocked(w *Writer, frames []byte, c class, spans []Span) (a addition, err error) {
 	if o.writing != directly {
-		o.pending += o.extra.backlog.add(frames, p)
-		return nil
+		b := &o.extra.backlog
+		if spans != nil {
+			b.addSpans(frames, 0, spans, o.limits.Pending, &a)
+		} else {
+			a.more = b.add(frames, c)
+		}
+		o.pending += a.more
+		return a, nil
 	}
 	sent := 0
 	if o.raw != nil {
-		var err error
 		if sent, err = w.write(o.raw, frames); err != nil {
-			return err
+			return a, err
 		}
 		if sent == len(frames) {
-			return nil
+			return a, nil
 		}
 	}
-	o.extraLocked().backlog.addRest(frames, sent, p)
-	o.pending = len(frames) - sent
+	b := &o.extraLocked().backlog
+	a = b.addRest(frames, sent, c, spans, o.limits.Pending)
+	o.pending = a.more
 	o.startFlusherLocked()
-	return nil
+	return a, nil
 }
 
 // Release lets the answer to the handshake go out, and then what has been sent since. A peer
@@ -287,6 +313,14 @@ func (o *Outbox) Release() {
 		return
 	}
 	o.mu.Unlock()
+}
+
+// releaseFullLocked releases the outbox if more than half of what may wait is held.
+func (o *Outbox) releaseFullLocked(w *Writer) error {
+	if o.writing == held && o.pending > o.limits.Pending/2 {
+		return o.releaseLocked(w)
+	}
+	return nil
 }
 
 func (o *Outbox) releaseLocked(w *Writer) error {
@@ -324,6 +358,7 @@ func (o *Outbox) writeBacklogLocked(w *Writer) error {
 			x.backlog.putBack(frames, sent) // so that it is counted as lost
 			return err
 		}
+		x.backlog.written(sent)
 		if o.pending -= sent; sent < len(frames) {
 			x.backlog.putBack(frames, sent)
 			o.startFlusherLocked()

@@ -1,7 +1,11 @@
 // Package strand runs a connection's callbacks one at a time.
 package strand
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/seed-29c60982/grouphub/internal/latest"
+)
 
 // Overhead is what a waiting event counts for besides its size, in bytes: its job, its
 // callback, and what that holds.
@@ -20,7 +24,7 @@ type Strand struct {
 
 	mu       sync.Mutex
 	room     chan struct{} // closed when the reader need not wait any longer; nil if it does not wait
-	queue    []job
+	queue    latest.Queue[any, job]
 	bytes    int   // of the events, and of the messages that TryMessage has queued
 	messages int32 // messages in the queue
 	state    state
@@ -54,7 +58,7 @@ type Owner interface {
 	Spawn(f func())            // starts a goroutine that the owner waits for
 	Wait(room <-chan struct{}) // returns when the channel is closed
 	Idle()                     // nothing is left after Drain
-	Limit() int                // bytes of events that may wait
+	Limit() int                // bytes of events that may wait, and as many of replaceable ones
 }
 
 // A job is one callback that waits for its turn.
@@ -69,6 +73,7 @@ type jobKind uint8
 const (
 	jobMessage jobKind = iota // a client's message: the reader waits for room
 	jobEvent                  // an event or a Resync: bounded in bytes
+	jobLatest                 // an event that a later one replaces: bounded apart from the others
 	jobLast                   // Disconnect
 )
 
@@ -104,7 +109,7 @@ func (s *Strand) TryMessage(size int, run func()) (ok, full bool) {
 	if !s.state.acceptsMessages() {
 		return false, false
 	}
-	if s.bytes > s.owner.Limit() {
+	if s.fullLocked() {
 		return false, true
 	}
 	s.addLocked(job{kind: jobMessage, size: size + Overhead, run: run})
@@ -130,12 +135,50 @@ func (s *Strand) Event(size int, run func()) (ok, full bool) {
 		return false, s.full
 	}
 	// As in the outbox, an event of any size must be deliverable.
-	if s.bytes > s.owner.Limit() {
+	if s.fullLocked() {
 		s.full = true
 		return false, true
 	}
 	s.addLocked(job{kind: jobEvent, size: size + Overhead, run: run})
 	return true, false
+}
+
+// Latest is Event for an event that takes the place of the one with the same key, if that
+// still waits, which it reports. However much of these waits, the strand stays open.
+func (s *Strand) Latest(key any, size int, run func()) (ok, replaced, full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != open {
+		return false, false, s.full
+	}
+	old, replaced := s.queue.Get(key)
+	// Only where much waits are the jobs looked at one by one.
+	if limit := s.owner.Limit(); s.bytes > limit && s.latestLocked()-old.size > limit {
+		return false, false, true
+	}
+	if replaced {
+		s.countLocked(old, -1)
+	}
+	j := job{kind: jobLatest, size: size + Overhead, run: run}
+	s.queue.Replace(key, j)
+	s.startLocked(j)
+	return true, replaced, false
+}
+
+// fullLocked reports whether too much waits that nothing replaces.
+func (s *Strand) fullLocked() bool {
+	limit := s.owner.Limit()
+	return s.bytes > limit && s.bytes-s.latestLocked() > limit
+}
+
+// latestLocked returns how many bytes the replaceable events have.
+func (s *Strand) latestLocked() (bytes int) {
+	for j := range s.queue.All() {
+		if j.kind == jobLatest {
+			bytes += j.size
+		}
+	}
+	return bytes
 }
 
 // Continue queues a callback past the limit, for an event that was queued before and goes on. It
@@ -151,11 +194,12 @@ func (s *Strand) Continue(run func()) bool {
 }
 
 // HasRoom reports whether Event would take so many events of so many bytes in all without
-// coming to the limit. An empty strand has room for anything.
+// coming to the limit. A strand with nothing but replaceable events has room for anything.
 func (s *Strand) HasRoom(events, bytes int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.bytes == 0 || s.bytes+bytes+events*Overhead <= s.owner.Limit()
+	waiting := s.bytes - s.latestLocked()
+	return waiting == 0 || waiting+bytes+events*Overhead <= s.owner.Limit()
 }
 
 // Close drops what waits and accepts nothing more but the last job. It returns the number
@@ -206,7 +250,7 @@ func (s *Strand) Last(run func()) (events int) {
 // Release ends Connect's turn.
 func (s *Strand) Release() {
 	s.mu.Lock()
-	if len(s.queue) > 0 {
+	if s.queue.Front() != nil {
 		s.mu.Unlock()
 		s.owner.Spawn(s.run)
 		return
@@ -215,7 +259,12 @@ func (s *Strand) Release() {
 }
 
 func (s *Strand) addLocked(j job) {
-	s.queue = append(s.queue, j)
+	s.queue.Add(j)
+	s.startLocked(j)
+}
+
+// startLocked counts a job that was queued, and sees to it that it is run.
+func (s *Strand) startLocked(j job) {
 	s.countLocked(j, 1)
 	if !s.busy {
 		s.busy = true
@@ -233,26 +282,23 @@ func (s *Strand) countLocked(j job, sign int) {
 // dropAllButLocked drops the jobs that are of another kind. It returns how many of them
 // were events.
 func (s *Strand) dropAllButLocked(kind jobKind) (events int) {
-	rest := s.queue[:0]
-	for _, j := range s.queue {
+	s.queue.Filter(func(j job) bool {
 		if j.kind == kind {
-			rest = append(rest, j)
-			continue
+			return true
 		}
 		s.countLocked(j, -1)
-		if j.kind == jobEvent {
+		if j.kind == jobEvent || j.kind == jobLatest {
 			events++
 		}
-	}
-	clear(s.queue[len(rest):])
-	s.queue = rest
+		return false
+	})
 	return events
 }
 
 // restAndUnlock ends the work of this goroutine, since the queue is empty.
 func (s *Strand) restAndUnlock() {
 	s.busy = false
-	s.queue = nil // an idle connection keeps no buffer
+	s.queue.Clear() // an idle connection keeps no buffer
 	idle := s.state.tellsIdle()
 	s.mu.Unlock()
 	if idle {
@@ -271,14 +317,12 @@ func (s *Strand) run() {
 	}()
 	for {
 		s.mu.Lock()
-		if len(s.queue) == 0 {
+		if s.queue.Front() == nil {
 			finished = true
 			s.restAndUnlock()
 			return
 		}
-		j := s.queue[0]
-		s.queue[0] = job{}
-		s.queue = s.queue[1:]
+		j := s.queue.Remove()
 		s.countLocked(j, -1)
 		if j.kind == jobMessage {
 			s.signalRoomLocked()

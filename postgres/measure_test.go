@@ -23,8 +23,8 @@ import (
 )
 
 // How long each round of a measurement takes, and how many there are of each kind: by default
-// only so many that the tests show that the way works. The README's figures are those of
-// -round 4s -rounds 7, without the race detector.
+// only so many that the tests show that the way works. The README says with how many its
+// figures were measured, without the race detector.
 var (
 	round  = flag.Duration("round", 500*time.Millisecond, "how long a round of a measurement takes")
 	rounds = flag.Int("rounds", 1, "how many rounds a measurement has of each kind")
@@ -180,7 +180,9 @@ func TestAnEventCostsACommitWhatARowCosts(t *testing.T) {
 			row, event := median(rows), median(events)
 			t.Logf("with a row    %v", row)
 			t.Logf("with an event %v", event)
-			if event.p50 > 2*row.p50 {
+			// On a busy machine both vary a lot. What is to be noticed is a lock that all wait
+			// for, which costs ten times as much.
+			if event.p50 > 4*row.p50+5*time.Millisecond {
 				t.Errorf("a commit with an event takes %v, with a row %v", event.p50, row.p50)
 			}
 		})

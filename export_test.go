@@ -51,3 +51,11 @@ func ShardSizes(h *Hub, group string) (sizes []int) {
 // AskForHubs has the hub ask at once whether another hub is there, as it otherwise does once
 // nothing was interrupted for a while.
 func AskForHubs(h *Hub) { h.hubLeases.doubted.Store(int64(uptime() - hubLeaseDoubt)) }
+
+// Asked returns the highest ticket that a group's loader has given out.
+func Asked(h *Hub, group string) uint64 {
+	l := h.group(group).loader
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.asked
+}

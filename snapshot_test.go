@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -364,39 +363,41 @@ func TestBetweenAGapAndItsSnapshotNoEventIsSent(t *testing.T) {
 }
 
 func TestPositionForARenderedPage(t *testing.T) {
-	s, layer := &counted{}, grouphub.NewMemoryLayer()
-	defer layer.Close()
-	renders := newHub(t, &grouphub.Options{Layer: layer, Policy: s.policy(10)}) // has no member
-	hub := countingHub(t, s, 10, layer)
-	for range 2 { // before the first event, and after some
-		id, err := renders.Position(background, "g")
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.change(t, renders)
-		s.change(t, hub)
-		c := hubtest.Dial(t, hub, "/"+resumeQuery("g", id))
-		var got []string
-		for len(got) < 2 { // where the client is may be told before them
-			if e := nextEvent(t, c); e.Type != "grouphub.position" {
-				got = append(got, e.Type+string(e.Data))
+	s := &counted{} // of which nothing is loaded
+	options := grouphub.Options{Policy: s.policy(10), Consumer: grouphub.Consumer{Connect: joinG, Events: both}}
+	onTwoHubs(t, options, func(t *testing.T, renders, hub *grouphub.Hub) { // the first has no member
+		for n := 1; n < 4; n += 2 { // before the first event, and after some
+			id, err := renders.Position(background, "g")
+			if err != nil {
+				t.Fatal(err)
+			}
+			send(t, renders, "g", "n", n)
+			send(t, hub, "g", "n", n+1)
+			c := hubtest.Dial(t, hub, "/"+resumeQuery("g", id))
+			for want := n; want <= n+1; want++ {
+				e := nextEvent(t, c)
+				if e.Type == "grouphub.position" { // can come before them
+					e = nextEvent(t, c)
+				}
+				if e.Type != "n" || string(e.Data) != fmt.Sprint(want) {
+					t.Errorf("got %+v, want %d", e, want)
+				}
 			}
 		}
-		if want := []string{fmt.Sprint("n", s.value-1), fmt.Sprint("n", s.value)}; !slices.Equal(got, want) {
-			t.Errorf("got %q, want %q", got, want)
+		if s.loaded() != 0 {
+			t.Errorf("%d loads", s.loaded())
 		}
-	}
-	if s.loaded() != 0 {
-		t.Errorf("%d loads", s.loaded())
-	}
-	if id, err := countingHub(t, s, 0, layer).Position(background, "g"); err == nil || id != "" {
+		if _, err := hub.Position(background, ""); !errors.Is(err, grouphub.ErrInvalidName) {
+			t.Errorf("without a name: %v", err)
+		}
+	})
+	hub := countingHub(t, s, 0, nil)
+	if id, err := hub.Position(background, "g"); err == nil || id != "" {
 		t.Errorf("without history: %q, %v", id, err)
 	}
-	if _, err := hub.Position(background, ""); !errors.Is(err, grouphub.ErrInvalidName) {
-		t.Errorf("without a name: %v", err)
-	}
-	if _, err := hub.Position(canceled(), "g"); err != nil && !errors.Is(err, context.Canceled) {
-		t.Errorf("with a context that has ended: %v", err)
+	hub.Shutdown(background)
+	if _, err := hub.Position(background, "g"); !errors.Is(err, grouphub.ErrClosed) {
+		t.Errorf("after Shutdown: %v", err)
 	}
 }
 

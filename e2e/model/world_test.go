@@ -182,7 +182,8 @@ func (w *world) restart(i int) {
 
 func (w *world) anySite() *site { return w.ofHub[w.dice.below(hubs)].Load() }
 
-// write changes one key until the world is calm. A send whose end is unknown is repeated, as
+// write changes one key until the world is calm. Half of the events replace what waits of the
+// key. A send whose end is unknown is repeated, as
 // is one to a hub that has ended.
 func (w *world) write(group, key string, version *int) {
 	for !w.calm.Load() {
@@ -192,8 +193,12 @@ func (w *world) write(group, key string, version *int) {
 		if w.dice.below(20) == 0 {
 			c.Padding = strings.Repeat("x", w.dice.below(16<<10))
 		}
+		var opts []grouphub.SendOption
+		if w.dice.below(2) == 0 {
+			opts = append(opts, grouphub.Latest(key))
+		}
 		for {
-			err := w.anySite().hub.GroupSend(context.Background(), group, "set", c)
+			err := w.anySite().hub.GroupSend(context.Background(), group, "set", c, opts...)
 			if err == nil {
 				break
 			}

@@ -1,6 +1,7 @@
 package frameworks
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -39,7 +40,10 @@ func TestEventStreamWorksUnderFibersAdaptor(t *testing.T) {
 	router.Handle("/ws/{room}", newHub(t, withHistory))
 	app := fiber.New()
 	app.Use(compress.New())
-	app.Use(adaptor.HTTPHandler(router))
+	// A context that is derived from fasthttp's reads, on a goroutine, what its Shutdown writes.
+	app.Use(adaptor.HTTPHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		router.ServeHTTP(w, r.WithContext(context.WithoutCancel(r.Context())))
+	})))
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -266,7 +266,7 @@ func TestChatLooksDecent(t *testing.T) {
 }
 
 func TestBusyPortIsOneClearLine(t *testing.T) {
-	for _, example := range []string{"chat", "tasks", "htmx"} {
+	for _, example := range []string{"chat", "tasks", "htmx", "dashboard"} {
 		address := strings.TrimPrefix(start(t, example).url, "http://")
 		var stdout, stderr strings.Builder
 		cmd := exec.Command(filepath.Join(programs, example), "-addr", address)

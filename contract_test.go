@@ -30,7 +30,7 @@ var (
 
 // The fields of GroupPolicy, and their types.
 var _ = func(n int, d time.Duration, yes bool, snapshot func(ctx context.Context, group string) (any, error)) grouphub.GroupPolicy {
-	return grouphub.GroupPolicy{History: n, HistoryTTL: d, Presence: yes, Snapshot: snapshot}
+	return grouphub.GroupPolicy{History: n, HistoryTTL: d, Presence: yes, Announce: yes, Snapshot: snapshot}
 }
 
 // The fields of Options, and their types.

@@ -29,6 +29,9 @@ type delivery struct {
 
 	several map[*membership]*sharedResync // of a gap: for the members that other groups' gaps concern, too
 
+	telling uint32   // of a presence event: the number of its roster's telling
+	to      audience // of a presence event
+
 	entryOnce sync.Once
 	entry     cursorEntry // of the position, once it is asked for
 
@@ -320,6 +323,7 @@ func (s *shard) pushLocked(batch []*delivery) {
 		}
 	}
 	excepted := exceptionsOf(batch)
+	news := slices.ContainsFunc(batch, (*delivery).isNews)
 	w := outbox.BorrowWriter()
 	defer w.Return()
 	var sent tally
@@ -327,6 +331,11 @@ func (s *shard) pushLocked(batch []*delivery) {
 		c, due := p.conn, s.since(p, batch)
 		if s.wanted != nil && c.endpoint.conditions {
 			due = common(batch, due, s.wanted[c])
+		}
+		if news {
+			if due = p.membership.withoutNews(due); len(due) == 0 {
+				continue
+			}
 		}
 		if p.heldBack {
 			s.holdLocked(&s.places[i], due)

@@ -99,6 +99,10 @@
 //   - Logout works: end the session, then GroupClose(ctx, UserGroup(id), 4401, "logged
 //     out"), which reaches a hub that is cut off as soon as it is back. An upgrade that was
 //     already authenticated can miss it: [User].Expires is the backstop.
+//   - Who comes and goes: with [GroupPolicy].Announce, members are told of users who join a group
+//     with the first of their connections and leave it with the last, on all hubs together. A
+//     reconnect within 5 s is no leaving, and the members of a hub that has crashed have left
+//     within 90 s.
 //   - Logout of one session: with [OnlySession] the user's other sessions stay open. Events sent
 //     to the group after GroupClose has returned are not pushed to the closed ones.
 //   - Sessions can be prolonged: [Hub.Renew], on every hub, and [Conn.SetUser] move

@@ -59,3 +59,6 @@ func Asked(h *Hub, group string) uint64 {
 	defer l.mu.Unlock()
 	return l.asked
 }
+
+// LeaseLife is how long the presence of a hub that has crashed is still read.
+const LeaseLife = leaseLife

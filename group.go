@@ -265,7 +265,8 @@ type group struct {
 	policy     GroupPolicy
 	sequence   *sequence.Sequence[*delivery] // nil: no history
 	loader     *loader                       // nil: no snapshots
-	end        context.CancelFunc            // ends the sequence
+	roster     *roster                       // nil: comings and goings are not announced
+	end        context.CancelFunc            // ends the sequence and the roster
 	subscribed atomic.Bool                   // the layer has confirmed that it delivers the group's events
 	mismatch   atomic.Bool                   // it was logged that an event had no number
 	users      int                           // guarded by Hub.groupsMu
@@ -290,10 +291,15 @@ func (h *Hub) acquireGroup(name string) *group {
 func (h *Hub) newGroup(name string, policy GroupPolicy) *group {
 	g := &group{name: name, policy: policy, end: func() {}}
 	g.members = newMembers(h, g)
+	life := h.life
+	if policy.History > 0 || policy.Announce {
+		life, g.end = context.WithCancel(h.life)
+	}
+	if policy.Announce {
+		g.roster = newRoster(h, g, life)
+	}
 	if policy.History > 0 {
 		g.hash = hashGroup(name)
-		var life context.Context
-		life, g.end = context.WithCancel(h.life)
 		g.sequence = h.groupSequence(life, g)
 	}
 	if policy.Snapshot != nil {

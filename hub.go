@@ -178,7 +178,9 @@ func (h *Hub) policy(group string) GroupPolicy {
 	if h.options.Policy == nil {
 		return GroupPolicy{}
 	}
-	return h.options.Policy(group)
+	policy := h.options.Policy(group)
+	policy.Presence = policy.Presence || policy.Announce
+	return policy
 }
 
 // publish hands an encoded envelope to the layer.

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/seed-29c60982/grouphub/internal/envelope"
 )
 
 const (
@@ -33,7 +35,7 @@ type leaseKeeper struct {
 	writes    context.Context // of the writes; it outlives the hub, whose leases are to be removed
 	endWrites context.CancelFunc
 
-	changes, renewals leaseQueue
+	changes, renewals, checks leaseQueue
 
 	mu      sync.Mutex
 	version uint64               // of all leases, the one given out last
@@ -42,8 +44,9 @@ type leaseKeeper struct {
 
 // An ownLease is this hub's lease of one group.
 type ownLease struct {
-	version uint64              // that the layer has; 0: unknown, so that the next write replaces it
-	changed map[string]struct{} // the channels that have joined, left or changed since the last write began
+	announced bool                // hubs with members are told of changes
+	version   uint64              // that the layer has; 0: unknown, so that the next write replaces it
+	changed   map[string]struct{} // the channels that have joined, left or changed since the last write began
 }
 
 func newLeaseKeeper(h *Hub) *leaseKeeper {
@@ -52,29 +55,43 @@ func newLeaseKeeper(h *Hub) *leaseKeeper {
 	turns := make(chan struct{}, maxLeaseCalls)
 	k.changes = leaseQueue{hub: h, call: k.write, turns: turns}
 	k.renewals = leaseQueue{hub: h, call: k.prolong, turns: turns}
+	k.checks = leaseQueue{hub: h, call: k.compare, turns: turns}
 	return k
 }
 
 // changed has the membership of a channel written: that it is there, as what, or that it is not.
 // It never blocks.
-func (k *leaseKeeper) changed(group, channel string) {
+func (k *leaseKeeper) changed(g *group, channel string) {
 	k.mu.Lock()
-	lease := k.leases[group]
+	lease := k.leases[g.name]
 	if lease == nil {
 		lease = &ownLease{}
-		k.leases[group] = lease
+		k.leases[g.name] = lease
 	}
+	lease.announced = g.roster != nil
 	if lease.changed == nil {
 		lease.changed = make(map[string]struct{})
 	}
 	lease.changed[channel] = struct{}{}
 	k.mu.Unlock()
-	k.changes.add(group)
+	k.changes.add(g.name)
 }
 
 // renew prolongs a group's lease. One that is gone, or is not as this hub has left it, is written
-// anew. It never blocks.
+// anew. Then the group's roster is compared with the leases of others. It never blocks.
 func (k *leaseKeeper) renew(group string) { k.renewals.add(group) }
+
+// check has the group's roster compared with the leases of others. It never blocks.
+func (k *leaseKeeper) check(group string) {
+	if k.hub.rosterOf(group) != nil {
+		k.checks.add(group)
+	}
+}
+
+func (k *leaseKeeper) compare(group string) (ok bool) {
+	r := k.hub.rosterOf(group)
+	return r == nil || r.compare()
+}
 
 // end bounds the writes that are still to be made: they end with ctx, or after five
 // seconds. The caller calls release when they have been made.
@@ -90,12 +107,15 @@ func (k *leaseKeeper) write(group string) (ok bool) {
 		done, err := k.hub.layer.Lease(k.writes, groupTopic(group), k.hub.name, change)
 		switch {
 		case done && err == nil:
-			k.written(group, change)
+			if k.written(group, change) {
+				k.tell(group, change)
+			}
 			return true
 		case err != nil || change.After == 0:
 			return k.hub.life.Err() != nil // at the hub's end there is no second try
 		}
 		// The layer has lost the lease, so all of it is written.
+		k.pardon(group)
 	}
 }
 
@@ -137,8 +157,8 @@ func (k *leaseKeeper) begin(group string) LeaseChange {
 	return change
 }
 
-// written notes what the layer has.
-func (k *leaseKeeper) written(group string, change LeaseChange) {
+// written notes what the layer has, and reports whether other hubs are to be told of it.
+func (k *leaseKeeper) written(group string, change LeaseChange) (tell bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	lease := k.leases[group]
@@ -147,6 +167,40 @@ func (k *leaseKeeper) written(group string, change LeaseChange) {
 	} else if lease.changed == nil {
 		delete(k.leases, group)
 	}
+	return lease.announced && !k.hub.ownLayer
+}
+
+// A leaseNotice is what hubs with members in an announced group are told when another one has
+// changed its lease. If a notice is lost, the version of the next one shows it, or else the next
+// comparison with the lease.
+type leaseNotice struct {
+	After   uint64                     `json:"after,omitempty"` // as in LeaseChange
+	Version uint64                     `json:"version"`
+	Set     map[string]json.RawMessage `json:"set,omitempty"`
+	Remove  []string                   `json:"remove,omitempty"`
+	Whole   bool                       `json:"whole,omitempty"` // Set is all that there is
+	Ended   bool                       `json:"ended,omitempty"`
+}
+
+// maxNoticed is how many changes a notice has. Of more it only says that the lease is to be read.
+const maxNoticed = 200
+
+// tell publishes a notice. It is not repeated if that fails.
+func (k *leaseKeeper) tell(group string, change LeaseChange) {
+	n := leaseNotice{After: change.After, Version: change.Version, Ended: change.Life == 0}
+	if len(change.Set)+len(change.Remove) <= maxNoticed {
+		n.Whole = change.After == 0 && !n.Ended
+		n.Remove, n.Set = change.Remove, make(map[string]json.RawMessage, len(change.Set))
+		for field, value := range change.Set {
+			n.Set[field] = value
+		}
+	} else {
+		n.After = 0
+	}
+	body, _ := json.Marshal(n) // all of it is JSON
+	env := envelope.Envelope{Kind: envelope.Notice, Name: k.hub.name, Body: body}
+	// The hub's own publish would refuse it at the hub's end, which others are to hear of.
+	_ = k.hub.layer.Publish(k.writes, Publication{Topic: groupTopic(group), Payload: env.Encode()})
 }
 
 // confirmed returns the version that the layer has of a lease, 0 if that is unknown.
@@ -160,6 +214,11 @@ func (k *leaseKeeper) confirmed(group string) uint64 {
 }
 
 func (k *leaseKeeper) prolong(group string) (ok bool) {
+	defer func() {
+		if ok {
+			k.check(group)
+		}
+	}()
 	version := k.confirmed(group)
 	if version == 0 { // it is being written
 		return true
@@ -182,7 +241,15 @@ func (k *leaseKeeper) lost(group string, version uint64) {
 	}
 	k.mu.Unlock()
 	if lost {
+		k.pardon(group)
 		k.changes.add(group)
+	}
+}
+
+// pardon is called when the layer may have lost leases, and therefore those of others, too.
+func (k *leaseKeeper) pardon(group string) {
+	if r := k.hub.rosterOf(group); r != nil {
+		r.pardon()
 	}
 }
 
@@ -191,6 +258,9 @@ func (k *leaseKeeper) lost(group string, version uint64) {
 func (k *leaseKeeper) field(channel string) string {
 	return strings.TrimPrefix(channel, k.hub.name+"!")
 }
+
+// channelOf returns the channel that a field of a lease is of.
+func channelOf(holder, field string) string { return holder + "!" + field }
 
 // A leasedMember is the value of a member's field.
 type leasedMember struct {
@@ -214,7 +284,7 @@ func decodeMember(holder, field string, value []byte) (Member, error) {
 	if err := json.Unmarshal(value, &m); err != nil {
 		return Member{}, err
 	}
-	return Member{holder + "!" + field, m.User, m.Info, time.Unix(0, m.Since)}, nil
+	return Member{channelOf(holder, field), m.User, m.Info, time.Unix(0, m.Since)}, nil
 }
 
 // A leaseQueue makes a call for each group that was added, once however often it was

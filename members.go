@@ -32,11 +32,12 @@ const (
 // on a goroutine of its own, which lives while there are events, and all shards see the
 // events in the same order.
 type members struct {
-	hub    *Hub          // static
-	group  *group        // static
-	first  shard         // the head of a list; a large group has more shards behind it
-	queued atomic.Int64  // bytes of the events that a shard still has to push
-	room   chan struct{} // holds a token after queued has fallen
+	hub     *Hub          // static
+	group   *group        // static
+	sending sync.Mutex    // taken before a shard's queueMu
+	first   shard         // the head of a list; a large group has more shards behind it
+	queued  atomic.Int64  // bytes of the events that a shard still has to push
+	room    chan struct{} // holds a token after queued has fallen
 }
 
 func newMembers(h *Hub, g *group) *members {
@@ -78,12 +79,14 @@ func (m *members) send(d *delivery) {
 	q := &queuedDelivery{delivery: d, size: int64(d.size()) + queuedOverhead}
 	m.queued.Add(q.size)
 	q.holders.Store(1) // this call
+	m.sending.Lock()
 	for s := range m.shards() {
 		if s.size.Load() > 0 {
 			q.holders.Add(1)
 			s.queueDelivery(q)
 		}
 	}
+	m.sending.Unlock()
 	m.release(q)
 }
 
@@ -467,13 +470,13 @@ func (s *shard) nextBatch() bool {
 }
 
 // batchLength returns how many of the events that wait make a batch: at least one, then
-// more until they have maxBatch bytes, none after a close, and none beside what is no event.
+// more until they have maxBatch bytes, none after a close, and none beside what is alone.
 func batchLength(queue []*queuedDelivery) (n int) {
 	bytes := 0
-	for n < len(queue) && (n == 0 || queue[n].kind == deliveryEvent && bytes+queue[n].delivery.size() <= maxBatch) {
+	for n < len(queue) && (n == 0 || !queue[n].isAlone() && bytes+queue[n].delivery.size() <= maxBatch) {
 		bytes += queue[n].delivery.size()
 		n++
-		if queue[n-1].closes() || queue[n-1].kind != deliveryEvent {
+		if queue[n-1].closes() || queue[n-1].isAlone() {
 			break
 		}
 	}

@@ -33,6 +33,8 @@ type membership struct {
 	held   []*delivery // what is held back
 	wait   *snapshotWait
 
+	told atomic.Uint32 // the number of the telling with its first presence event, 0 before that
+
 	waiting atomic.Int32 // what waits on the connection's strand: see order.go
 	left    atomic.Bool  // a Leave has ended it
 	behind  atomic.Bool  // its place is, or is about to be, behind
@@ -125,6 +127,9 @@ func (h *Hub) subscribe(ctx context.Context, g *group, r sequence.Replay) error 
 		if g.sequence != nil || g.policy.Presence {
 			h.startUpkeep()
 		}
+		if g.roster != nil { // nothing that changes from now on is missed
+			h.leases.check(g.name)
+		}
 	}
 	if g.sequence == nil {
 		return nil
@@ -208,6 +213,13 @@ func (c *Conn) enterLocked(m *membership, live liveness) {
 	m.group.add(c, m, live)
 	delete(c.resume, m.group.name)
 	c.hub.presenceChanged(m.group, c)
+	switch r := m.group.roster; {
+	case r == nil:
+	case c.subscriber != nil: // which counts in no presence
+		r.listen(m)
+	default:
+		r.enter(m, c.asMemberLocked(m))
+	}
 }
 
 // leave ends a membership. When it returns, no shard and no replay pushes anything more of the
@@ -226,7 +238,7 @@ func (h *Hub) leave(c *Conn, name string) {
 	}
 	entered := m.entered()
 	if entered {
-		m.shard.remove(m)
+		m.endLocked(c)
 	}
 	if m != nil && m.group.sequence != nil && c.stream != nil {
 		c.stream.leave(m.group)
@@ -248,13 +260,21 @@ func (h *Hub) leaveAll(c *Conn) {
 	var entered []*membership
 	for m := range c.groups.all() {
 		if m.entered() {
-			m.shard.remove(m)
+			m.endLocked(c)
 			entered = append(entered, m)
 		}
 	}
 	c.mu.Unlock()
 	for _, m := range entered {
 		h.left(c, m.group)
+	}
+}
+
+// endLocked ends a membership that has entered.
+func (m *membership) endLocked(c *Conn) {
+	m.shard.remove(m)
+	if r := m.group.roster; r != nil {
+		r.leave(c.channel)
 	}
 }
 

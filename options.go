@@ -84,7 +84,7 @@ type Options struct {
 type GroupPolicy struct {
 	History    int           // events kept, for those who join later or resume, in at most 16 × MaxEventSize bytes; 0: none
 	HistoryTTL time.Duration // none is replayed that is older; 0: 5 min
-	Presence   bool          // Members works
+	Presence   bool          // Members, Count and Online work
 
 	// Snapshot, if it is not nil, loads the state that a member starts from. Join sends it as
 	// an event of type "snapshot" before anything else, and so does whatever would send a
@@ -93,6 +93,20 @@ type GroupPolicy struct {
 	// its three tries; its context ends then, with Shutdown, and when nobody waits any more.
 	// What it returns is marshalled with encoding/json, and may be as large as an event.
 	Snapshot func(ctx context.Context, group string) (any, error)
+
+	// Announce tells the members who comes and goes, with events of type "presence", whose data
+	// is {"joined":[…],"left":[…],"count":n}. A user joins with the first of its connections in the
+	// group and leaves with the last, on all hubs together; a connection without a user counts
+	// alone. Each is {"user":…,"channel":…,"info":…,"since":…}, without user and info where there
+	// are none. The first event that a connection gets, within a second of its Join, also has
+	// "members":[…], everybody there, if these are at most 1,000; its own joining is not told
+	// again. Changes are gathered for up to a second. Who reconnects within 5 s has not left; the
+	// members of a hub that has crashed have, within 90 s. Announce implies Presence.
+	//
+	// The events go through the consumer's Events as any others, and have no place in a history.
+	// Every member is written every change, so in a very large group they cost more than any
+	// other event.
+	Announce bool
 }
 
 // keep returns what a layer is to keep of a group with this policy.

@@ -53,7 +53,7 @@ func (h *Hub) members(ctx context.Context, operation, group string) ([]Member, e
 	all := h.localMembers(group)
 	for holder, lease := range leases {
 		if holder != h.name { // localMembers knows better
-			all = append(all, h.decodeMembers(group, holder, lease.Fields)...)
+			all = append(all, decodeMembers(h, group, holder, lease.Fields)...)
 		}
 	}
 	return all, nil
@@ -81,7 +81,7 @@ func (h *Hub) Online(ctx context.Context, userID string) (bool, error) {
 }
 
 // decodeMembers returns the members that another hub's lease has. What makes no sense is left out.
-func (h *Hub) decodeMembers(group, holder string, fields map[string][]byte) []Member {
+func decodeMembers[T ~[]byte](h *Hub, group, holder string, fields map[string]T) []Member {
 	members := make([]Member, 0, len(fields))
 	for field, value := range fields {
 		m, err := decodeMember(holder, field, value)
@@ -126,8 +126,12 @@ func (c *Conn) asMember(group string) (Member, bool) {
 	if !m.entered() || c.ended || c.subscriber != nil {
 		return Member{}, false
 	}
+	return c.asMemberLocked(m), true
+}
+
+func (c *Conn) asMemberLocked(m *membership) Member {
 	u := c.user.current.Load()
-	return Member{c.channel, u.ID, u.info, time.Unix(0, m.since)}, true
+	return Member{c.channel, u.ID, u.info, time.Unix(0, m.since)}
 }
 
 // marshalInfo returns the JSON of a user's Info. It calls the application's code, and takes a
@@ -158,13 +162,24 @@ func (h *Hub) userChanged(c *Conn) {
 	for m := range c.groups.all() {
 		if m.entered() && !c.ended {
 			h.presenceChanged(m.group, c)
+			if r := m.group.roster; r != nil {
+				r.change(c.asMemberLocked(m))
+			}
 		}
 	}
+}
+
+// rosterOf returns the roster of a group, nil if it has none, or no members here.
+func (h *Hub) rosterOf(group string) *roster {
+	if g := h.group(group); g != nil {
+		return g.roster
+	}
+	return nil
 }
 
 // presenceChanged is called when a connection has joined or left a group, or is another user's.
 func (h *Hub) presenceChanged(g *group, c *Conn) {
 	if g.policy.Presence && c.subscriber == nil {
-		h.leases.changed(g.name, c.channel)
+		h.leases.changed(g, c.channel)
 	}
 }

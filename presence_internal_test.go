@@ -2,6 +2,7 @@ package grouphub
 
 import (
 	"context"
+	"encoding/json"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -12,7 +13,8 @@ import (
 
 func TestPresenceFollowsAChangeOfTheUser(t *testing.T) {
 	layer := NewMemoryLayer()
-	options := &Options{Layer: layer, Policy: func(string) GroupPolicy { return GroupPolicy{Presence: true} }}
+	options := &Options{Layer: layer, Policy: func(string) GroupPolicy { return GroupPolicy{Announce: true} }}
+	options.Consumer.Events = Events{"presence": Forward()}
 	conns := make(chan *Conn, 1)
 	options.Consumer.Connect = func(c *Conn) error {
 		conns <- c
@@ -55,4 +57,21 @@ func TestPresenceFollowsAChangeOfTheUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(`ann"Ann"`)
+	var told strings.Builder
+	for !strings.Contains(told.String(), `"user":"ann"`) {
+		_, data, err := client.ReadMessage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var e struct {
+			Data struct{ Joined, Left []struct{ User string } }
+		}
+		if err := json.Unmarshal(data, &e); err != nil {
+			t.Fatal(err)
+		}
+		told.Write(data)
+		if joined, left := e.Data.Joined, e.Data.Left; len(joined) > 0 && (len(left) != 1 || left[0].User != "") {
+			t.Errorf("told %s, want that nobody left where ann joined", data)
+		}
+	}
 }

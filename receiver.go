@@ -2,6 +2,7 @@ package grouphub
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -46,6 +47,10 @@ func (h *Hub) deliverToGroup(g *group, p Publication, numbered bool) {
 		g.sequence.Receive(p)
 		return
 	}
+	if envelope.KindOf(p.Payload) == envelope.Notice {
+		h.receiveNotice(g, p)
+		return
+	}
 	if g.sequence != nil {
 		h.count.mismatched.Add(1)
 		if !g.mismatch.Swap(true) {
@@ -67,6 +72,21 @@ func (h *Hub) deliverToGroup(g *group, p Publication, numbered bool) {
 	}
 }
 
+// receiveNotice takes what another hub says of its members.
+func (h *Hub) receiveNotice(g *group, p Publication) {
+	env, err := envelope.Decode(p.Payload)
+	var n leaseNotice
+	if err == nil {
+		err = json.Unmarshal(env.Body, &n)
+	}
+	switch {
+	case err != nil:
+		h.refusePayload(p.Topic, err)
+	case g.roster != nil:
+		g.roster.notice(env.Name, n)
+	}
+}
+
 // Lost implements [Receiver]. Numbered publications are looked for in the history.
 func (r *receiver) Lost(topics []string) {
 	h := (*Hub)(r)
@@ -85,6 +105,7 @@ func (r *receiver) Lost(topics []string) {
 		// The lease may have ended, or have come back as it was before the last changes: a
 		// server that crashed, or was failed over from, loses its last writes.
 		if g.policy.Presence {
+			h.leases.pardon(g.name)
 			h.leases.renew(g.name)
 		}
 		if g.sequence != nil {

@@ -28,7 +28,7 @@ import (
 // release refuse no more than what they would get wrong.
 type Envelope struct {
 	Kind    Kind
-	Name    string   // the event's type; the group to join or leave; the ping's token; the lost epoch; the user to renew
+	Name    string   // the event's type; the group to join or leave; the ping's token; the lost epoch; the user to renew; the hub that a notice is of
 	Channel string   // the connection it is for, if it is for one
 	Except  []string // connections that do not get it
 	Latest  string   // the key of an event that takes the place of an earlier one with the same key; "": none
@@ -37,7 +37,7 @@ type Envelope struct {
 	Session     string // of a close: the users' session that it is for; "": all of them
 	After       string // what a close comes after: the id of a position in its group's history, or without history the name of its mark
 	Number      int    // the offset of the id in an event; the code of a close
-	Body        []byte // an event's JSON; a close's reason; the number of the last command of a lost epoch; when a session ends
+	Body        []byte // an event's JSON; a close's reason; the number of the last command of a lost epoch; when a session ends; what a notice says
 
 	// SentBefore is not on the wire. Who receives a close or a Renew notes here when it was sent at the
 	// latest, by a clock of its own; 0: unknown.
@@ -57,6 +57,7 @@ const (
 	Post   // a message to an event stream of the hub
 	Answer // to a Post
 	Renew  // moves the end of a user's session
+	Notice // of a hub, about its members in a group
 	end    // the first that is unknown
 )
 
@@ -214,6 +215,14 @@ func Decode(b []byte) (*Envelope, error) {
 	}
 	e.Number = int(number)
 	return e, nil
+}
+
+// KindOf returns the kind of a payload without decoding it, 0 if it is too short to have one.
+func KindOf(payload []byte) Kind {
+	if len(payload) < 2 {
+		return 0
+	}
+	return Kind(payload[1])
 }
 
 // A decoder takes fields off the front of b. After the first one that does not fit

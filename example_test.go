@@ -476,7 +476,7 @@ func ExampleRedisOptions() {
 	// Output: <nil>
 }
 
-// This is what people who come from Django Channels look for. The README has a table of it.
+// This is what people who come from Django Channels look for. docs/from-channels.md has a table of it.
 func Example_channels() {
 	ctx := context.Background()
 	layer := grouphub.NewMemoryLayer()

@@ -186,12 +186,12 @@ func TestRedisThatIsKilledAndComesBackClosesNoSocket(t *testing.T) {
 	s.Kill() // the hubs end well without it
 }
 
-func TestPermissionsThatTheReadmeGivesAreEnough(t *testing.T) {
+func TestPermissionsThatTheGuideGivesAreEnough(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	line := regexp.MustCompile(`(?m)^redis-cli (ACL SETUSER .*)$`).FindStringSubmatch(read(t, "README.md"))
+	line := regexp.MustCompile(`(?m)^redis-cli (ACL SETUSER .*)$`).FindStringSubmatch(read(t, "docs/redis.md"))
 	if line == nil {
-		t.Fatal("the README has no ACL SETUSER")
+		t.Fatal("docs/redis.md has no ACL SETUSER")
 	}
 	s.CLI(strings.Fields(strings.ReplaceAll(line[1], "'", ""))...)
 	for _, sharded := range []bool{false, true} {

@@ -35,22 +35,42 @@ func read(t *testing.T, file string) string {
 
 func oneSpace(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-func TestEveryGoBlockOfTheReadmeIsCompiledAndRun(t *testing.T) {
-	code := compiled(t)
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(read(t, "README.md"), -1)
-	if len(blocks) < 5 {
-		t.Errorf("%d blocks of Go", len(blocks))
+// guides are the documents that users read: the README and docs/.
+func guides(t *testing.T) []string {
+	files, err := filepath.Glob("docs/*.md")
+	if err != nil || len(files) < 10 {
+		t.Fatalf("docs/*.md: %v, %v", files, err)
 	}
-	for _, block := range blocks {
-		if !strings.Contains(code, oneSpace(block[1])) {
-			t.Errorf("in no example:\n%s", block[1])
+	return append(files, "README.md")
+}
+
+// A block that begins with "```go before" shows what somebody has who comes from another
+// package. It need not compile.
+func TestEveryGoBlockOfTheDocumentsIsCompiledAndRun(t *testing.T) {
+	code := compiled(t)
+	found := 0
+	for _, guide := range guides(t) {
+		for _, block := range regexp.MustCompile("(?s)```go([^\n]*)\n(.*?)```").FindAllStringSubmatch(read(t, guide), -1) {
+			found++
+			switch block[1] {
+			case " before":
+			case "":
+				if !strings.Contains(code, oneSpace(block[2])) {
+					t.Errorf("%s has in no example:\n%s", guide, block[2])
+				}
+			default:
+				t.Errorf("%s has a block of go%s", guide, block[1])
+			}
 		}
+	}
+	if found < 20 {
+		t.Errorf("%d blocks of Go", found)
 	}
 }
 
-func TestTheReadmesTableForChannelsIsCompiledAndRun(t *testing.T) {
+func TestTheTableForChannelsIsCompiledAndRun(t *testing.T) {
 	code := compiled(t)
-	_, table, _ := strings.Cut(read(t, "README.md"), "| Channels | grouphub |")
+	_, table, _ := strings.Cut(read(t, "docs/from-channels.md"), "| Channels | grouphub |")
 	table, _, _ = strings.Cut(table, "\n\n")
 	rows := strings.Split(strings.TrimSpace(table), "\n")[1:]
 	if len(rows) < 20 {
@@ -92,10 +112,47 @@ func TestWhatTheDocumentsLinkToIsThere(t *testing.T) {
 		t.Errorf("no README.md among %v", documents)
 	}
 	for _, document := range documents {
-		for _, link := range regexp.MustCompile(`\]\(([^):#]+)[^):]*\)`).FindAllStringSubmatch(read(t, document), -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(document), link[1])); err != nil {
+		for _, link := range regexp.MustCompile(`\]\(([^):\s]+)\)`).FindAllStringSubmatch(prose(read(t, document)), -1) {
+			file, anchor, _ := strings.Cut(link[1], "#")
+			target := document
+			if file != "" {
+				target = filepath.Join(filepath.Dir(document), file)
+			}
+			if _, err := os.Stat(target); err != nil {
 				t.Errorf("%s: %v", document, err)
+			} else if anchor != "" && !slices.Contains(anchors(read(t, target)), anchor) {
+				t.Errorf("%s: %s has no heading for #%s", document, target, anchor)
 			}
 		}
 	}
+}
+
+// Whoever looks for a guide finds it from the README.
+func TestTheReadmeLinksToEveryGuide(t *testing.T) {
+	readme := read(t, "README.md")
+	for _, guide := range guides(t) {
+		if guide != "README.md" && !strings.Contains(readme, "]("+filepath.ToSlash(guide)) {
+			t.Errorf("the README does not link to %s", guide)
+		}
+	}
+}
+
+var (
+	fenced = regexp.MustCompile("(?ms)^ *```.*?^ *```$")
+	inline = regexp.MustCompile("`[^`\n]*`")
+)
+
+// prose returns a document without its code.
+func prose(document string) string {
+	return inline.ReplaceAllString(fenced.ReplaceAllString(document, ""), "")
+}
+
+// anchors returns what GitHub calls the headings of a document.
+func anchors(document string) []string {
+	var all []string
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(fenced.ReplaceAllString(document, ""), -1) {
+		name := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		all = append(all, strings.ReplaceAll(name, " ", "-"))
+	}
+	return all
 }

@@ -23,7 +23,7 @@ import (
 	"github.com/seed-29c60982/grouphub/internal/eventstream"
 )
 
-// What follows is quoted in the README.
+// What follows is quoted in docs/streams.md.
 
 func news(added grouphub.EventHandler) grouphub.Consumer {
 	return grouphub.Consumer{
@@ -62,11 +62,11 @@ func fragments(e grouphub.Event) ([]byte, error) {
 	return []byte(beta.Replace(string(lines))), err
 }
 
-// Libraries are what pages have that consume a stream, as the README shows.
+// Libraries are what pages have that consume a stream, as docs/streams.md shows.
 var libraries = []struct {
 	name           string
 	scripts        []string // of npm
-	block          string   // a part of the README's block
+	block          string   // a part of the guide's block
 	outlivesServer bool     // or begins anew, where the browser gives up
 }{
 	{"EventSource", nil, "new EventSource(", true},
@@ -94,17 +94,17 @@ func endAfter(t *testing.T, hub *grouphub.Hub, server *httptest.Server) {
 	})
 }
 
-func TestCurlResumesAsTheReadmeShows(t *testing.T) {
+func TestCurlResumesAsTheGuideShows(t *testing.T) {
 	for _, name := range []string{"bash", "curl"} {
 		if _, err := exec.LookPath(name); err != nil {
 			engine.Missing(t, name+" is not installed")
 		}
 	}
-	readme, err := os.ReadFile("../../README.md")
+	guide, err := os.ReadFile("../../docs/streams.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	block := regexp.MustCompile(`curl -N .*\$ID.*`).FindString(string(readme))
+	block := regexp.MustCompile(`curl -N .*\$ID.*`).FindString(string(guide))
 	hub := newNews()
 	server := httptest.NewServer(newsRoutes(hub))
 	endAfter(t, hub, server)
@@ -142,18 +142,18 @@ func TestCurlResumesAsTheReadmeShows(t *testing.T) {
 	}
 }
 
-func TestLibrariesResumeAsTheReadmeShows(t *testing.T) {
+func TestLibrariesResumeAsTheGuideShows(t *testing.T) {
 	modules := npm.Install(t)
 	bundle := exec.Command(filepath.Join(modules, ".bin", "esbuild"), "--bundle", "--format=iife",
 		"--outfile="+filepath.Join(modules, "datastar.js"), filepath.Join(modules, "@starfederation/datastar/dist/bundles/datastar.js"))
 	if output, err := bundle.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	readme, err := os.ReadFile("../../README.md")
+	guide, err := os.ReadFile("../../docs/streams.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := regexp.MustCompile("(?s)```html\n(.*?)```").FindAllSubmatch(readme, -1)
+	blocks := regexp.MustCompile("(?s)```html\n(.*?)```").FindAllSubmatch(guide, -1)
 	engine.Each(t, func(t *testing.T, b engine.Browser) {
 		for _, library := range libraries {
 			t.Run(library.name, func(t *testing.T) {

@@ -1,5 +1,5 @@
 // Package publish tests that programs that are not written in Go can send events, with what
-// the README shows of them.
+// docs/workers-and-other-languages.md shows of them.
 package publish
 
 import (
@@ -17,18 +17,18 @@ import (
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
-// block returns a block of code of the README that has a part.
+// block returns a block of code of the guide that has a part.
 func block(t *testing.T, language, part string) string {
-	readme, err := os.ReadFile("../../README.md")
+	guide, err := os.ReadFile("../../docs/workers-and-other-languages.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, b := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(string(readme), -1) {
+	for _, b := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(string(guide), -1) {
 		if strings.Contains(b[1], part) {
 			return b[1]
 		}
 	}
-	t.Fatalf("the README has no block of %s with %s", language, part)
+	t.Fatalf("the guide has no block of %s with %s", language, part)
 	return ""
 }
 

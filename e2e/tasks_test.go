@@ -61,5 +61,20 @@ func TestReloadDuringAJobGoesOnShowingIt(t *testing.T) {
 func TestJobThatIsGoneIsSaidToBeGone(t *testing.T) {
 	w := open(t, engine.StartChromium(t).Context, start(t, "tasks").url+"/?job=unknown")
 	w.wait(`document.querySelector("#jobs li").dataset.state === "gone"`)
-	w.waitText("#jobs output", "there is no such job any more")
+	w.waitText("#jobs .status", "there is no such job any more")
+	w.picture("tasks-gone")
+	w.do(chromedp.Evaluate[chromedp.Void](`document.querySelector("#jobs button").click()`))
+	w.wait(`!document.querySelector("#jobs li") && location.search === ""`)
+	w.wait(`document.activeElement === document.querySelector("#start input")`)
+}
+
+func TestJobThatCannotBeStartedIsSaidInPlainWords(t *testing.T) {
+	p := start(t, "tasks")
+	w := open(t, engine.StartChromium(t).Context, p.url)
+	p.stop(t)
+	w.write("#start input", "Report")
+	w.waitText("[role=alert]", "The job was not started: the server does not answer. Try again in a moment.")
+	if name := eval[string](w, `document.querySelector("#start input").value`); name != "Report" {
+		t.Errorf("the input has %q, want what was written", name)
+	}
 }

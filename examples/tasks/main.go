@@ -1,5 +1,8 @@
 // Command tasks runs long jobs in the background and shows their progress: the request
 // that starts a job ends at once, and the job tells its group how far it is.
+//
+// A job is a message on a named channel, which a worker takes. Workers are goroutines of this
+// process, or, with -redis redis://127.0.0.1:6379, other processes that are started with -worker.
 package main
 
 import (
@@ -16,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -24,55 +28,90 @@ import (
 )
 
 const (
-	maxJobs     = 100              // that run at the same time; a real application also limits them for each user
-	maxFinished = 1000             // that can still be looked at; beyond it the oldest goes
-	keepFor     = 10 * time.Minute // how long a finished job can be looked at
+	maxJobs = 100    // that a process runs at the same time; a real application also limits them for each user
+	channel = "jobs" // where jobs wait for a worker
+	prefix  = "job:" // of the groups of those who watch a job
 )
 
 //go:embed index.html
 var page []byte
 
+// A configuration is what the flags say.
+type configuration struct {
+	addr, redis string
+	worker      bool
+	duration    time.Duration
+}
+
 func main() {
-	addr := flag.String("addr", "127.0.0.1:8080", "listen on this `address`")
-	duration := flag.Duration("duration", 8*time.Second, "how long a job takes")
+	var c configuration
+	flag.StringVar(&c.addr, "addr", "127.0.0.1:8080", "listen on this `address`")
+	flag.DurationVar(&c.duration, "duration", 8*time.Second, "how long a job takes")
+	flag.StringVar(&c.redis, "redis", "", "leave the jobs to workers, through the Redis at this `URL`")
+	flag.BoolVar(&c.worker, "worker", false, "work on the jobs of other processes, and serve no page; needs -redis")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // so that a second Ctrl-C ends the program at once
-	if err := run(ctx, *addr, *duration, os.Stdout); err != nil {
+	if err := run(ctx, c, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "tasks:", err)
 		os.Exit(1)
 	}
 }
 
-// run serves the page and its jobs until ctx ends, and then stops both.
-func run(ctx context.Context, addr string, duration time.Duration, out io.Writer) error {
-	listener, err := net.Listen("tcp", addr)
+// run serves the page, or works on jobs, or does both, until ctx ends.
+func run(ctx context.Context, c configuration, out io.Writer) error {
+	js := &jobs{store: &memoryStore{jobs: map[string]keptJob{}}, duration: c.duration}
+	options := js.options()
+	switch {
+	case c.redis != "":
+		layer, err := grouphub.NewRedisLayer(c.redis, nil)
+		if err != nil {
+			return err
+		}
+		defer layer.Close() // Shutdown leaves open a layer that New has not made
+		database, err := newRedisStore(c.redis)
+		if err != nil {
+			return err
+		}
+		defer database.client.Close()
+		options.Layer, js.store = layer, database
+	case c.worker:
+		return errors.New("-worker needs -redis, where the jobs of other processes are")
+	}
+	if c.worker {
+		js.hub = grouphub.New(options)
+		fmt.Fprintln(out, "Working on the jobs of other processes.")
+		js.work(ctx)
+		return js.hub.Shutdown(context.WithoutCancel(ctx)) // it has no connections to wait for
+	}
+
+	listener, err := net.Listen("tcp", c.addr)
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(ctx)
-	hub := grouphub.New(nil)
-	js := newJobs(ctx, hub, duration)
+	js.hub = grouphub.New(options)
 	server := newServer(js.routes())
+	ctx, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() {
 		served <- server.Serve(listener)
 		stop()
 	}()
-
 	fmt.Fprintf(out, "Open http://%s/ and start a job or two.\n", listener.Addr())
+	if c.redis == "" {
+		js.work(ctx)
+	}
 	<-ctx.Done()
 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	// Both are needed: net/http forgets a connection when it is upgraded.
-	err = errors.Join(hub.Shutdown(ctx), server.Shutdown(ctx))
+	err = errors.Join(js.hub.Shutdown(ctx), server.Shutdown(ctx))
 	if reason := <-served; !errors.Is(reason, http.ErrServerClosed) {
 		err = errors.Join(reason, err)
 	}
-	js.running.Wait() // they share run's context, which is over
 	return err
 }
 
@@ -88,30 +127,34 @@ type progress struct {
 	Percent int    `json:"percent"`
 }
 
-// jobs are all jobs of this process, by ids that cannot be guessed: whoever has the id of a
-// job may watch it.
+// A start is what a worker needs to know of a job.
+type start struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+// jobs are all jobs, by ids that cannot be guessed: whoever has the id of a job may watch it.
 type jobs struct {
-	// Static after construction.
-	ctx      context.Context // of run, because a job outlives the request that started it
+	store    store
 	hub      *grouphub.Hub
 	duration time.Duration
-
-	running sync.WaitGroup
-
-	// Guarded by mu.
-	mu       sync.Mutex
-	byID     map[string]progress // those that run, and the finished ones
-	finished []finishedJob       // oldest first
 }
 
-// A finishedJob is a job that is only looked at, until a time.
-type finishedJob struct {
-	id    string
-	until time.Time
+// options returns the hub's options. They have to be the same in every process, the policy
+// above all.
+func (js *jobs) options() *grouphub.Options {
+	return &grouphub.Options{Policy: func(group string) grouphub.GroupPolicy {
+		if !strings.HasPrefix(group, prefix) {
+			return grouphub.GroupPolicy{}
+		}
+		return grouphub.GroupPolicy{Snapshot: js.snapshot}
+	}}
 }
 
-func newJobs(ctx context.Context, hub *grouphub.Hub, duration time.Duration) *jobs {
-	return &jobs{ctx: ctx, hub: hub, duration: duration, byID: map[string]progress{}}
+// snapshot loads what a page begins with. The hub sends it at the right moment among the events.
+func (js *jobs) snapshot(ctx context.Context, group string) (any, error) {
+	p, _, err := js.store.get(ctx, strings.TrimPrefix(group, prefix))
+	return p, err
 }
 
 func (js *jobs) routes() http.Handler {
@@ -120,113 +163,89 @@ func (js *jobs) routes() http.Handler {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Write(page)
 	})
+	mux.Handle("GET /client.js", grouphub.ClientJS())
 	mux.HandleFunc("POST /jobs", js.start)
 	mux.Handle("/ws/{job}", js.hub.Handler(grouphub.Consumer{
 		Connect: js.watch,
-		Events:  grouphub.Events{"job.progress": grouphub.Forward()},
+		Events:  grouphub.Events{"snapshot": grouphub.Forward(), "job.progress": grouphub.Forward()},
 	}))
 	// The hub refuses other origins by itself. This refuses them for the start of a job, too.
 	return http.NewCrossOriginProtection().Handler(mux)
 }
 
-// watch makes a connection a member of its job's group and tells it the present state.
-// It joins before it looks: what happens between the two comes as an event. Either may
-// arrive first, so the page keeps the higher percentage.
+// watch makes a connection a member of its job's group.
 func (js *jobs) watch(c *grouphub.Conn) error {
 	id := c.PathValue("job")
-	joined := c.Join(group(id))
-	now, ok := js.get(id)
-	if !ok {
+	if _, ok, err := js.store.get(c.Context(), id); err != nil {
+		return err
+	} else if !ok {
 		return &grouphub.CloseError{Code: 4404, Reason: "there is no such job any more"}
 	}
-	if joined != nil {
-		return joined
-	}
-	data, err := json.Marshal(now)
-	if err != nil {
-		return err
-	}
-	return c.SendJSON(grouphub.Event{Type: "job.progress", Data: data})
+	return c.Join(prefix + id)
 }
 
 // start answers at once, with the id of a job that goes on by itself.
 func (js *jobs) start(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
-	id, name := rand.Text(), r.PostFormValue("name")
-	if !js.add(id, progress{Name: name}) {
+	s := start{ID: rand.Text(), Name: r.PostFormValue("name")}
+	err := js.store.set(r.Context(), s.ID, progress{Name: s.Name})
+	if err == nil {
+		err = js.hub.Send(r.Context(), channel, "job.start", s)
+	}
+	switch {
+	case errors.Is(err, errFull), errors.Is(err, grouphub.ErrQueueFull):
 		w.Header().Set("Retry-After", "5")
 		http.Error(w, "there are too many jobs", http.StatusServiceUnavailable)
 		return
+	case err != nil:
+		slog.Warn("job not started", "err", err)
+		http.Error(w, "there is nobody to work on it", http.StatusServiceUnavailable)
+		return
 	}
-	js.running.Go(func() {
-		defer js.finish(id)
-		js.work(id, name)
-	})
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusCreated)
-	json.NewEncoder(w).Encode(map[string]string{"id": id})
+	json.NewEncoder(w).Encode(map[string]string{"id": s.ID})
 }
 
-// work stands for a real job: a hundred times it does some work, and then says so.
-func (js *jobs) work(id, name string) {
+// work runs jobs until ctx ends.
+func (js *jobs) work(ctx context.Context) {
+	var workers sync.WaitGroup
+	for range maxJobs {
+		workers.Go(func() {
+			err := js.hub.Work(ctx, channel, grouphub.Tasks{"job.start": js.run})
+			if ctx.Err() == nil {
+				slog.Error("worker ended", "err", err)
+			}
+		})
+	}
+	workers.Wait()
+}
+
+// run stands for a real job: a hundred times it does some work, and then says so.
+func (js *jobs) run(ctx context.Context, e grouphub.Event) error {
+	var s start
+	if err := e.Decode(&s); err != nil {
+		return err
+	}
 	step := time.NewTicker(max(js.duration/100, time.Millisecond))
 	defer step.Stop()
 	for percent := 1; percent <= 100; percent++ {
 		select {
 		case <-step.C:
-		case <-js.ctx.Done():
-			return
+		case <-ctx.Done():
+			return nil
 		}
-		now := progress{Name: name, Percent: percent}
-		js.set(id, now)
+		now := progress{Name: s.Name, Percent: percent}
+		// First the data, then the event: so no snapshot is older than what was sent before it.
+		// Of the events only the last one matters to a page that is behind.
+		err := js.store.set(ctx, s.ID, now)
+		if err == nil {
+			err = js.hub.GroupSend(ctx, prefix+s.ID, "job.progress", now, grouphub.Latest("progress"))
+		}
 		// A job does not fail because nobody could be told.
-		err := js.hub.GroupSend(js.ctx, group(id), "job.progress", now)
-		if err != nil && js.ctx.Err() == nil {
-			slog.Warn("progress not sent", "job", id, "percent", percent, "err", err)
+		if err != nil && ctx.Err() == nil {
+			slog.Warn("progress not sent", "job", s.ID, "percent", percent, "err", err)
 		}
 	}
-}
-
-func group(id string) string { return "job:" + id }
-
-// add begins a job. It reports false if as many run as may.
-func (js *jobs) add(id string, p progress) bool {
-	js.mu.Lock()
-	defer js.mu.Unlock()
-	if len(js.byID)-len(js.finished) >= maxJobs {
-		return false
-	}
-	js.byID[id] = p
-	return true
-}
-
-func (js *jobs) get(id string) (progress, bool) {
-	js.mu.Lock()
-	defer js.mu.Unlock()
-	js.forgetLocked()
-	p, ok := js.byID[id]
-	return p, ok
-}
-
-func (js *jobs) set(id string, p progress) {
-	js.mu.Lock()
-	defer js.mu.Unlock()
-	js.byID[id] = p
-}
-
-// finish notes that a job no longer runs. It can still be looked at for a while.
-func (js *jobs) finish(id string) {
-	js.mu.Lock()
-	defer js.mu.Unlock()
-	js.finished = append(js.finished, finishedJob{id, time.Now().Add(keepFor)})
-	js.forgetLocked()
-}
-
-// forgetLocked drops the finished jobs that have had their time, or are too many.
-func (js *jobs) forgetLocked() {
-	now := time.Now()
-	for len(js.finished) > maxFinished || len(js.finished) > 0 && now.After(js.finished[0].until) {
-		delete(js.byID, js.finished[0].id)
-		js.finished = js.finished[1:]
-	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,13 +13,17 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
 	"github.com/seed-29c60982/grouphub/internal/leak"
+	"github.com/seed-29c60982/grouphub/internal/redistest"
 )
 
 // TestMain fails the suite if a goroutine outlives it.
@@ -26,13 +31,16 @@ func TestMain(m *testing.M) { leak.Check(m) }
 
 func newTasks(t *testing.T, duration time.Duration) http.Handler {
 	ctx, stop := context.WithCancel(context.Background())
-	js := newJobs(ctx, grouphub.New(nil), duration)
+	js := &jobs{store: &memoryStore{jobs: map[string]keptJob{}}, duration: duration}
+	js.hub = grouphub.New(js.options())
+	var worker sync.WaitGroup
+	worker.Go(func() { js.work(ctx) })
 	t.Cleanup(func() {
 		stop()
+		worker.Wait()
 		if err := js.hub.Shutdown(context.Background()); err != nil {
 			t.Error(err)
 		}
-		js.running.Wait()
 	})
 	return js.routes()
 }
@@ -58,13 +66,18 @@ func startJob(t *testing.T, tasks http.Handler, name string) (id string) {
 	return answer.ID
 }
 
+// next returns the next progress, whether it comes as an event or as a snapshot.
 func next(t *testing.T, c *hubtest.Client) progress {
 	t.Helper()
-	var p progress
-	if err := c.ExpectEvent("job.progress").Decode(&p); err != nil {
-		t.Fatal(err)
+	m := c.Next()
+	var e struct {
+		Type string
+		Data progress
 	}
-	return p
+	if err := json.Unmarshal(m.Data, &e); err != nil || e.Type != "snapshot" && e.Type != "job.progress" {
+		t.Fatalf("%s is no progress (error %v)", m.Data, err)
+	}
+	return e.Data
 }
 
 func TestTwoJobsReach100PercentAndStayApart(t *testing.T) {
@@ -80,7 +93,10 @@ func TestTwoJobsReach100PercentAndStayApart(t *testing.T) {
 			if p.Name != name {
 				t.Fatalf("who watches %q hears of %q", name, p.Name)
 			}
-			percent = max(percent, p.Percent)
+			if p.Percent < percent {
+				t.Fatalf("%q goes back from %d %% to %d %%", name, percent, p.Percent)
+			}
+			percent = p.Percent
 		}
 	}
 }
@@ -111,11 +127,14 @@ func TestUnknownJobClosesWith4404(t *testing.T) {
 
 func TestJobsAreLimited(t *testing.T) {
 	tasks := newTasks(t, time.Hour)
-	for range maxJobs {
-		startJob(t, tasks, "one of many")
+	started := 0
+	for ; started <= 2*maxJobs; started++ { // as many wait as run
+		if w := post(tasks, "one of many", nil); w.Code == http.StatusServiceUnavailable {
+			break
+		}
 	}
-	if w := post(tasks, "one too many", nil); w.Code != http.StatusServiceUnavailable {
-		t.Errorf("status %d, want %d", w.Code, http.StatusServiceUnavailable)
+	if started < maxJobs || started > 2*maxJobs {
+		t.Errorf("%d jobs were started, want %d at least, and %d at most", started, maxJobs, 2*maxJobs)
 	}
 }
 
@@ -140,14 +159,76 @@ func TestFinishedJobsAreInNobodysWay(t *testing.T) {
 	})
 }
 
-func TestFinishedJobsAreLimited(t *testing.T) {
-	js := newJobs(t.Context(), nil, 0)
-	for i := range maxFinished + 10 {
-		js.add(fmt.Sprint(i), progress{})
-		js.finish(fmt.Sprint(i))
+func TestKeptJobsAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := &memoryStore{jobs: map[string]keptJob{}}
+		for i := range maxKept {
+			if err := kept.set(t.Context(), fmt.Sprint(i), progress{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := kept.set(t.Context(), "another", progress{}); !errors.Is(err, errFull) {
+			t.Errorf("one job too many: %v", err)
+		}
+		if err := kept.set(t.Context(), "0", progress{}); err != nil {
+			t.Errorf("a job that is kept: %v", err)
+		}
+		time.Sleep(keepFor + 1)
+		if err := kept.set(t.Context(), "another", progress{}); err != nil || len(kept.jobs) != 1 {
+			t.Errorf("%d jobs are kept after their time (error %v), want 1", len(kept.jobs), err)
+		}
+	})
+}
+
+func TestWithRedisAnotherProcessWorksOnTheJobs(t *testing.T) {
+	redis := redistest.Start(t).URL()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 2)
+	out, in := io.Pipe()
+	for _, c := range []configuration{
+		{addr: "127.0.0.1:0", redis: redis, duration: time.Hour}, // a job that ran here would not end
+		{addr: "127.0.0.1:0", redis: redis, duration: 100 * time.Millisecond, worker: true},
+	} {
+		go func() { ended <- run(ctx, c, in) }()
 	}
-	if _, ok := js.get("9"); ok || len(js.byID) != maxFinished {
-		t.Errorf("%d finished jobs are kept, want the last %d", len(js.byID), maxFinished)
+	address := ""
+	for lines := bufio.NewScanner(out); address == "" && lines.Scan(); {
+		address = regexp.MustCompile(`[\d.]+:\d+`).FindString(lines.Text())
+	}
+	go io.Copy(io.Discard, out)
+	response, err := http.PostForm("http://"+address+"/jobs", url.Values{"name": {"far away"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var job struct{ ID string }
+	if err := json.NewDecoder(response.Body).Decode(&job); err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	watcher, _, err := websocket.DefaultDialer.Dial("ws://"+address+"/ws/"+job.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p := (progress{}); p.Percent < 100; {
+		e := struct{ Data *progress }{&p}
+		if err := watcher.ReadJSON(&e); err != nil || p.Name != "far away" {
+			t.Fatalf("who watches a job hears of %+v (error %v)", p, err)
+		}
+	}
+	watcher.Close()
+	http.DefaultClient.CloseIdleConnections()
+	stop()
+	for range 2 {
+		if err := <-ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}
+	in.Close()
+}
+
+func TestWorkerWithoutRedisIsAnError(t *testing.T) {
+	if err := run(t.Context(), configuration{worker: true}, io.Discard); err == nil || !strings.Contains(err.Error(), "-redis") {
+		t.Errorf("run: %v", err)
 	}
 }
 
@@ -169,7 +250,7 @@ func TestFirstLineSaysWhereAndTheEndIsClean(t *testing.T) {
 	out, in := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, "127.0.0.1:0", time.Hour, in)
+		ended <- run(ctx, configuration{addr: "127.0.0.1:0", duration: time.Hour}, in)
 		in.Close()
 	}()
 	first, err := bufio.NewReader(out).ReadString('\n')
@@ -205,7 +286,7 @@ func TestBusyPortIsAnErrorThatNamesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer busy.Close()
-	err = run(t.Context(), busy.Addr().String(), time.Hour, io.Discard)
+	err = run(t.Context(), configuration{addr: busy.Addr().String()}, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), busy.Addr().String()) {
 		t.Errorf("run on a busy port: %v", err)
 	}

@@ -103,6 +103,17 @@ func (r *roster) listen(m *membership) {
 	r.wakeLocked()
 }
 
+// again is called when something that a member was to be told has been dropped, since it is
+// behind. It is told anew who is there.
+func (r *roster) again(m *membership) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m.told.Swap(0) > 0 { // otherwise it is a newcomer still
+		r.newcomers = append(r.newcomers, m)
+		r.wakeLocked()
+	}
+}
+
 // change is called when a member on this hub is another user's, or has another info.
 func (r *roster) change(to Member) {
 	r.mu.Lock()
@@ -459,4 +470,11 @@ func (m *membership) withoutNews(batch []*delivery) []*delivery {
 		batch = slices.DeleteFunc(slices.Clone(batch), other)
 	}
 	return batch
+}
+
+// lostNews is called when a batch is dropped for a member that will get others.
+func (m *membership) lostNews(batch []*delivery) {
+	if slices.ContainsFunc(batch, (*delivery).isNews) {
+		m.group.roster.again(m)
+	}
 }

@@ -1,10 +1,13 @@
 package grouphub_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -433,5 +436,72 @@ func TestMemberThatReadsSlowlyIsClosedForPresenceEventsToo(t *testing.T) {
 			time.Sleep(20 * time.Second)
 		}
 		slow.ExpectClose(1013)
+	})
+}
+
+func TestMemberThatLostPresenceEventsIsToldAnewWhoIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		layer := newFaultyLayer()
+		t.Cleanup(func() { layer.Close() })
+		var loading atomic.Bool
+		loaded := make(chan struct{})
+		options := announceOptions(layer)
+		options.MaxPending = 5000
+		options.Policy = func(group string) grouphub.GroupPolicy {
+			return grouphub.GroupPolicy{Announce: group == "all", Snapshot: func(ctx context.Context, _ string) (any, error) {
+				if loading.Load() {
+					select {
+					case <-loaded:
+					case <-ctx.Done():
+					}
+				}
+				return nil, ctx.Err()
+			}}
+		}
+		options.Consumer.Events["snapshot"] = grouphub.Forward()
+		two := newHub(t, announceOptions(layer))
+		one := newHub(t, options) // which the layer has the receiver of
+		ann := dialAs(t, one, "ann")
+		ann.SkipTo("presence")
+		loading.Store(true)
+		layer.receiver.Lost([]string{"g:all"})
+		dialAs(t, two, "bob")
+		time.Sleep(2 * time.Second) // that he has joined is held
+		send(t, two, "all", "note", strings.Repeat("x", 6000))
+		loading.Store(false)
+		close(loaded)
+		var n news
+		if err := ann.SkipTo("presence").Decode(&n); err != nil || n.String() != "members ann,bob 2" {
+			t.Errorf("told %s, %v", n, err)
+		}
+		ann.ExpectNone(time.Minute)
+	})
+}
+
+func TestMemberWhoseJoinFailsHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var failing atomic.Bool
+		options := announceOptions(nil)
+		options.Policy = func(group string) grouphub.GroupPolicy {
+			return grouphub.GroupPolicy{Announce: group == "all", Snapshot: func(context.Context, string) (any, error) {
+				if failing.Load() && group == "all" {
+					return nil, errors.New("no database")
+				}
+				return nil, nil
+			}}
+		}
+		options.Consumer.Events["snapshot"] = grouphub.Ignore()
+		hub := newHub(t, options)
+		ann := dialAs(t, hub, "ann")
+		expectNews(t, ann, "members ann 1")
+		failing.Store(true)
+		dialAs(t, hub, "bob").ExpectClose(1013)
+		time.Sleep(20 * time.Second)
+		if n, err := hub.Count(background, "all"); n != 1 || err != nil {
+			t.Errorf("count %d, %v", n, err)
+		}
+		failing.Store(false)
+		cid := dialAs(t, hub, "cid")
+		expectNews(t, cid, "members ann,cid 2")
 	})
 }

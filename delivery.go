@@ -347,6 +347,7 @@ func (s *shard) pushLocked(batch []*delivery) {
 		v, lead := c.variant(), due
 		if p.behind {
 			sent.dropped += v.countWithout(due, 0)
+			p.membership.lostNews(due)
 			s.closeIfDue(p, due)
 			continue
 		}
@@ -361,6 +362,7 @@ func (s *shard) pushLocked(batch []*delivery) {
 		}
 		if c.sendBatch(w, p.membership, due, lead, composed, latestWins, &sent) == outbox.ErrBehind {
 			s.places[i].behind = true
+			p.membership.lostNews(due)
 			c.fallBehindIn(p.membership)
 		}
 		s.closeIfDue(p, due)

@@ -72,9 +72,7 @@ func (m *members) signalRoom() {
 	}
 }
 
-// send queues an event for those who are members now. It never blocks. For one order of the
-// events among all members, it is not called concurrently with events. A close or a gap may be
-// sent beside an event: it has to be behind what was sent before it, and no more than that.
+// send queues an event for those who are members now. It never blocks.
 func (m *members) send(d *delivery) {
 	q := &queuedDelivery{delivery: d, size: int64(d.size()) + queuedOverhead}
 	m.queued.Add(q.size)
@@ -322,12 +320,14 @@ func (c *Conn) deliverHeld(p *place, batch []*delivery) {
 			// Another error means that the connection is ending.
 			if c.deliver(m, batch[:n], latestWins) == outbox.ErrBehind {
 				p.behind = true
+				m.lostNews(batch[:n])
 				c.fallBehindIn(m)
 			}
 		}
 		batch = batch[n:]
 	}
 	// What is left is behind a gap, and the Resync at its end is for all of it.
+	m.lostNews(batch)
 	c.hub.count.dropped.Add(uint64(c.variant().countWithout(c.without(batch), 0)))
 }
 

@@ -103,6 +103,9 @@ type GroupPolicy struct {
 	// again. Changes are gathered for up to a second. Who reconnects within 5 s has not left; the
 	// members of a hub that has crashed have, within 90 s. Announce implies Presence.
 	//
+	// A connection for which such an event was dropped, because it was behind in a group with Latest
+	// keys or a Snapshot, is told anew who is there.
+	//
 	// The events go through the consumer's Events as any others, and have no place in a history.
 	// Every member is written every change, so in a very large group they cost more than any
 	// other event.

@@ -83,7 +83,7 @@ func (c *Conn) takeBack(m *membership) bool {
 		return false
 	}
 	c.groups.delete(m.group.name)
-	m.shard.remove(m)
+	m.endLocked(c)
 	return true
 }
 
@@ -134,6 +134,7 @@ func (s *shard) loseAgainLocked(p *place) {
 // for the connection is free: a client that reads slowly gets a snapshot of when it is ready.
 func (s *shard) takeTicketLocked(p *place, ticket func() uint64) {
 	w := p.membership.wait
+	p.membership.lostNews(p.membership.held)
 	p.membership.held, w.bytes = nil, 0
 	if !p.conn.outbox.HalfFull() {
 		w.state, w.ticket = waitTicketed, ticket()
@@ -182,6 +183,7 @@ func (s *shard) holdLocked(p *place, due []*delivery) {
 		due = due[:len(due)-1]
 	}
 	if w.state != waitTicketed && w.state != waitServed {
+		m.lostNews(due)
 		return
 	}
 	w.bytes += waitingSize(due)
@@ -194,6 +196,7 @@ func (s *shard) holdLocked(p *place, due []*delivery) {
 		m.held = append(m.held, due...)
 		return
 	}
+	m.lostNews(due)
 	w.overflows++
 	switch {
 	case w.state == waitServed || w.overflows <= maxOverflows:

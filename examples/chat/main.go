@@ -14,7 +14,6 @@ package main
 import (
 	"context"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -127,7 +126,7 @@ func newOptions() *grouphub.Options {
 			if !strings.HasPrefix(group, roomPrefix) {
 				return grouphub.GroupPolicy{}
 			}
-			return grouphub.GroupPolicy{History: lastMessages, HistoryTTL: roomLife, Presence: true}
+			return grouphub.GroupPolicy{History: lastMessages, HistoryTTL: roomLife, Announce: true}
 		},
 	}
 }
@@ -142,7 +141,6 @@ func routes(hub *grouphub.Hub) http.Handler {
 	})
 	mux.Handle("GET /client.js", grouphub.ClientJS())
 	mux.Handle("/ws", grouphub.Authenticate(visitor)(hub.Handler(consumer(open))))
-	mux.HandleFunc("GET /members", members(hub))
 	mux.HandleFunc("POST /announce", announce(hub, open))
 	// The hub refuses other origins by itself. This refuses them for the form, too.
 	return http.NewCrossOriginProtection().Handler(mux)
@@ -170,17 +168,7 @@ func consumer(open *rooms) grouphub.Consumer {
 		},
 		Connect: func(c *grouphub.Conn) error {
 			// A page that comes back gets what it missed in place of the last messages.
-			if err := c.Join(group(roomOf(c)), grouphub.Last(lastMessages)); err != nil {
-				return err
-			}
-			if err := c.Join(doorway(roomOf(c))); err != nil {
-				return err
-			}
-			tellMembers(c.Context(), c)
-			return nil
-		},
-		Disconnect: func(ctx context.Context, c *grouphub.Conn, code int) {
-			tellMembers(ctx, c)
+			return c.Join(group(roomOf(c)), grouphub.Last(lastMessages))
 		},
 		Receive: grouphub.ReceiveAs(func(c *grouphub.Conn, m message) error {
 			if !validText(m.Text) {
@@ -201,48 +189,9 @@ func consumer(open *rooms) grouphub.Consumer {
 		Events: grouphub.Events{
 			"chat.message":      grouphub.Forward(),
 			"chat.announcement": grouphub.Forward(),
-			"chat.members":      grouphub.Forward(),
+			"presence":          grouphub.Forward(), // who comes and goes, which the policy announces
 		},
 	}
-}
-
-// tellMembers tells the pages of a room that its members have changed.
-func tellMembers(ctx context.Context, c *grouphub.Conn) {
-	// An error is ignored, since pages ask for the members now and then in any case.
-	_ = c.Hub().GroupSend(ctx, doorway(roomOf(c)), "chat.members", nil)
-}
-
-// members answers with the names of all who are in a room, in any process. Each name comes
-// once.
-func members(hub *grouphub.Hub) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		room := r.URL.Query().Get("room")
-		if !validName(room) {
-			http.Error(w, "members are those of a room", http.StatusBadRequest)
-			return
-		}
-		here, err := hub.Members(r.Context(), group(room))
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		json.NewEncoder(w).Encode(names(here))
-	}
-}
-
-// names returns the names of members in their order. Two windows are one person.
-func names(members []grouphub.Member) []string {
-	names := []string{}
-	seen := make(map[string]bool)
-	for _, member := range members {
-		if !seen[member.UserID] {
-			seen[member.UserID] = true
-			names = append(names, member.UserID)
-		}
-	}
-	return names
 }
 
 // announce writes to a room without being in it, as any part of a backend can. A real
@@ -274,10 +223,6 @@ func roomOf(c *grouphub.Conn) string { return c.Request().URL.Query().Get("room"
 const roomPrefix = "room:"
 
 func group(room string) string { return roomPrefix + room }
-
-// doorway returns the name of a second group with the same members. Its events are not kept,
-// so that coming and going does not push messages out of the room's history.
-func doorway(room string) string { return "doorway:" + room }
 
 // validName checks the names of rooms and of people, which are shown on one line.
 func validName(s string) bool {

@@ -15,7 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"github.com/alicebob/miniredis/v2"
 
@@ -55,7 +55,7 @@ func next(t *testing.T, c *hubtest.Client) (e grouphub.Event) {
 		if err := m.Decode(&e); err != nil {
 			t.Fatalf("%s: %v", m.Data, err)
 		}
-		if e.Group == "" || strings.HasPrefix(e.Group, roomPrefix) {
+		if e.Type != "presence" {
 			return e
 		}
 		e = grouphub.Event{}
@@ -74,13 +74,6 @@ func expect(t *testing.T, c *hubtest.Client, event string, want message) string 
 		t.Errorf("%s %s %+v, want %s %+v", e.Type, e.Group, got, event, want)
 	}
 	return e.ID
-}
-
-// membersOf returns who is in a room, as JSON.
-func membersOf(chat http.Handler, room string) string {
-	w := httptest.NewRecorder()
-	chat.ServeHTTP(w, httptest.NewRequest("GET", "/members?"+url.Values{"room": {room}}.Encode(), nil))
-	return strings.TrimSpace(w.Body.String())
 }
 
 func announceTo(chat http.Handler, room, text string, header http.Header) *httptest.ResponseRecorder {
@@ -148,27 +141,40 @@ func TestVisitorSeesTheLastMessagesAndLaterWhatWasMissed(t *testing.T) {
 	}
 }
 
-func TestEverybodyIsToldWhoComesAndGoes(t *testing.T) {
-	chat := newChat(t)
-	ann := enter(t, chat, "lobby", "Ann")
-	ann.ExpectEvent("chat.members") // her own coming
-	bob, again := enter(t, chat, "lobby", "Bob"), enter(t, chat, "lobby", "Bob")
-	enter(t, chat, "cellar", "Eve")
-	for range 2 {
-		ann.ExpectEvent("chat.members")
+// expectPresence checks the next coming or going that a visitor hears of, whose names are
+// separated by spaces.
+func expectPresence(t *testing.T, c *hubtest.Client, joined, left, members string) {
+	t.Helper()
+	var got struct{ Joined, Left, Members []struct{ User string } }
+	if err := c.SkipTo("presence").Decode(&got); err != nil {
+		t.Fatal(err)
 	}
-	if got, want := membersOf(chat, "lobby"), `["Ann","Bob"]`; got != want {
-		t.Errorf("in the lobby are %s, want %s", got, want)
-	}
-	for _, window := range []*hubtest.Client{bob, again} {
-		window.Close()
-		ann.ExpectEvent("chat.members")
-	}
-	for room, want := range map[string]string{"lobby": `["Ann"]`, "cellar": `["Eve"]`, "attic": `[]`, "": "members are those of a room"} {
-		if got := membersOf(chat, room); got != want {
-			t.Errorf("in room %q are %s, want %s", room, got, want)
+	for i, people := range [][]struct{ User string }{got.Joined, got.Left, got.Members} {
+		var names []string
+		for _, person := range people {
+			names = append(names, person.User)
+		}
+		if want := []string{joined, left, members}[i]; strings.Join(names, " ") != want {
+			t.Errorf("%s are %q, want %q", []string{"joined", "left", "members"}[i], names, want)
 		}
 	}
+}
+
+func TestEverybodyIsToldWhoComesAndGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		chat := newChat(t)
+		ann := enter(t, chat, "lobby", "Ann")
+		expectPresence(t, ann, "", "", "Ann")
+		bob, again := enter(t, chat, "lobby", "Bob"), enter(t, chat, "lobby", "Bob")
+		enter(t, chat, "cellar", "Eve")
+		expectPresence(t, ann, "Bob", "", "")
+		expectPresence(t, bob, "", "", "Ann Bob")
+		bob.Close()
+		again.Close()
+		enter(t, chat, "lobby", "Cid")
+		expectPresence(t, ann, "Cid", "", "")
+		expectPresence(t, ann, "", "Bob", "")
+	})
 }
 
 func TestAnnouncementReachesItsRoomOnly(t *testing.T) {
@@ -221,22 +227,6 @@ func TestVisitorNeedsARoomAndAName(t *testing.T) {
 	}
 }
 
-func TestNamesOfManyMembersTakeNoTime(t *testing.T) {
-	const people = 100_000
-	members := make([]grouphub.Member, 2*people)
-	for i := range members {
-		members[i].UserID = fmt.Sprintf("%06d", i/2) // each in two windows
-	}
-	begun := time.Now()
-	got := names(members)
-	if took := time.Since(begun); took > 3*time.Second {
-		t.Errorf("the names of %d members took %v", len(members), took)
-	}
-	if len(got) != people || got[0] != "000000" || got[people-1] != "099999" {
-		t.Errorf("%d names, want %d in their order", len(got), people)
-	}
-}
-
 func TestServerWaitsForNobodyWhoSendsNothing(t *testing.T) {
 	if server := newServer(nil); server.ReadTimeout == 0 || server.IdleTimeout == 0 {
 		t.Errorf("reads for %v, idle for %v, want limits", server.ReadTimeout, server.IdleTimeout)
@@ -246,9 +236,7 @@ func TestServerWaitsForNobodyWhoSendsNothing(t *testing.T) {
 func TestTextThatIsEmptyOrTooLongClosesItsConnection(t *testing.T) {
 	chat := newChat(t)
 	for i, text := range []string{"", " \n", strings.Repeat("长", maxTextLength+1)} {
-		// Each in a room of its own, where nobody else comes or goes.
 		ann := enter(t, chat, fmt.Sprint("room ", i), "Ann")
-		ann.ExpectEvent("chat.members")
 		ann.Send(message{Text: text})
 		ann.ExpectClose(1008)
 	}
@@ -313,9 +301,9 @@ func TestRoomIsSharedThroughRedisAndSurvivesItsAbsence(t *testing.T) {
 	if err := redis.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	const missed = `{"type":"resync","group":"doorway:lobby"}` // of what is not kept, perhaps
+	resynced := `{"type":"resync","group":"!user/` // of a group that keeps nothing, so Redis is back
 	for _, visitor := range visitors {
-		for m := visitor.Next(); string(m.Data) != missed; m = visitor.Next() {
+		for m := visitor.Next(); !strings.HasPrefix(string(m.Data), resynced); m = visitor.Next() {
 			if strings.HasPrefix(string(m.Data), `{"type":"resync","group":"room:`) {
 				t.Errorf("what the room keeps was lost: %s", m.Data)
 			}

@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -23,7 +22,6 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/seed-29c60982/grouphub"
-	"github.com/seed-29c60982/grouphub/hubtest"
 	"github.com/seed-29c60982/grouphub/internal/leak"
 )
 
@@ -83,9 +81,10 @@ func keeping(n int) func(string) grouphub.GroupPolicy {
 
 func presenceOptions(l grouphub.Layer) *grouphub.Options {
 	return &grouphub.Options{Layer: l, Logger: slog.New(slog.DiscardHandler),
-		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Presence: true} },
+		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{Announce: true} },
 		Consumer: grouphub.Consumer{
 			Connect: func(c *grouphub.Conn) error { return c.Join("all") },
+			Events:  grouphub.Events{"presence": grouphub.Forward()},
 		}}
 }
 
@@ -516,41 +515,4 @@ func (m *monitor) commands() map[string]int {
 	}
 	m.s.t.Fatalf("MONITOR ended: %v", m.lines.Err())
 	return nil
-}
-
-func TestMembersOfAProcessThatIsKilledVanish(t *testing.T) {
-	t.Parallel()
-	s := start(t)
-	hub := grouphub.New(presenceOptions(layer(t, s.url(), nil)))
-	defer hub.Shutdown(context.Background())
-	hubtest.Dial(t, hub, "/")
-	count := func() int {
-		members, err := hub.Members(t.Context(), "all")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(members)
-	}
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	crashing := exec.Command(program)
-	crashing.Env = append(os.Environ(), crashURL+"="+s.url())
-	crashing.Stderr = os.Stderr // why it ended before it was killed
-	if err := crashing.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer crashing.Process.Kill()
-	await(t, "two members", func() bool { return count() == 2 })
-	crashing.Process.Kill()
-	crashing.Wait()
-	killed := time.Now()
-	for count() != 1 {
-		if time.Since(killed) > 90*time.Second {
-			t.Fatal("the members are still there after 90s")
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	t.Logf("gone after %v", time.Since(killed).Round(time.Second))
 }

@@ -118,7 +118,9 @@ type replayStep struct {
 func (c *Conn) replayStep(m *membership, r *sequence.Replay) (step replayStep, err error) {
 	p := m.group.sequence.Next(r, c.pieceLimit(m), pieceSize)
 	var superseded int
-	p.Values, superseded = withoutSuperseded(c.without(p.Values))
+	if p.Values = c.without(p.Values); !c.hasConditions(p.Values) { // what they refuse replaces nothing
+		p.Values, superseded = withoutSuperseded(p.Values)
+	}
 	if step.renders = missingRenders(p.Values, []variant{c.variant()}); len(step.renders) > 0 {
 		return step, nil
 	}

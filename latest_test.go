@@ -245,3 +245,23 @@ func TestLatestEventIsTheSameForWhoKeepsUp(t *testing.T) {
 		t.Errorf("got %v, %v", e, err)
 	}
 }
+
+func TestEventThatAConditionRefusesReplacesNothingInAReplay(t *testing.T) {
+	hub := newHub(t, &grouphub.Options{Logger: quiet(),
+		Policy: func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{History: 10} },
+		Consumer: grouphub.Consumer{
+			Connect: func(c *grouphub.Conn) error { return c.Join("all", grouphub.Last(10)) },
+			Events: grouphub.Events{"price": grouphub.Forward().If(func(_ *grouphub.Conn, e grouphub.Event) bool {
+				return string(e.Data) != "2"
+			})},
+		}})
+	for i := 1; i <= 2; i++ {
+		if err := hub.GroupSend(background, "all", "price", i, grouphub.Latest("gold")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := hubtest.Dial(t, hub, "/")
+	if e := c.ExpectEvent("price"); string(e.Data) != "1" {
+		t.Errorf("got %+v", e)
+	}
+}

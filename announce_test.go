@@ -505,3 +505,32 @@ func TestMemberWhoseJoinFailsHasLeft(t *testing.T) {
 		expectNews(t, cid, "members ann,cid 2")
 	})
 }
+
+func TestNewcomerWhoWaitsForTheNextLoadIsToldWhoIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		options := announceOptions(nil)
+		options.Policy = func(group string) grouphub.GroupPolicy {
+			if group != "all" {
+				return grouphub.GroupPolicy{}
+			}
+			return grouphub.GroupPolicy{Announce: true, Snapshot: func(context.Context, string) (any, error) {
+				time.Sleep(2 * time.Second)
+				return nil, nil
+			}}
+		}
+		options.Consumer.Events["snapshot"] = grouphub.Forward()
+		hub := newHub(t, options)
+		clients := make(chan *hubtest.Client, 2)
+		go func() { clients <- dialAs(t, hub, "ann") }()
+		time.Sleep(300 * time.Millisecond)
+		go func() { clients <- dialAs(t, hub, "bob") }() // too late for the load that runs
+		for range 2 {
+			c := <-clients
+			c.ExpectEvent("snapshot")
+			var n news
+			if err := c.ExpectEvent("presence").Decode(&n); err != nil || len(n.Members) == 0 {
+				t.Errorf("told %s, %v", n, err)
+			}
+		}
+	})
+}

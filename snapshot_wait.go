@@ -134,8 +134,7 @@ func (s *shard) loseAgainLocked(p *place) {
 // for the connection is free: a client that reads slowly gets a snapshot of when it is ready.
 func (s *shard) takeTicketLocked(p *place, ticket func() uint64) {
 	w := p.membership.wait
-	p.membership.lostNews(p.membership.held)
-	p.membership.held, w.bytes = nil, 0
+	p.membership.dropHeld()
 	if !p.conn.outbox.HalfFull() {
 		w.state, w.ticket = waitTicketed, ticket()
 		return
@@ -147,6 +146,13 @@ func (s *shard) takeTicketLocked(p *place, ticket func() uint64) {
 	s.whenDrained(p.conn, p.membership, func(p *place) {
 		s.takeTicketLocked(p, s.members.group.loader.ticket)
 	})
+}
+
+// dropHeld drops what a member that waits holds, since a snapshot covers it: all but who has come
+// and gone.
+func (m *membership) dropHeld() {
+	m.lostNews(m.held)
+	m.held, m.wait.bytes = nil, 0
 }
 
 // whenDrained calls f, with the shard locked, when the connection's outbox has drained, unless
@@ -220,13 +226,12 @@ func (s *shard) advanceLocked(d *delivery) {
 	var failed []*Conn
 	for i := range s.places {
 		p := &s.places[i]
-		w := p.membership.wait
 		if !p.awaits(d) {
 			continue
 		}
 		switch d.kind {
 		case deliveryLoadBegins:
-			p.membership.held, w.bytes = nil, 0
+			p.membership.dropHeld()
 		case deliverySnapshot:
 			if shared == nil {
 				shared = make(map[variant]*composition)
@@ -302,7 +307,8 @@ func (s *shard) releaseLocked(p *place) {
 func (s *shard) failLocked(p *place, err error) (closes bool) {
 	m, w := p.membership, p.membership.wait
 	s.members.group.loader.giveBack()
-	m.held, w.bytes, w.state, w.ticket = nil, 0, waitFailed, 0
+	m.dropHeld()
+	w.state, w.ticket = waitFailed, 0
 	if w.joined != nil {
 		w.joined <- err
 		w.joined = nil

@@ -296,8 +296,18 @@ func TestAReplayOfHandleCallsThatAreLargerThanMaxPendingGoesOn(t *testing.T) {
 	for i := range 10 {
 		send(t, hub, "g", "n", strings.Repeat("x", 100<<10+i))
 	}
-	c := hubtest.Dial(t, hub, "/")
+	for _, opts := range [][]hubtest.DialOption{nil, {hubtest.AsStream()}} {
+		c := hubtest.Dial(t, hub, "/", opts...)
+		for i := range 10 {
+			c.Expect(fmt.Sprint(100<<10 + i + 2))
+		}
+	}
+	resuming := hubtest.Dial(t, hub, "/?resume=")
 	for i := range 10 {
-		c.Expect(fmt.Sprint(100<<10 + i + 2))
+		for m := resuming.Next(); string(m.Data) != fmt.Sprint(100<<10+i+2); m = resuming.Next() {
+			if !strings.Contains(string(m.Data), "grouphub.position") {
+				t.Fatalf("got %.100s", m.Data)
+			}
+		}
 	}
 }

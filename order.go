@@ -149,13 +149,23 @@ func (c *Conn) sendInOrder(m *membership, v any) {
 	c.doInOrder(m, func() { _ = c.SendJSON(v) })
 }
 
-// doInOrder runs f, behind what the membership waits for.
+// doInOrder runs f, behind what the membership waits for. It goes past MaxPending: f belongs to
+// an event that was accepted.
 func (c *Conn) doInOrder(m *membership, f func()) {
-	if m.inOrder(c) && m.waiting.Load() > 0 {
-		_ = c.queueBehind(m, 0, f) // fails if the connection is ending anyway
+	if !m.inOrder(c) || m.waiting.Load() == 0 {
+		f()
 		return
 	}
-	f()
+	m.waiting.Add(1)
+	queued := c.strand.Continue(func() {
+		defer m.waiting.Add(-1)
+		if !m.left.Load() {
+			f()
+		}
+	})
+	if !queued { // the connection is ending anyway
+		m.waiting.Add(-1)
+	}
 }
 
 // sendPosition tells a client where it is after an event, unless it has left the group.

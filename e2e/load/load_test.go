@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,7 +39,13 @@ const (
 	opClose = 8
 )
 
-func TestMain(m *testing.M) { leak.Check(m) }
+func TestMain(m *testing.M) {
+	if address := os.Getenv(crowdAddress); address != "" {
+		runCrowd(address)
+		return
+	}
+	leak.Check(m)
+}
 
 // TestSlowMemberAmongAThousand lets one of a thousand members never read. All others
 // get every event, and no GroupSend waits for it. The race detector makes do with fewer

@@ -44,6 +44,13 @@ func TestMain(m *testing.M) {
 		runCrowd(address)
 		return
 	}
+	if told := os.Getenv(jitterVariable); told != "" {
+		if err := runJitterClients(told); err != nil {
+			fmt.Fprintln(os.Stderr, "jitter clients:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	leak.Check(m)
 }
 

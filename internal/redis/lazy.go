@@ -220,7 +220,7 @@ type lazySubscription struct {
 
 	// Guarded by layer.mu.
 	inner layer.Subscription // nil before the layer is connected, and if that has failed
-	err   error              // of Attach
+	err   error              // of Attach, or that it was closed before
 }
 
 // get returns the subscription on the connected layer, or why there is none.
@@ -260,6 +260,9 @@ func (s *lazySubscription) Close() error {
 	s.layer.mu.Lock()
 	delete(s.layer.waiting, s)
 	inner := s.inner
+	if inner == nil { // and it will have none
+		s.err = fmt.Errorf("%w: the subscription of %q", layer.ErrClosed, s.hub)
+	}
 	s.layer.mu.Unlock()
 	if inner == nil {
 		return nil

@@ -99,6 +99,26 @@ func TestLazyLayerIsClosedWhileItConnects(t *testing.T) {
 	}
 }
 
+func TestSubscriptionThatEndsBeforeTheServerIsThereStaysEnded(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	s.Kill()
+	l := newLazy(t, s.URL(), Options{})
+	h := attachHub(t, l)
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.Restart()
+	<-l.ready
+	if h.Up() {
+		t.Error("Up")
+	}
+	h.Remove("topic")
+	if err := h.Add(t.Context(), "topic"); !errors.Is(err, layer.ErrClosed) {
+		t.Errorf("Add: %v, want ErrClosed", err)
+	}
+}
+
 func TestLazyLayerSaysAtOnceWhatIsWrongWithItsOptions(t *testing.T) {
 	for url, opts := range map[string]Options{"127.0.0.1:6379": {}, "redis://127.0.0.1:1": {QueueCapacity: -1}} {
 		if l, err := NewLazy(url, opts); err == nil || !strings.HasPrefix(err.Error(), "grouphub: ") {

@@ -31,7 +31,7 @@ type strandKey struct {
 // queueLatest is queueCallback for a callback that a later one with the same key replaces,
 // unless the key is empty. It reports whether this one has replaced another.
 func (c *Conn) queueLatest(m *membership, key string, size int, run func()) (replaced bool, err error) {
-	if key == "" {
+	if key == "" || c.subscriber != nil && c.subscriber.late.Load() { // then it is dropped
 		return false, c.queueCallback(size, run)
 	}
 	ok, replaced, full := c.strand.Latest(strandKey{m, key}, size, run)

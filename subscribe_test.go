@@ -199,6 +199,40 @@ func TestASubscriberBeginsWithASnapshotAndGetsAnotherWhereItMayHaveMissedEvents(
 	}
 }
 
+func TestASubscriberThatHasMissedEventsGetsNoneWithALatestKeyBeforeItsSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newHub(t, &grouphub.Options{MaxPending: 1000, Logger: quiet(), Policy: func(string) grouphub.GroupPolicy {
+			return grouphub.GroupPolicy{Snapshot: func(context.Context, string) (any, error) { return 1, nil }}
+		}})
+		ctx, cancel := context.WithCancel(background)
+		defer cancel()
+		goOn := make(chan struct{})
+		events := make(chan grouphub.Event, 100)
+		if err := hub.Subscribe(ctx, "all", func(e grouphub.Event) { <-goOn; events <- e }); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 20 {
+			send(t, hub, "all", "note", i)
+		}
+		synctest.Wait()
+		if hub.Stats().Dropped == 0 {
+			t.Fatal("nothing is dropped")
+		}
+		send(t, hub, "all", "price", 1, grouphub.Latest("gold"))
+		synctest.Wait()
+		close(goOn)
+		time.Sleep(time.Second)
+		for snapshots := 0; snapshots < 2; {
+			switch e := <-events; e.Type {
+			case "snapshot":
+				snapshots++
+			case "price":
+				t.Fatal("a price came before the second snapshot")
+			}
+		}
+	})
+}
+
 func TestASubscriberAsksAgainForASnapshotThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		layer := newFaultyLayer()

@@ -8,13 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/e2e/eventsource"
@@ -49,17 +53,41 @@ http {
 	gzip_proxied any;
 	gzip_types text/event-stream;
 	gzip_min_length 0;
-	server {
-		listen LISTEN;
-		location / { proxy_pass http://SERVER; VERSION }
-	}
+	SITE
 }
 `
 
+// site is the least that nginx needs.
+const site = "server { listen LISTEN; location / { proxy_pass http://SERVER; VERSION } }"
+
+// nginx returns a proxy that serves a site.
+func nginx(site string) proxy {
+	return proxy{"nginx", []string{"-e", "stderr", "-c"}, strings.ReplaceAll(nginxConfig, "SITE", site)}
+}
+
+// documented returns the configuration that docs/deployment.md shows in a language, with the
+// test's address in place of the one that it listens at.
+func documented(language, listen, here string) string {
+	guide, err := os.ReadFile("../../docs/deployment.md")
+	if err != nil {
+		panic(err)
+	}
+	block := regexp.MustCompile("(?s)```" + language + "\n(.*?)```").FindSubmatch(guide)
+	if block == nil || !strings.Contains(string(block[1]), listen) {
+		panic("docs/deployment.md has no " + language + " with " + listen)
+	}
+	return strings.NewReplacer(listen, here, "127.0.0.1:8080", "SERVER").Replace(string(block[1]))
+}
+
 var proxies = map[string]proxy{
-	"nginx by default": {"nginx", []string{"-e", "stderr", "-c"}, strings.ReplaceAll(nginxConfig, "VERSION", "")},
-	"nginx by HTTP 1.1": {"nginx", []string{"-e", "stderr", "-c"},
-		strings.ReplaceAll(nginxConfig, "VERSION", `proxy_http_version 1.1; proxy_set_header Connection "";`)},
+	"nginx by default": nginx(strings.ReplaceAll(site, "VERSION", "")),
+	"nginx by HTTP 1.1": nginx(strings.ReplaceAll(site, "VERSION",
+		`proxy_http_version 1.1; proxy_set_header Connection "";`)),
+	"nginx as documented": nginx(documented("nginx", "listen 80;", "listen LISTEN;")),
+	"haproxy as documented": {"haproxy", []string{"-db", "-f"},
+		"global\n\tmaxconn 100\n" + documented("haproxy", "bind :80", "bind LISTEN")},
+	"caddy as documented": {"caddy", []string{"run", "--adapter", "caddyfile", "--config"},
+		"{\n\tadmin off\n\tauto_https off\n}\n" + documented("caddy", "example.com {", "http://LISTEN {")},
 	"haproxy": {"haproxy", []string{"-db", "-f"}, `
 global
 	maxconn 100
@@ -249,6 +277,42 @@ func TestEventStreamWorksBehindAProxy(t *testing.T) {
 				t.Errorf("after the close came %+v", b)
 			} else if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
 				t.Error("the stream did not end after its close")
+			}
+		})
+	}
+}
+
+// A page of the site that the proxy serves connects, so the Host has to get through, too.
+func TestWebSocketWorksBehindAProxyThatIsConfiguredAsDocumented(t *testing.T) {
+	for name, p := range proxies {
+		if !strings.HasSuffix(name, "as documented") {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			hub := grouphub.New(&grouphub.Options{Consumer: grouphub.Consumer{
+				Receive: func(c *grouphub.Conn, m grouphub.Message) error { return c.Send(m.Data) },
+			}})
+			server := httptest.NewServer(hub)
+			t.Cleanup(func() {
+				if err := hub.Shutdown(context.Background()); err != nil {
+					t.Error(err)
+				}
+				server.Close()
+			})
+			address := p.start(t, server.Listener.Addr().String())
+			conn, _, err := websocket.DefaultDialer.Dial("ws://"+address+"/", http.Header{"Origin": {"http://" + address}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+				t.Fatal(err)
+			}
+			if err := conn.WriteMessage(websocket.TextMessage, []byte("hello")); err != nil {
+				t.Fatal(err)
+			}
+			if _, data, err := conn.ReadMessage(); err != nil || string(data) != "hello" {
+				t.Errorf("got %q, %v", data, err)
 			}
 		})
 	}

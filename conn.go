@@ -67,7 +67,7 @@ func (c *Conn) Hub() *Hub { return c.hub }
 func (c *Conn) Request() *http.Request { return c.request.get() }
 
 // PathValue returns the request's value for a wildcard of the route's pattern. Routers other
-// than net/http's may have to be asked for it: the README shows how. A name that the route
+// than net/http's may have to be asked for it: docs/frameworks.md shows how. A name that the route
 // does not have is logged as an error, once, and its value is empty.
 func (c *Conn) PathValue(name string) string {
 	value := c.request.pathValue(name)

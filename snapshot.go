@@ -43,7 +43,7 @@ type loader struct {
 	group *group // static
 
 	mu      sync.Mutex         // may be taken while any other lock is held
-	begun   uint64             // number of the load that began last
+	begun   uint64             // number of the load that is made, or was last
 	asked   uint64             // the highest ticket; a load is due while it is above begun
 	waiting int                // tickets that were neither served nor given back
 	running bool               // there is a goroutine that loads
@@ -94,11 +94,12 @@ func (l *loader) run() {
 		case <-l.hub.loads.Done():
 		}
 		ctx, cancel := context.WithTimeout(l.hub.loads, loadTimeout)
-		if !l.isDue(ctx, cancel) {
+		number, due := l.next(ctx, cancel)
+		if !due {
 			cancel()
 			return
 		}
-		number, d, err := l.load(ctx)
+		d, err := l.load(ctx, number)
 		if err != nil {
 			d = l.failure(ctx, number, err)
 		}
@@ -109,20 +110,23 @@ func (l *loader) run() {
 	}
 }
 
-// isDue reports whether a load is to be made, which ends with ctx. If not, the goroutine ends.
-func (l *loader) isDue(ctx context.Context, cancel context.CancelFunc) bool {
+// next returns the number of the load that is to be made, which ends with ctx. It has the number
+// before anything can end it, so that whoever comes then waits for another one. If no load is
+// due, the goroutine ends.
+func (l *loader) next(ctx context.Context, cancel context.CancelFunc) (number uint64, due bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.running = l.asked > l.begun && l.waiting > 0 && ctx.Err() == nil; !l.running {
 		l.asked, l.cancel = l.begun, nil
-		return false
+		return 0, false
 	}
+	l.begun++
 	l.cancel = cancel
-	return true
+	return l.begun, true
 }
 
-// load makes a load, and returns its number and the delivery of its snapshot.
-func (l *loader) load(ctx context.Context) (number uint64, d *delivery, err error) {
+// load makes a load, and returns the delivery of its snapshot.
+func (l *loader) load(ctx context.Context, number uint64) (d *delivery, err error) {
 	// A function that does not end with its context is left alone, but there is no second one
 	// beside it, also where the group has ended meanwhile, and has begun again.
 	returned := make(chan struct{})
@@ -134,11 +138,11 @@ func (l *loader) load(ctx context.Context) (number uint64, d *delivery, err erro
 		select {
 		case <-other.(chan struct{}):
 		case <-ctx.Done():
-			return l.next(), nil, errors.New("the last load has not returned")
+			return nil, errors.New("the last load has not returned")
 		}
 	}
 	l.last = time.Now()
-	number, at := l.begin()
+	at := l.begin(number)
 	loaded := make(chan *envelope.Envelope, 1)
 	failed := make(chan error, 1)
 	l.hub.callbacks.Go(func() {
@@ -160,19 +164,19 @@ func (l *loader) load(ctx context.Context) (number uint64, d *delivery, err erro
 		if at.Epoch != "" {
 			d.id = sequence.ID(at)
 		}
-		return number, d, nil
+		return d, nil
 	case err = <-failed:
-		return number, nil, err
+		return nil, err
 	case <-ctx.Done():
-		return number, nil, ctx.Err()
+		return nil, ctx.Err()
 	}
 }
 
-// begin gives the load that begins its number, and tells the members. The position is where
-// the group's history stands for them then, zero without history.
-func (l *loader) begin() (number uint64, at Position) {
+// begin tells the members that a load begins. The position is where the group's history stands
+// for them then, zero without history.
+func (l *loader) begin(number uint64) (at Position) {
 	begin := func(now Position) {
-		at, number = now, l.next()
+		at = now
 		l.group.send(&delivery{kind: deliveryLoadBegins, hub: l.hub, group: l.group, env: noEnvelope, load: number})
 	}
 	if l.group.sequence != nil {
@@ -180,14 +184,7 @@ func (l *loader) begin() (number uint64, at Position) {
 	} else {
 		begin(Position{})
 	}
-	return number, at
-}
-
-func (l *loader) next() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.begun++
-	return l.begun
+	return at
 }
 
 // tryAll tries to load until that succeeds, or there are no tries left.

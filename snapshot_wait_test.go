@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/seed-29c60982/grouphub"
 	"github.com/seed-29c60982/grouphub/hubtest"
@@ -222,4 +225,35 @@ func TestASnapshotThatIsCompressedOrConditionalReachesThoseItIsFor(t *testing.T)
 			t.Errorf("got %+v", e)
 		}
 	}
+}
+
+func TestWhoComesWhileALoadCannotBeginHasAllOfTheNextOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var loads atomic.Int32
+		conns := make(chan *grouphub.Conn, 3)
+		hub := newHub(t, &grouphub.Options{Logger: quiet(), Policy: func(string) grouphub.GroupPolicy {
+			return grouphub.GroupPolicy{Snapshot: func(context.Context, string) (any, error) {
+				if loads.Add(1) == 1 {
+					time.Sleep(21 * time.Second) // whatever becomes of its context
+				}
+				return 1, nil
+			}}
+		}, Consumer: grouphub.Consumer{Connect: func(c *grouphub.Conn) error { conns <- c; return nil }, Events: both}})
+		joined := make(chan error, 3)
+		join := func() {
+			hubtest.Dial(t, hub, "/")
+			c := <-conns
+			go func() { joined <- c.Join("g") }()
+		}
+		join()
+		time.Sleep(time.Second)
+		join() // for a load that has no time to begin
+		time.Sleep(18 * time.Second)
+		join()
+		for i, want := range []error{grouphub.ErrUnavailable, grouphub.ErrUnavailable, nil} {
+			if err := <-joined; !errors.Is(err, want) {
+				t.Errorf("join %d: %v, want %v", i+1, err, want)
+			}
+		}
+	})
 }

@@ -136,15 +136,17 @@ func (h *publishHandler) publish(w http.ResponseWriter, r *http.Request) *publis
 		}
 		return err
 	}
-	requests := make([]publishRequest, len(events))
+	var requests []publishRequest
 	for i, event := range events {
-		err := decodePublish(event, &requests[i])
+		var request publishRequest
+		err := decodePublish(event, &request)
 		if err == nil {
-			err = requests[i].check(h.hub)
+			err = request.check(h.hub)
 		}
 		if err != nil {
 			return at(i, err)
 		}
+		requests = append(requests, request)
 	}
 	for i := range requests {
 		if err := requests[i].send(r.Context(), h.hub); err != nil {

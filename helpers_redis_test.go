@@ -11,7 +11,7 @@ import (
 )
 
 // redisLayer returns a layer that is closed with the test.
-func redisLayer(t *testing.T, url string, opts *grouphub.RedisOptions) *grouphub.RedisLayer {
+func redisLayer(t testing.TB, url string, opts *grouphub.RedisOptions) *grouphub.RedisLayer {
 	t.Helper()
 	l, err := grouphub.NewRedisLayer(url, opts)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 
@@ -117,18 +118,84 @@ func TestAnnouncementOfTheBackendReachesARoom(t *testing.T) {
 		t.Fatalf("the announcement was answered with %s", response.Status)
 	}
 	for _, w := range []*window{ann, bob} {
-		w.waitText(".announcement", "📣 Deploy in <5> minutes")
+		w.waitText(".announcement span", "Deploy in <5> minutes")
 	}
 
 	// The form on the page does the same, and leaves the page where it is.
 	ann.do(chromedp.Evaluate[chromedp.Void](`window.samePage = true; document.querySelector("details").open = true`))
 	ann.write("#announce [name=text]", "Tea is ready ☕")
 	for _, w := range []*window{ann, bob} {
-		w.waitText(".announcement", "📣 Tea is ready ☕")
+		w.waitText(".announcement span", "Tea is ready ☕")
 	}
 	if !eval[bool](ann, "window.samePage === true") {
 		t.Error("the page was loaded anew")
 	}
+
+	// What goes wrong is said beside the form, which keeps the text.
+	p.stop(t)
+	ann.write("#announce [name=text]", "Is anybody there?")
+	ann.waitText("#announce [role=alert]", "Not announced: the server does not answer")
+	if text := eval[string](ann, `document.querySelector("#announce [name=text]").value`); text != "Is anybody there?" {
+		t.Errorf("the form has %q, want what was written", text)
+	}
+}
+
+func TestRefusedNameIsSaidAndCanBeChanged(t *testing.T) {
+	w := open(t, engine.StartChromium(t).Context, start(t, "chat").url+"/?room=lobby&name="+strings.Repeat("long", 20))
+	enter := func(name string) {
+		t.Helper()
+		w.do(chromedp.SetValue(chromedp.CSS("#enter [name=name]"), name))
+		if _, err := chromedp.RunResponse(w.ctx, chromedp.Submit(chromedp.CSS("#enter"))); err != nil {
+			t.Fatal(err)
+		}
+		w.waitText("#state", "Connected as "+name)
+	}
+	w.waitText("#refused", "room and name must have 1 to 40 characters")
+	w.picture("refused")
+	enter("Ann")
+	if _, err := chromedp.RunResponse(w.ctx, chromedp.Click(chromedp.CSS("#rename"))); err != nil {
+		t.Fatal(err)
+	}
+	if name := eval[string](w, `document.querySelector("#enter [name=name]").value`); name != "Ann" {
+		t.Errorf("who renames is offered %q, want the old name", name)
+	}
+	enter("Anna")
+	w.waitText("#room", "lobby")
+}
+
+func TestLogStaysAtItsEndUnlessSomebodyReads(t *testing.T) {
+	const distance = `(e => e.scrollHeight - e.scrollTop - e.clientHeight)(document.querySelector("#log"))`
+	settles := func(w *window, expression string) { // scrolling changes nothing in the page
+		t.Helper()
+		w.do(chromedp.Poll[chromedp.Void](expression, chromedp.WithPollingInterval(10*time.Millisecond)))
+	}
+	bob, enter := enter(t, start(t, "chat"), "lobby", "Bob")
+	ann := enter("lobby", "Ann") // in front: other tabs are not painted, nor told of sizes
+	for i := range 30 {
+		bob.write("#say input", fmt.Sprint("line ", i))
+		bob.waitText(".message p", fmt.Sprint("line ", i))
+	}
+	ann.waitText(".message p", "line 29")
+	// As when a keyboard opens.
+	for _, height := range []int64{844, 480, 844, 400} {
+		ann.do(chromedp.EmulateViewport(390, height))
+		settles(ann, distance+" < 2")
+	}
+	if n := eval[int](ann, `document.querySelectorAll(".message:not(.again)").length`); n != 1 {
+		t.Errorf("the name stands above %d of Bob's messages in a row, want the first", n)
+	}
+
+	ann.do(chromedp.Evaluate[chromedp.Void](`document.querySelector("#log").scrollTop = 0`))
+	settles(ann, distance+" > 100")
+	bob.write("#say input", "news")
+	ann.waitText(".message p", "news")
+	ann.wait(`!document.querySelector("#newer").hidden`)
+	if top := eval[float64](ann, `document.querySelector("#log").scrollTop`); top != 0 {
+		t.Errorf("the log was moved by %v while somebody read", top)
+	}
+	ann.picture("chat-newer")
+	ann.do(chromedp.Evaluate[chromedp.Void](`document.querySelector("#newer").click()`))
+	settles(ann, distance+` < 2 && document.querySelector("#newer").hidden`)
 }
 
 func TestVisitorWithoutANameIsAskedForIt(t *testing.T) {
@@ -259,10 +326,13 @@ func TestChatLooksDecent(t *testing.T) {
 		t.Fatal(err)
 	}
 	response.Body.Close()
-	ann.waitText(".announcement", "📣 Deploy in 5 minutes")
+	ann.waitText(".announcement span", "Deploy in 5 minutes")
 	ann.picture("chat")
-
 	ann.fits("#say")
+
+	p.stop(t)
+	ann.wait(`!document.querySelector("#banner").hidden`)
+	ann.picture("chat-offline")
 }
 
 func TestBusyPortIsOneClearLine(t *testing.T) {

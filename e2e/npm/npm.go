@@ -1,4 +1,4 @@
-// Package npm has the packages of npm that the tests' pages are made of.
+// Package npm has the packages of npm that the tests' pages are made of, or are checked with.
 package npm
 
 import (

@@ -155,9 +155,10 @@ func visitor(r *http.Request) (grouphub.User, error) {
 func consumer(open *rooms) grouphub.Consumer {
 	return grouphub.Consumer{
 		Accept: func(r *http.Request) error {
+			// The page hears of a 403 as a final close, and lets the visitor change them.
 			if query := r.URL.Query(); !validName(query.Get("room")) || !validName(query.Get("name")) {
 				return &grouphub.Reject{
-					Status: http.StatusBadRequest,
+					Status: http.StatusForbidden,
 					Reason: fmt.Sprintf("room and name must have 1 to %d characters", maxNameLength),
 				}
 			}
@@ -213,7 +214,7 @@ func announce(hub *grouphub.Hub, open *rooms) http.HandlerFunc {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		w.WriteHeader(http.StatusNoContent) // a browser then stays on its page
+		w.WriteHeader(http.StatusNoContent)
 	}
 }
 

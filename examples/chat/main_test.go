@@ -221,8 +221,8 @@ func TestAnnouncementNeedsARoomAndAText(t *testing.T) {
 func TestVisitorNeedsARoomAndAName(t *testing.T) {
 	chat := newChat(t)
 	for _, query := range []string{"", "room=lobby", "name=Ann", "room=lobby&name=%00", "room=lobby&name=%FF", "room=+&name=Ann"} {
-		if response := hubtest.DialRefused(t, chat, "/ws?"+query); response.StatusCode != http.StatusBadRequest {
-			t.Errorf("%q: status %d, want %d", query, response.StatusCode, http.StatusBadRequest)
+		if response := hubtest.DialRefused(t, chat, "/ws?"+query); response.StatusCode != http.StatusForbidden {
+			t.Errorf("%q: status %d, want %d", query, response.StatusCode, http.StatusForbidden)
 		}
 	}
 }

@@ -88,7 +88,7 @@ func (d *driver) session(ctx context.Context, s scenario, e entry, redis string)
 	}
 	j := job{Scenario: s, Hello: e.hello, Query: e.query, Stream: e.stream, Length: d.length}
 	for range servers {
-		at, stop, err := startServer(ctx, e.name, setup{redis, s.History, s.Groups})
+		at, stop, err := startServer(ctx, e.name, setup{redis, s.History, s.Latest, s.Kind == snapshots, s.Groups})
 		if err != nil {
 			return sample{}, err
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/seed-29c60982/grouphub"
 )
@@ -16,7 +17,8 @@ import (
 // or an event stream, as the client asks for.
 type grouphubServer struct {
 	http.Handler
-	hub *grouphub.Hub
+	hub  *grouphub.Hub
+	keys []grouphub.SendOption // Latest, for events in turn; one without a key if there are none
 }
 
 func newGrouphub(s setup) (contender, error) {
@@ -31,6 +33,22 @@ func newGrouphub(s setup) (contender, error) {
 	if s.History {
 		options.Policy = func(string) grouphub.GroupPolicy { return grouphub.GroupPolicy{History: 100} }
 	}
+	if s.Snapshot {
+		state := strings.Repeat("x", 4<<10)
+		options.Policy = func(string) grouphub.GroupPolicy {
+			return grouphub.GroupPolicy{Snapshot: func(context.Context, string) (any, error) {
+				loads.Add(1)
+				return state, nil
+			}}
+		}
+	}
+	keys := []grouphub.SendOption{{}}
+	if s.Latest > 0 {
+		keys = nil
+	}
+	for i := range s.Latest {
+		keys = append(keys, grouphub.Latest("key"+strconv.Itoa(i)))
+	}
 	hub := grouphub.New(options)
 	return grouphubServer{hub.Handler(grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error {
@@ -43,13 +61,13 @@ func newGrouphub(s setup) (contender, error) {
 			return c.Join(c.PathValue("group"))
 		},
 		Disconnect: func(context.Context, *grouphub.Conn, int) { left.Add(1) },
-		Events:     grouphub.Events{"event": grouphub.Forward()},
-	}), hub}, nil
+		Events:     grouphub.Events{"event": grouphub.Forward(), "snapshot": grouphub.Forward()},
+	}), hub, keys}, nil
 }
 
 func (s grouphubServer) publish(group string, n int, next func() []byte) error {
-	for range n {
-		if err := s.hub.GroupSend(context.Background(), group, "event", json.RawMessage(next())); err != nil {
+	for i := range n {
+		if err := s.hub.GroupSend(context.Background(), group, "event", json.RawMessage(next()), s.keys[i%len(s.keys)]); err != nil {
 			return err
 		}
 	}

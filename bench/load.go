@@ -63,7 +63,7 @@ type stage int
 
 const (
 	inHandshake stage = iota
-	inGreeting        // the contender's hello is sent, its answer not yet here
+	inGreeting        // the contender's hello is sent, its answer not yet here; or the snapshot is not
 	isOpen
 )
 
@@ -229,6 +229,10 @@ func (l *lane) read(c *client) error {
 }
 
 func (l *lane) shakenHands(c *client) error {
+	if l.job.Scenario.Kind == snapshots {
+		c.stage = inGreeting // which is the snapshot
+		return nil
+	}
 	if l.job.Hello == "" {
 		c.stage = isOpen
 		return l.opened(c)
@@ -277,6 +281,7 @@ func (l *lane) usage() (sum Usage, err error) {
 		sum.CPU += u.CPU
 		sum.Joined += u.Joined
 		sum.Left += u.Left
+		sum.Loads += u.Loads
 	}
 	return sum, nil
 }

@@ -45,6 +45,7 @@ type (
 		Turn        int `json:",omitempty"` // groups that get a burst in a row; 0: one
 		Redis       bool
 		History     bool `json:",omitempty"` // groups keep history
+		Latest      int  `json:",omitempty"` // keys that the events have in turn
 		Groups      int  `json:",omitempty"` // that a connection is in besides, in which nothing happens
 	}
 	kind string
@@ -54,6 +55,7 @@ type (
 		Rate     float64 `json:",omitempty"` // deliveries, or connections, per second
 		P50      float64 `json:",omitempty"` // µs
 		P99      float64 `json:",omitempty"` // µs
+		Loads    float64 `json:",omitempty"` // of a Snapshot, per connection
 		Resident float64 `json:",omitempty"` // bytes per connection, as the next two
 		Heap     float64 `json:",omitempty"`
 		Stacks   float64 `json:",omitempty"`
@@ -70,6 +72,8 @@ const (
 	fairness kind = "fairness"
 	idle     kind = "idle"
 	churn    kind = "churn"
+	// snapshots is churn in groups with a Snapshot, which is what a connection waits for.
+	snapshots kind = "snapshots"
 )
 
 func (s sample) String() string {
@@ -106,6 +110,8 @@ var (
 			{"stacks, KiB", func(s sample) float64 { return s.Stacks / 1024 }},
 		},
 		churn: {{"CPU per connection, µs", cpuOf}, {"connections/s", func(s sample) float64 { return s.Rate }}, columnP50, columnP99},
+		snapshots: {{"CPU per connection, µs", cpuOf}, {"connections/s", func(s sample) float64 { return s.Rate }},
+			{"loads per connection", func(s sample) float64 { return s.Loads }}, columnP50, columnP99},
 	}
 )
 

@@ -37,6 +37,10 @@ var scenarios = []scenario{
 		Conns: 1000, GroupSize: 1000, Burst: 1, History: true, Groups: 9},
 	{Name: "groups-burst", Title: "Bursts of 64 events, 1,000 members, each in ten groups with history", Kind: fanout,
 		Conns: 1000, GroupSize: 1000, Burst: 64, History: true, Groups: 9},
+	{Name: "latest", Title: "Bursts of 64 events with 10 Latest keys, 1,000 members", Kind: fanout,
+		Conns: 1000, GroupSize: 1000, Burst: 64, Latest: 10},
+	{Name: "snapshot", Title: "Connect, join, receive a Snapshot of 4 KiB, disconnect: 64 at a time", Kind: snapshots,
+		Conns: 64, GroupSize: 10},
 	{Name: "redis-single", Title: "Redis, two hubs: single events, 1,000 members", Kind: fanout,
 		Conns: 1000, GroupSize: 1000, Burst: 1, Redis: true},
 	{Name: "redis-burst", Title: "Redis, two hubs: bursts of 64 events, 1,000 members", Kind: fanout,
@@ -96,7 +100,7 @@ func generate() error {
 		s, err = l.fairness()
 	case idle:
 		s, err = l.idle()
-	case churn:
+	case churn, snapshots:
 		s, err = l.churn()
 	}
 	if errors.Is(err, errStalled) { // the faults tell
@@ -139,6 +143,7 @@ func (l *lane) during(length time.Duration, step func() error) (sample, error) {
 		s.CPU = float64((after.CPU - before.CPU).Nanoseconds()) / 1e3 / got
 		s.Rate = got / (float64(took) / 1e9)
 		s.P50, s.P99 = l.quantiles()
+		s.Loads = float64(after.Loads-before.Loads) / got
 	}
 	return s, errors.Join(err, usageErr)
 }
@@ -247,7 +252,8 @@ func (l *lane) idle() (sample, error) {
 
 // churn keeps a number of clients busy that connect, become members, say goodbye, wait
 // for the server to close, and begin again. Each such life counts as one received event,
-// and its duration as the latency.
+// and its duration as the latency. Where groups have a Snapshot, a client waits for it
+// before it says goodbye.
 func (l *lane) churn() (sample, error) {
 	goodbye := maskedFrame(opClose, []byte{0x03, 0xe8})
 	again, busy := true, 0

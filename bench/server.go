@@ -29,8 +29,8 @@ type contender interface {
 
 // entries are all contenders, in the order of the tables.
 var entries = []entry{
-	{name: "grouphub", start: newGrouphub, redis: true, history: true},
-	{name: "grouphub stream", start: newGrouphub, redis: true, history: true, stream: true},
+	{name: "grouphub", start: newGrouphub, redis: true, history: true, state: true},
+	{name: "grouphub stream", start: newGrouphub, redis: true, history: true, state: true, stream: true},
 	{name: "gorilla hub", start: newGorilla},
 	{name: "melody", start: newMelody},
 	{name: "coder", start: newCoder},
@@ -45,6 +45,7 @@ type entry struct {
 	start   func(setup) (contender, error)
 	redis   bool   // start can do something with a Redis URL
 	history bool   // and with history
+	state   bool   // and with Latest keys and Snapshots
 	stream  bool   // clients ask for an event stream, not for a WebSocket
 	hello   string // what a client must send first; it then waits for an answer
 	query   string // of the request's URL, with its question mark
@@ -52,22 +53,31 @@ type entry struct {
 
 // A setup is what a server process is told.
 type setup struct {
-	Redis   string // the URL; empty for one process
-	History bool   // groups keep history
-	Groups  int    // that a connection joins, besides the one that is published to
+	Redis    string // the URL; empty for one process
+	History  bool   // groups keep history
+	Latest   int    // keys that events have in turn
+	Snapshot bool   // groups have one
+	Groups   int    // that a connection joins, besides the one that is published to
 }
 
 // takesPart reports whether a contender can do what a scenario asks for. A stream can't say
 // goodbye, as clients do in churn.
 func (e entry) takesPart(s scenario) bool {
 	if e.name == limitName {
-		return !s.Redis
+		return !s.Redis && s.Kind != snapshots
 	}
-	return (!s.Redis || e.redis) && (!s.History || e.history) && (s.Kind != churn || !e.stream)
+	if (s.Kind == snapshots || s.Latest > 0) && !e.state {
+		return false
+	}
+	goodbye := s.Kind == churn || s.Kind == snapshots
+	return (!s.Redis || e.redis) && (!s.History || e.history) && (!goodbye || !e.stream)
 }
 
 // joined and left count the memberships of this process that have begun and ended.
 var joined, left atomic.Int64
+
+// loads counts the calls of Snapshot.
+var loads atomic.Int64
 
 // address is where a server process listens; it prints this when it is ready.
 type address struct{ WebSocket, Control string }
@@ -129,6 +139,7 @@ type Publication struct{ First, Groups, Events int }
 type Usage struct {
 	CPU          time.Duration
 	Joined, Left int64
+	Loads        int64
 }
 
 // Memory is what the process holds, in bytes.
@@ -151,7 +162,7 @@ func (c *Control) Publish(p Publication, _ *int) error {
 
 // Usage reports without side effects.
 func (c *Control) Usage(_ int, u *Usage) (err error) {
-	u.Joined, u.Left = joined.Load(), left.Load()
+	u.Joined, u.Left, u.Loads = joined.Load(), left.Load(), loads.Load()
 	u.CPU, err = cpuTime()
 	return err
 }

@@ -115,6 +115,50 @@ func TestPostsAtTheSameTimeAreTakenOrTold(t *testing.T) {
 	source.cut()
 }
 
+// While a message waits for its rate, the client may have given up and sent it again.
+func TestPostThatIsRepeatedWhileItWaitsIsOneMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var received []string // by callbacks, which run one at a time
+		hub := newHub(t, &grouphub.Options{ReceiveRate: 1, ReceiveBurst: 1, Consumer: grouphub.Consumer{
+			Receive: func(_ *grouphub.Conn, m grouphub.Message) error {
+				received = append(received, string(m.Data))
+				return nil
+			},
+		}})
+		source := &eventSource{t: t, way: throughPipes(hub)}
+		source.connect("http://example.com")
+		token := source.expect("grouphub.open").data
+		send := func(seq string) int {
+			r := httptest.NewRequest("POST", "/", strings.NewReader(seq))
+			r.Header.Set("Grouphub-Stream", token)
+			r.Header.Set("Grouphub-Seq", seq)
+			w := httptest.NewRecorder()
+			hub.ServeHTTP(w, r)
+			return w.Code
+		}
+		if status := send("1"); status != 204 {
+			t.Errorf("the first POST: %d", status)
+		}
+		waiting := make(chan int, 1)
+		go func() { waiting <- send("2") }()
+		synctest.Wait()
+		if status := send("2"); status != 429 {
+			t.Errorf("a repeat while the message waits: %d, want 429", status)
+		}
+		if status := <-waiting; status != 204 {
+			t.Errorf("the POST that waited: %d", status)
+		}
+		if status := send("2"); status != 204 {
+			t.Errorf("a repeat behind the answer: %d", status)
+		}
+		synctest.Wait()
+		if got := strings.Join(received, " "); got != "1 2" {
+			t.Errorf("received %q, want each message once", got)
+		}
+		source.cut()
+	})
+}
+
 // A message that has to wait for ReceiveRate waits for as long as any call through a layer.
 func TestPostWaitsForItsRateFiveSecondsAtTheMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -78,11 +78,15 @@ func TestStreamIsToldToComeBackWhereThereIsNoRoom(t *testing.T) {
 	defer s.Close()
 	first := &eventSource{t: t}
 	first.connect(s.URL)
-	first.expect("grouphub.open")
+	token := first.expect("grouphub.open").data
 	second := &eventSource{t: t}
 	second.connect(s.URL)
 	if code := second.closed(); second.status != 200 || code != 1013 {
 		t.Errorf("status %d and close %d, want 200 and 1013", second.status, code)
+	}
+	// A POST takes no room, and needs none.
+	if status := post(t, s.URL, token, "", "x"); status != http.StatusNoContent {
+		t.Errorf("a POST for the stream that has room: %d", status)
 	}
 	first.cut()
 }

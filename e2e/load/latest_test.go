@@ -225,7 +225,7 @@ func TestBacklogOfAnySizeReachesASlowReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.NetConn().(*net.TCPConn).SetReadBuffer(8 << 10)
+	c.NetConn().(*net.TCPConn).SetReadBuffer(256 << 10) // less than a segment of the loopback would stall it
 	if err := c.WriteMessage(websocket.TextMessage, []byte("go")); err != nil {
 		t.Fatal(err)
 	}

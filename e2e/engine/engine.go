@@ -12,7 +12,7 @@ import (
 
 // Patience is how long a browser may take for anything; a test only waits that long when it
 // fails.
-const Patience = 30 * time.Second
+const Patience = 60 * time.Second
 
 // A Browser has a profile of its own, and ends with its test. A Tab ends with the test that
 // has opened it.

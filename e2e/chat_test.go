@@ -132,7 +132,7 @@ func TestAnnouncementOfTheBackendReachesARoom(t *testing.T) {
 	}
 
 	// What goes wrong is said beside the form, which keeps the text.
-	p.stop(t)
+	ann.offline(true) // and not without a server: another program might get its port
 	ann.write("#announce [name=text]", "Is anybody there?")
 	ann.waitText("#announce [role=alert]", "Not announced: the server does not answer")
 	if text := eval[string](ann, `document.querySelector("#announce [name=text]").value`); text != "Is anybody there?" {

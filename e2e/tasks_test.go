@@ -69,9 +69,8 @@ func TestJobThatIsGoneIsSaidToBeGone(t *testing.T) {
 }
 
 func TestJobThatCannotBeStartedIsSaidInPlainWords(t *testing.T) {
-	p := start(t, "tasks")
-	w := open(t, engine.StartChromium(t).Context, p.url)
-	p.stop(t)
+	w := open(t, engine.StartChromium(t).Context, start(t, "tasks").url)
+	w.offline(true) // and not without a server: another program might get its port
 	w.write("#start input", "Report")
 	w.waitText("[role=alert]", "The job was not started: the server does not answer. Try again in a moment.")
 	if name := eval[string](w, `document.querySelector("#start input").value`); name != "Report" {

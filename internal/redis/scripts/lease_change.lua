@@ -16,6 +16,10 @@ if type(kept) == 'table' then -- the key is none of ours
   redis.call('DEL', lease)
   kept = false
 end
+local entry = redis.pcall('HGET', index, holder)
+if type(entry) == 'string' and not live(entry) then -- it has ended, though its key lasts some milliseconds longer
+  kept = false
+end
 local replaces = after == '0' or life == 0
 if replaces and kept and (tonumber(kept) or 0) > tonumber(version) then return 0 end
 if not replaces and kept ~= after then return 0 end

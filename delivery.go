@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
@@ -17,7 +17,11 @@ import (
 // built for it is shared by them, and what is kept of that is built once.
 type delivery struct {
 	// Static after construction.
-	kind  deliveryKind
+	kind    deliveryKind
+	to      audience     // of a presence event
+	telling uint32       // of a presence event: the number of its roster's telling
+	holders atomic.Int32 // the shards that still have to push it: see members
+
 	hub   *Hub
 	group *group // nil: sent to one connection
 	env   *envelope.Envelope
@@ -27,17 +31,12 @@ type delivery struct {
 
 	several map[*membership]*sharedResync // of a gap: for the members that other groups' gaps concern, too
 
-	telling uint32   // of a presence event: the number of its roster's telling
-	to      audience // of a presence event
-
-	entryOnce sync.Once
-	entry     cursorEntry // of the position, once it is asked for
-
 	load uint64 // the number of the load that it is about; zero if it is not about one
 	err  error  // of a load that failed
 
+	entry   atomic.Pointer[cursorEntry] // of the position, once it is asked for
 	forward frame.Message
-	renders sync.Map // of *rendering, by *endpoint
+	renders atomic.Pointer[rendering] // a list, of one for each endpoint whose consumer has a Render
 }
 
 // A deliveryKind says what a delivery is. All but deliveryEvent make a batch of their own.
@@ -54,8 +53,11 @@ const (
 // noEnvelope is that of deliveries without one.
 var noEnvelope = &envelope.Envelope{}
 
-// size is what the delivery counts for while it is queued, in bytes.
+// size is what the delivery counts for in a batch, in bytes.
 func (d *delivery) size() int { return len(d.env.Body) }
+
+// queuedSize is what the delivery counts for while it waits for a group's members.
+func (d *delivery) queuedSize() int64 { return int64(d.size()) + queuedOverhead }
 
 // waitingSize is what the delivery counts for while it waits on a connection's strand.
 func (d *delivery) waitingSize() int { return d.size() + strand.Overhead }
@@ -75,9 +77,15 @@ func (d *delivery) event() Event {
 // excepts reports whether a connection does not get the event.
 func (d *delivery) excepts(c *Conn) bool {
 	env := d.env
-	return c.subscriber != nil && d.closes() || slices.Contains(env.Except, c.channel) ||
-		len(env.ExceptUsers) > 0 && slices.Contains(env.ExceptUsers, c.user.current.Load().ID) ||
-		env.Session != "" && env.Session != c.user.current.Load().Session
+	if c.subscriber != nil && d.closes() || slices.Contains(env.Except, c.channel) {
+		return true
+	}
+	if env.Options == nil {
+		return false
+	}
+	user := c.user.current.Load()
+	return slices.Contains(env.Options.ExceptUsers, user.ID) ||
+		env.Options.Session != "" && env.Options.Session != user.Session
 }
 
 // A variant is what connections have in common whose bytes of an event are the same, but for
@@ -109,6 +117,8 @@ func (v variant) handlerOf(d *delivery) EventHandler {
 
 // A rendering is what a consumer's Render has made of an event.
 type rendering struct {
+	endpoint *endpoint
+	next     *rendering // of the delivery's list
 	frame.Rendering
 
 	// Set before the Rendering is done.
@@ -122,8 +132,7 @@ func (d *delivery) frame(v variant, kind handlerKind) (bytes []byte, ok bool) {
 	if kind == handlerForward { // without a look at renders, which would allocate
 		return d.forward.Frame(v.deflated(), func() []byte { return d.env.Text(d.id) }), true
 	}
-	value, _ := d.renders.Load(v.endpoint)
-	r, _ := value.(*rendering)
+	r := d.renderingFor(v.endpoint)
 	if r == nil { // the variant has come since missingRenders, and gets nothing of the batch
 		return nil, false
 	}
@@ -144,8 +153,7 @@ func (d *delivery) position() []byte {
 // rendering returns what render has made of the event for an endpoint. It is nil if the
 // Render wants nothing to be sent, and ok is false if the Render failed.
 func (d *delivery) rendering(e *endpoint) (text []byte, ok bool) {
-	value, _ := d.renders.Load(e)
-	r, _ := value.(*rendering)
+	r := d.renderingFor(e)
 	if r == nil { // as in frame
 		return nil, false
 	}
@@ -153,16 +161,38 @@ func (d *delivery) rendering(e *endpoint) (text []byte, ok bool) {
 	return text, text != nil || r.nothing
 }
 
+// renderingFor returns the rendering for an endpoint, nil if there is none.
+func (d *delivery) renderingFor(e *endpoint) *rendering {
+	r := d.renders.Load()
+	for r != nil && r.endpoint != e {
+		r = r.next
+	}
+	return r
+}
+
+// addRendering returns the rendering for an endpoint, and makes it if there is none.
+func (d *delivery) addRendering(e *endpoint) *rendering {
+	added := &rendering{endpoint: e}
+	for {
+		added.next = d.renders.Load()
+		if r := d.renderingFor(e); r != nil {
+			return r
+		}
+		if d.renders.CompareAndSwap(added.next, added) {
+			return added
+		}
+	}
+}
+
 // rendered reports whether render has returned for an endpoint.
 func (d *delivery) rendered(e *endpoint) bool {
-	value, ok := d.renders.Load(e)
-	return ok && value.(*rendering).Done()
+	r := d.renderingFor(e)
+	return r != nil && r.Done()
 }
 
 // render calls a consumer's Render, once; others wait for it.
 func (d *delivery) render(e *endpoint) {
-	value, _ := d.renders.LoadOrStore(e, new(rendering))
-	r := value.(*rendering)
+	r := d.addRendering(e)
 	h := e.consumer.Events.handler(d.env.Name)
 	r.Do(h.binary, func() []byte {
 		defer func() {

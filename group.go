@@ -90,7 +90,7 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 	if o.onlySession {
 		return fmt.Errorf("grouphub: send %s to group %s: OnlySession is for GroupClose", quoted(event), quoted(group))
 	}
-	payload, err := envelope.EncodeEvent(envelope.Envelope{Except: o.except, ExceptUsers: o.exceptUsers, Latest: o.latestKey()}, group, event, data, h.options.MaxEventSize)
+	payload, err := envelope.EncodeEvent(envelope.Envelope{Except: o.except, Options: o.ofEvent()}, group, event, data, h.options.MaxEventSize)
 	if err != nil {
 		return fmt.Errorf("grouphub: group send: event %s: %w", quoted(event), err)
 	}
@@ -124,7 +124,7 @@ func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason str
 	}
 	if err == nil {
 		env := &envelope.Envelope{Kind: envelope.Close, Name: group, Number: code, Body: []byte(reason),
-			Except: o.except, ExceptUsers: o.exceptUsers, Session: o.session}
+			Except: o.except, Options: o.ofClose()}
 		err = h.publishClose(ctx, env, o)
 	}
 	if err != nil {
@@ -226,11 +226,23 @@ func (h *Hub) publisher(o SendOption) layer.Publisher {
 // The key is what the name of an event may be, and else [ErrInvalidName].
 func Latest(key string) SendOption { return SendOption{latest: &key} }
 
-func (o SendOption) latestKey() string {
-	if o.latest == nil {
-		return ""
+// ofEvent returns what an event's envelope says of the options.
+func (o SendOption) ofEvent() *envelope.Options {
+	switch {
+	case o.latest != nil:
+		return &envelope.Options{Latest: *o.latest, ExceptUsers: o.exceptUsers}
+	case len(o.exceptUsers) > 0:
+		return &envelope.Options{ExceptUsers: o.exceptUsers}
 	}
-	return *o.latest
+	return nil
+}
+
+// ofClose returns what a close's envelope says of the options.
+func (o SendOption) ofClose() *envelope.Options {
+	if len(o.exceptUsers) == 0 && o.session == "" {
+		return nil
+	}
+	return &envelope.Options{ExceptUsers: o.exceptUsers, Session: o.session}
 }
 
 func mergeOptions(opts []SendOption) (all SendOption) {

@@ -70,35 +70,28 @@ func (m *members) signalRoom() {
 
 // send queues an event for those who are members now. It never blocks.
 func (m *members) send(d *delivery) {
-	q := &queuedDelivery{delivery: d, size: int64(d.size()) + queuedOverhead}
-	m.queued.Add(q.size)
-	q.holders.Store(1) // this call
+	m.queued.Add(d.queuedSize())
+	d.holders.Store(1) // this call
 	m.sending.Lock()
 	for s := range m.shards() {
 		if s.size.Load() > 0 {
-			q.holders.Add(1)
-			s.queueDelivery(q)
+			d.holders.Add(1)
+			s.queueDelivery(d)
 		}
 	}
 	m.sending.Unlock()
-	m.release(q)
+	m.release(d)
 }
 
-// A queuedDelivery counts as waiting until every shard that holds it has pushed it.
-type queuedDelivery struct {
-	*delivery
-	size    int64
-	holders atomic.Int32
-}
-
-// release ends one holder's use of an event. The last holder makes room for other events.
-func (m *members) release(q *queuedDelivery) {
-	if q.holders.Add(-1) > 0 {
+// release ends one holder's use of an event, which counts as waiting until every shard that
+// holds it has pushed it. The last holder makes room for other events.
+func (m *members) release(d *delivery) {
+	if d.holders.Add(-1) > 0 {
 		return
 	}
-	m.queued.Add(-q.size)
+	m.queued.Add(-d.queuedSize())
 	m.signalRoom()
-	for _, r := range q.several {
+	for _, r := range d.several {
 		r.arrived()
 	}
 	m.hub.tellGap(m.group)

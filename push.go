@@ -105,8 +105,10 @@ type exceptions struct {
 func exceptionsOf(batch []*delivery) (x exceptions) {
 	for _, d := range batch {
 		x.channels = addNames(x.channels, d.env.Except)
-		x.users = addNames(x.users, d.env.ExceptUsers)
-		x.sessions = x.sessions || d.env.Session != ""
+		if o := d.env.Options; o != nil {
+			x.users = addNames(x.users, o.ExceptUsers)
+			x.sessions = x.sessions || o.Session != ""
+		}
 	}
 	return x
 }

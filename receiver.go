@@ -132,8 +132,8 @@ func (h *Hub) newDelivery(g *group, p Publication) *delivery {
 	if p.At.Number > 0 {
 		d.id = sequence.ID(p.At)
 	}
-	if env.Latest != "" {
-		d.key = g.name + "\x00" + env.Latest // a name has no zero byte
+	if env.Options != nil && env.Options.Latest != "" {
+		d.key = g.name + "\x00" + env.Options.Latest // a name has no zero byte
 	}
 	return d
 }

@@ -24,14 +24,14 @@ type shard struct {
 	counts   []int     // how many members each variant has
 
 	queueMu  sync.Mutex // may be taken while mu is held
-	queue    []*queuedDelivery
+	queue    []*delivery
 	last     uint64    // number of the event that was queued last
 	running  bool      // there is a goroutine that runs, or a Render after which it will
 	arrivals []arrival // what lock has yet to do
 
 	// Owned by the goroutine.
-	batch []*queuedDelivery // taken from the queue
-	begin uint64            // number of the first event in batch
+	batch []*delivery // taken from the queue
+	begin uint64      // number of the first event in batch
 	// wanted is what conditions have let pass of batch, for each connection that has some. It
 	// is nil until they have been asked.
 	wanted map[*Conn][]*delivery
@@ -192,10 +192,10 @@ func (s *shard) countVariantLocked(c *Conn, change int) {
 }
 
 // queueDelivery queues an event, of which the shard is a holder.
-func (s *shard) queueDelivery(q *queuedDelivery) {
+func (s *shard) queueDelivery(d *delivery) {
 	s.queueMu.Lock()
 	defer s.queueMu.Unlock()
-	s.queue = append(s.queue, q)
+	s.queue = append(s.queue, d)
 	s.last++
 	if !s.running {
 		s.running = true
@@ -208,10 +208,7 @@ func (s *shard) queueDelivery(q *queuedDelivery) {
 // they have returned.
 func (s *shard) run() {
 	for s.batch != nil || s.nextBatch() {
-		batch := make([]*delivery, len(s.batch))
-		for i, q := range s.batch {
-			batch[i] = q.delivery
-		}
+		batch := s.batch
 		s.lock()
 		variants := s.variantsOfLocked(batch[0])
 		conditional := s.conditionalLocked(batch)
@@ -242,8 +239,8 @@ func (s *shard) run() {
 
 // endBatch ends the shard's use of the events of a batch.
 func (s *shard) endBatch() {
-	for _, q := range s.batch {
-		s.members.release(q)
+	for _, d := range s.batch {
+		s.members.release(d)
 	}
 	s.batch, s.wanted = nil, nil
 }
@@ -303,10 +300,10 @@ func (s *shard) nextBatch() bool {
 
 // batchLength returns how many of the events that wait make a batch: at least one, then
 // more until they have maxBatch bytes, none after a close, and none beside what is alone.
-func batchLength(queue []*queuedDelivery) (n int) {
+func batchLength(queue []*delivery) (n int) {
 	bytes := 0
-	for n < len(queue) && (n == 0 || !queue[n].isAlone() && bytes+queue[n].delivery.size() <= maxBatch) {
-		bytes += queue[n].delivery.size()
+	for n < len(queue) && (n == 0 || !queue[n].isAlone() && bytes+queue[n].size() <= maxBatch) {
+		bytes += queue[n].size()
 		n++
 		if queue[n-1].closes() || queue[n-1].isAlone() {
 			break

@@ -19,8 +19,12 @@ import (
 
 // cursorEntry returns what a cursor says of the event.
 func (d *delivery) cursorEntry() cursorEntry {
-	d.entryOnce.Do(func() { d.entry = cursorEntry{d.group.hash, d.at.Number, fingerprintOf(d.at)} })
-	return d.entry
+	entry := d.entry.Load()
+	if entry == nil { // others may make the same one meanwhile
+		entry = &cursorEntry{d.group.hash, d.at.Number, fingerprintOf(d.at)}
+		d.entry.Store(entry)
+	}
+	return *entry
 }
 
 // ownCursor appends the cursor of a connection that is in no other group with history.

@@ -18,7 +18,7 @@ import (
 type grouphubServer struct {
 	http.Handler
 	hub  *grouphub.Hub
-	keys []grouphub.SendOption // Latest, for events in turn; one without a key if there are none
+	keys []grouphub.SendOption // Latest, for events in turn; nil without
 }
 
 func newGrouphub(s setup) (contender, error) {
@@ -42,10 +42,7 @@ func newGrouphub(s setup) (contender, error) {
 			}}
 		}
 	}
-	keys := []grouphub.SendOption{{}}
-	if s.Latest > 0 {
-		keys = nil
-	}
+	var keys []grouphub.SendOption
 	for i := range s.Latest {
 		keys = append(keys, grouphub.Latest("key"+strconv.Itoa(i)))
 	}
@@ -67,7 +64,11 @@ func newGrouphub(s setup) (contender, error) {
 
 func (s grouphubServer) publish(group string, n int, next func() []byte) error {
 	for i := range n {
-		if err := s.hub.GroupSend(context.Background(), group, "event", json.RawMessage(next()), s.keys[i%len(s.keys)]); err != nil {
+		var options []grouphub.SendOption
+		if len(s.keys) > 0 {
+			options = s.keys[i%len(s.keys):][:1]
+		}
+		if err := s.hub.GroupSend(context.Background(), group, "event", json.RawMessage(next()), options...); err != nil {
 			return err
 		}
 	}

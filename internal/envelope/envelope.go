@@ -31,17 +31,22 @@ type Envelope struct {
 	Name    string   // the event's type; the group to join or leave; the ping's token; the lost epoch; the user to renew; the hub that a notice is of
 	Channel string   // the connection it is for, if it is for one
 	Except  []string // connections that do not get it
-	Latest  string   // the key of an event that takes the place of an earlier one with the same key; "": none
-	// ExceptUsers are the users whose connections do not get it. None of them is "".
-	ExceptUsers []string
-	Session     string // of a close: the users' session that it is for; "": all of them
-	After       string // what a close comes after: the id of a position in its group's history, or without history the name of its mark
-	Number      int    // the offset of the id in an event; the code of a close
-	Body        []byte // an event's JSON; a close's reason; the number of the last command of a lost epoch; when a session ends; what a notice says
+	Options *Options // nil without any
+	After   string   // what a close comes after: the id of a position in its group's history, or without history the name of its mark
+	Number  int      // the offset of the id in an event; the code of a close
+	Body    []byte   // an event's JSON; a close's reason; the number of the last command of a lost epoch; when a session ends; what a notice says
 
 	// SentBefore is not on the wire. Who receives a close or a Renew notes here when it was sent at the
 	// latest, by a clock of its own; 0: unknown.
 	SentBefore time.Duration
+}
+
+// Options are what most envelopes are without.
+type Options struct {
+	Latest string // the key of an event that takes the place of an earlier one with the same key; "": none
+	// ExceptUsers are the users whose connections do not get it. None of them is "".
+	ExceptUsers []string
+	Session     string // of a close: the users' session that it is for; "": all of them
 }
 
 // A Kind says what an envelope is.
@@ -75,14 +80,16 @@ const (
 
 // Encode returns the envelope as a payload.
 func (e *Envelope) Encode() []byte {
-	size := 32 + len(e.Name) + len(e.Channel) + len(e.After) + len(e.Latest) + len(e.Session) + len(e.Body)
+	size := 32 + len(e.Name) + len(e.Channel) + len(e.After) + len(e.Body)
 	for _, x := range e.Except {
 		size += len(x) + 3
 	}
-	for _, x := range e.ExceptUsers {
-		size += len(x) + 4
+	options, writtenIn := e.Options.count(), byte(version)
+	if options > 0 {
+		writtenIn = versionWithOptions
+		size += e.Options.size()
 	}
-	b := append(make([]byte, 0, size), e.version(), byte(e.Kind))
+	b := append(make([]byte, 0, size), writtenIn, byte(e.Kind))
 	b = appendString(b, e.Name)
 	b = appendString(b, e.Channel)
 	b = binary.AppendUvarint(b, uint64(len(e.Except)))
@@ -92,66 +99,70 @@ func (e *Envelope) Encode() []byte {
 	if e.Kind == Close {
 		b = appendString(b, e.After)
 	}
-	if e.version() == versionWithOptions {
-		b = e.appendOptions(b)
+	if options > 0 {
+		b = e.Options.append(binary.AppendUvarint(b, uint64(options)))
 	}
 	b = binary.AppendUvarint(b, uint64(e.Number))
 	b = binary.AppendUvarint(b, uint64(len(e.Body)))
 	return append(b, e.Body...)
 }
 
-// version returns the lowest version that can say what the envelope says.
-func (e *Envelope) version() byte {
-	if e.options() > 0 {
-		return versionWithOptions
+// count returns the number of options.
+func (o *Options) count() int {
+	if o == nil {
+		return 0
 	}
-	return version
-}
-
-// options returns the number of options.
-func (e *Envelope) options() int {
-	n := len(e.ExceptUsers)
-	if e.Latest != "" {
+	n := len(o.ExceptUsers)
+	if o.Latest != "" {
 		n++
 	}
-	if e.Session != "" {
+	if o.Session != "" {
 		n++
 	}
 	return n
 }
 
-func (e *Envelope) appendOptions(b []byte) []byte {
-	b = binary.AppendUvarint(b, uint64(e.options()))
-	if e.Latest != "" {
-		b = appendString(binary.AppendUvarint(b, tagLatest), e.Latest)
+// size returns how many bytes they take at most.
+func (o *Options) size() int {
+	n := 16 + len(o.Latest) + len(o.Session)
+	for _, user := range o.ExceptUsers {
+		n += len(user) + 4
 	}
-	for _, user := range e.ExceptUsers {
+	return n
+}
+
+func (o *Options) append(b []byte) []byte {
+	if o.Latest != "" {
+		b = appendString(binary.AppendUvarint(b, tagLatest), o.Latest)
+	}
+	for _, user := range o.ExceptUsers {
 		b = appendString(binary.AppendUvarint(b, tagExceptUser), user)
 	}
-	if e.Session != "" {
-		b = appendString(binary.AppendUvarint(b, tagSession), e.Session)
+	if o.Session != "" {
+		b = appendString(binary.AppendUvarint(b, tagSession), o.Session)
 	}
 	return b
 }
 
 // decodeOptions reads the options. One that is unknown is an error, since it may say who must
 // not get the event.
-func (e *Envelope) decodeOptions(d *decoder) error {
+func decodeOptions(d *decoder) (*Options, error) {
+	o := &Options{}
 	for range d.count() {
 		switch tag, value := d.uvarint(), d.string(); {
 		case d.bad:
-			return errTruncated
+			return nil, errTruncated
 		case tag == tagLatest:
-			e.Latest = value
+			o.Latest = value
 		case tag == tagExceptUser:
-			e.ExceptUsers = append(e.ExceptUsers, value)
+			o.ExceptUsers = append(o.ExceptUsers, value)
 		case tag == tagSession:
-			e.Session = value
+			o.Session = value
 		default:
-			return fmt.Errorf("payload with the unknown option %d", tag)
+			return nil, fmt.Errorf("payload with the unknown option %d", tag)
 		}
 	}
-	return nil
+	return o, nil
 }
 
 func appendString(b []byte, s string) []byte {
@@ -189,7 +200,8 @@ func Decode(b []byte) (*Envelope, error) {
 		e.After = d.string()
 	}
 	if b[0] == versionWithOptions {
-		if err := e.decodeOptions(&d); err != nil {
+		var err error
+		if e.Options, err = decodeOptions(&d); err != nil {
 			return nil, err
 		}
 	}

@@ -25,9 +25,9 @@ func someEnvelopes(t testing.TB) []*Envelope {
 	excepting := event("room:lobby", "chat.message", map[string]string{"text": "hello"})
 	excepting.Except = []string{"hub!1", "", strings.Repeat("x", 255)}
 	latest := event("g", "progress", 7)
-	latest.Except, latest.Latest = []string{"hub!1"}, "job:1"
+	latest.Except, latest.Options = []string{"hub!1"}, &Options{Latest: "job:1"}
 	toOthers := event("g", "note", nil)
-	toOthers.ExceptUsers, toOthers.Latest = []string{"ann", "\xff", strings.Repeat("x", 5000)}, "key"
+	toOthers.Options = &Options{ExceptUsers: []string{"ann", "\xff", strings.Repeat("x", 5000)}, Latest: "key"}
 	direct := event("", "direct", nil)
 	direct.Channel = "hub!z"
 	return []*Envelope{
@@ -39,7 +39,7 @@ func someEnvelopes(t testing.TB) []*Envelope {
 		event("g", "big", strings.Repeat("x", 100_000)),
 		{Kind: Close, Number: 4401, Body: []byte("logged out"), Except: []string{"hub!1"}},
 		{Kind: Close, Number: 1000, Body: []byte{}, After: "epoch.1.nonce"},
-		{Kind: Close, Number: 4401, Body: []byte{}, ExceptUsers: []string{"ann"}, Session: "s1"},
+		{Kind: Close, Number: 4401, Body: []byte{}, Options: &Options{ExceptUsers: []string{"ann"}, Session: "s1"}},
 		{Kind: Add, Name: "g", Channel: "hub!1", Body: []byte{}},
 		{Kind: Discard, Name: "g", Channel: "hub!1", Body: []byte{}},
 		{Kind: Ping, Name: "token", Body: []byte{}},
@@ -65,7 +65,7 @@ func TestEnvelopeIsTheSameAfterItsJourney(t *testing.T) {
 func TestEnvelopeWithoutOptionsIsOneThatOlderHubsRead(t *testing.T) {
 	for _, e := range someEnvelopes(t) {
 		want := byte(1)
-		if e.Latest != "" || e.ExceptUsers != nil || e.Session != "" {
+		if e.Options != nil {
 			want = 2
 		}
 		if got := e.Encode()[0]; got != want {

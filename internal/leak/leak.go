@@ -20,7 +20,7 @@ const patience = 20 * time.Second
 
 // parallel is how many parallel tests run at a time. Most of them wait for a server, so
 // there may be more than there are cores.
-const parallel = "4"
+const parallel = "8"
 
 // Check runs a package's tests and exits, with an error if a goroutine outlives them.
 func Check(m *testing.M) {

@@ -158,6 +158,7 @@ func TestFrameThatIsBegunWhenTheSocketIsKilledIsCounted(t *testing.T) {
 // A peer that takes bytes slowly, but all the time, is not given up, though the kernel says that
 // there is room only when a third of its buffer is free.
 func TestPeerThatTakesBytesSlowlyIsNotGivenUp(t *testing.T) {
+	t.Parallel()
 	plain := func(t *testing.T) (conn, peer net.Conn) {
 		conn, peer = accepted(t, "tcp", "127.0.0.1:0")
 		// The peer's kernel acknowledges rarely what it has much room for.

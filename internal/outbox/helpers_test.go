@@ -21,8 +21,12 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/frame"
+	"github.com/seed-29c60982/grouphub/internal/leak"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 )
+
+// TestMain fails the suite if a goroutine outlives it.
+func TestMain(m *testing.M) { leak.Check(m) }
 
 const (
 	opText  = 1

@@ -54,6 +54,7 @@ func tick(t *testing.T, m *miniredis.Miniredis) {
 }
 
 func TestLayerOnMiniredis(t *testing.T) {
+	t.Parallel()
 	m := miniredis.RunT(t)
 	tick(t, m)
 	url := func() string { return "redis://" + m.Addr() }
@@ -61,6 +62,7 @@ func TestLayerOnMiniredis(t *testing.T) {
 }
 
 func TestLayerOnRedis(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	layertest.TestWithHooks(t, func(t *testing.T) (a, b layer.Layer, hooks layertest.Hooks) {
 		a, b = testPair(s.URL, Options{CallTimeout: 2 * time.Second})(t)
@@ -78,6 +80,7 @@ func TestLayerOnRedis(t *testing.T) {
 }
 
 func TestLayerShardedAndEncrypted(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	layertest.Test(t, testPair(s.URL, Options{Sharded: true, EncryptionKeys: []string{"secret"}}))
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"runtime/pprof"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +27,38 @@ type Hooks struct {
 	// was called, as one does that fails over to a copy of itself that is behind. The
 	// connections to it end.
 	LoseLast func(run func())
+}
+
+// withoutLabels returns the hooks without the label of a case, since a server that they have
+// started may outlive it.
+func (h Hooks) withoutLabels() Hooks {
+	bare := func(hook func()) func() {
+		if hook == nil {
+			return nil
+		}
+		return func() { callWithoutLabels(hook) }
+	}
+	loseLast := h.LoseLast
+	h = Hooks{Stop: bare(h.Stop), Start: bare(h.Start), Stall: bare(h.Stall), Resume: bare(h.Resume)}
+	if loseLast != nil {
+		h.LoseLast = func(run func()) { callWithoutLabels(func() { loseLast(run) }) }
+	}
+	return h
+}
+
+// callWithoutLabels calls a function on a goroutine of its own, which ends the caller's if it
+// ends with t.Fatal.
+func callWithoutLabels(fn func()) {
+	ended, returned := make(chan struct{}), false
+	go func() {
+		defer close(ended)
+		pprof.SetGoroutineLabels(context.Background())
+		fn()
+		returned = true
+	}()
+	if <-ended; !returned {
+		runtime.Goexit()
+	}
 }
 
 var hookCases = []testCase{

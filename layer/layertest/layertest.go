@@ -13,12 +13,17 @@
 package layertest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,8 +61,8 @@ type pair struct {
 // [layer.Subscription] promise. It calls newPair at least once for each case; newPair
 // returns two ends of one layer, on which nothing was sent yet: two layers on one server, or
 // the same layer twice. Test closes both; whatever else newPair starts, it ends with
-// t.Cleanup. Test fails if a goroutine is left after a case, so no other test may run at the
-// same time.
+// t.Cleanup. Test fails if a goroutine that was started in a case is left after it. Other tests
+// may run at the same time.
 //
 // Test does not check how long a queue keeps a message, nor, unlike [TestWithHooks], what a
 // layer does when its server goes away.
@@ -70,7 +75,7 @@ func Test(t *testing.T, newPair func(t *testing.T) (a, b layer.Layer)) {
 func TestWithHooks(t *testing.T, newPair func(t *testing.T) (a, b layer.Layer, hooks Hooks)) {
 	run(t, slices.Concat(cases(), hookCases), func(t *testing.T) pair {
 		a, b, hooks := newPair(t)
-		return pair{a, b, hooks}
+		return pair{a, b, hooks.withoutLabels()}
 	})
 }
 
@@ -101,11 +106,11 @@ func run(t *testing.T, all []testCase, newPair func(t *testing.T) pair) {
 			slow = append(slow, c)
 			continue
 		}
-		runAlone(t, c.name, func(t *testing.T) {
+		runWhole(t, c.name, func(t *testing.T) {
 			runCase(t, c, func() pair { return newPair(t) })
 		})
 	}
-	runAlone(t, "WhatTakesSeconds", func(t *testing.T) {
+	runWhole(t, "WhatTakesSeconds", func(t *testing.T) {
 		var running sync.WaitGroup
 		defer running.Wait()
 		for _, c := range slow {
@@ -117,13 +122,41 @@ func run(t *testing.T, all []testCase, newPair func(t *testing.T) pair) {
 	})
 }
 
-// runAlone runs a subtest and checks that it leaves no goroutine.
-func runAlone(t *testing.T, name string, fn func(t *testing.T)) {
-	before := runtime.NumGoroutine()
-	// The cleanups of newPair have run when Run returns.
-	if t.Run(name, fn) && !eventually(func() bool { return runtime.NumGoroutine() <= before }) {
-		t.Errorf("%s: %d goroutines before, %d after Close:\n%s", name, before, runtime.NumGoroutine(), stacks())
+// runs numbers the subtests of a process.
+var runs atomic.Uint64
+
+// runWhole runs a subtest and checks that it leaves no goroutine. A goroutine inherits its
+// labels from the one that starts it, so that those of other tests do not count.
+func runWhole(t *testing.T, name string, fn func(t *testing.T)) {
+	const key = "layertest"
+	value := strconv.FormatUint(runs.Add(1), 10)
+	passed := t.Run(name, func(t *testing.T) {
+		pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels(key, value)))
+		fn(t)
+	})
+	if !passed {
+		return
 	}
+	// The cleanups of newPair have run when Run returns.
+	var left []string
+	if !eventually(func() bool { left = labelled(key, value); return len(left) == 0 }) {
+		t.Errorf("%s: goroutines are left after Close:\n%s", name, strings.Join(left, "\n\n"))
+	}
+}
+
+// labelled returns the goroutines with a label, as the profile has them.
+func labelled(key, value string) (found []string) {
+	var profile bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
+		panic(err) // a buffer takes everything
+	}
+	label := fmt.Sprintf("%q:%q", key, value)
+	for entry := range strings.SplitSeq(profile.String(), "\n\n") {
+		if strings.Contains(entry, label) {
+			found = append(found, entry)
+		}
+	}
+	return found
 }
 
 // runCase runs a case and closes its layers after it. A case that hangs ends the process,

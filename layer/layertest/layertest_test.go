@@ -12,6 +12,4 @@ func memoryPair(*testing.T) (a, b layer.Layer) {
 	return l, l
 }
 
-func TestTheMemoryLayerPassesEveryCase(t *testing.T) { Test(t, memoryPair) }
-
 func TestTheMemoryLayerPassesEveryCaseInABubble(t *testing.T) { TestInBubbles(t, memoryPair) }

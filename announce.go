@@ -216,9 +216,17 @@ func (m *membership) withoutNews(batch []*delivery) []*delivery {
 	return batch
 }
 
-// lostNews is called when a batch is dropped for a member that will get others.
-func (m *membership) lostNews(batch []*delivery) {
+// noteLostNews is called when a batch is dropped for a member that will get others later.
+func (m *membership) noteLostNews(batch []*delivery) {
 	if slices.ContainsFunc(batch, (*delivery).isNews) {
+		m.newsLost.Store(true)
+	}
+}
+
+// makeUpForNews is called when nothing is dropped for a member any more. Before that it would be
+// told in vain who is there, as often as changes are told.
+func (m *membership) makeUpForNews() {
+	if m.newsLost.Swap(false) {
 		m.group.roster.again(m)
 	}
 }

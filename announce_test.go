@@ -478,6 +478,65 @@ func TestMemberThatLostPresenceEventsIsToldAnewWhoIsThere(t *testing.T) {
 	})
 }
 
+func TestMemberThatDoesNotReadIsToldAnewWhoIsThereOnlyWhenItReads(t *testing.T) {
+	wide := strings.Repeat("x", 100)
+	for name, fall := range map[string]func(layer *faultyLayer, hub *grouphub.Hub){
+		"behind with Latest keys": func(_ *faultyLayer, hub *grouphub.Hub) {
+			for i := range 100 {
+				send(t, hub, "all", "note", wide, grouphub.Latest(fmt.Sprint(i)))
+			}
+		},
+		"before a snapshot": func(layer *faultyLayer, hub *grouphub.Hub) {
+			for range 22 {
+				send(t, hub, "all", "note", wide)
+			}
+			layer.receiver.Lost([]string{"g:all"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				layer := newFaultyLayer()
+				t.Cleanup(func() { layer.Close() })
+				var composed atomic.Int32
+				options := announceOptions(layer)
+				options.MaxPending, options.WriteTimeout = 5000, time.Hour
+				options.PingInterval, options.PongTimeout = time.Hour, 2*time.Hour
+				options.Policy = func(group string) grouphub.GroupPolicy {
+					return grouphub.GroupPolicy{Announce: group == "all", Snapshot: func(context.Context, string) (any, error) { return 1, nil }}
+				}
+				options.Consumer.Events["snapshot"] = grouphub.Forward()
+				options.Consumer.Events["presence"] = grouphub.Render(func(e grouphub.Event) ([]byte, error) {
+					composed.Add(1)
+					return json.Marshal(e)
+				})
+				hub := newHub(t, options)
+				silent := dialPipe(t, authenticate(hub), "/?user=ann")
+				defer silent.Close()
+				for !strings.Contains(next(t, silent), "members") {
+				}
+				fall(layer, hub)
+				synctest.Wait()
+				bob := dialAs(t, hub, "bob")
+				bob.SkipTo("presence")
+				time.Sleep(time.Minute)
+				if n := composed.Load(); n > 4 { // that each has joined, and who is there
+					t.Errorf("%d presence events were composed", n)
+				}
+				for !strings.Contains(next(t, silent), `"snapshot"`) {
+				}
+				var e grouphub.Event
+				var n news
+				if err := json.Unmarshal([]byte(next(t, silent)), &e); err != nil {
+					t.Fatal(err)
+				}
+				if err := e.Decode(&n); err != nil || n.String() != "members ann,bob 2" {
+					t.Errorf("told %s, %v", n, err)
+				}
+			})
+		})
+	}
+}
+
 func TestMemberWhoseJoinFailsHasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var failing atomic.Bool

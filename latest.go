@@ -81,6 +81,9 @@ func (s *shard) endBehind(m *membership) {
 		p.behind = false
 		m.behind.Store(false)
 		s.loseLocked(p)
+		if m.wait == nil {
+			m.makeUpForNews()
+		}
 	}
 }
 

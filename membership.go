@@ -33,7 +33,8 @@ type membership struct {
 	held   []*delivery // what is held back
 	wait   *snapshotWait
 
-	told atomic.Uint32 // the number of the telling with its first presence event, 0 before that
+	told     atomic.Uint32 // the number of the telling with its first presence event, 0 before that
+	newsLost atomic.Bool   // presence events were dropped for it since then
 
 	waiting atomic.Int32 // what waits on the connection's strand: see order.go
 	left    atomic.Bool  // a Leave has ended it

@@ -104,7 +104,7 @@ type GroupPolicy struct {
 	// members of a hub that has crashed have, within 90 s. Announce implies Presence.
 	//
 	// A connection for which such an event was dropped, because it was behind in a group with Latest
-	// keys or a Snapshot, is told anew who is there.
+	// keys or a Snapshot, is told anew who is there when it has caught up.
 	//
 	// The events go through the consumer's Events as any others, and have no place in a history.
 	// Every member is written every change, so in a very large group they cost more than any

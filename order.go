@@ -99,7 +99,7 @@ func (c *Conn) queueEventBehind(m *membership, d *delivery, bytes int, replacing
 	return c.queueJobBehind(m, key, bytes, func() {
 		if m.behind.Load() { // since this was queued
 			c.hub.count.dropped.Add(1)
-			m.lostNews([]*delivery{d})
+			m.noteLostNews([]*delivery{d})
 			return
 		}
 		run()

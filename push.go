@@ -46,7 +46,7 @@ func (s *shard) pushLocked(batch []*delivery) {
 		v, lead := c.variant(), due
 		if p.behind {
 			sent.dropped += v.countWithout(due, 0)
-			p.membership.lostNews(due)
+			p.membership.noteLostNews(due)
 			s.closeIfDue(p, due)
 			continue
 		}
@@ -61,7 +61,7 @@ func (s *shard) pushLocked(batch []*delivery) {
 		}
 		if c.sendBatch(w, p.membership, due, lead, composed, latestWins, &sent) == outbox.ErrBehind {
 			s.places[i].behind = true
-			p.membership.lostNews(due)
+			p.membership.noteLostNews(due)
 			c.fallBehindIn(p.membership)
 		}
 		s.closeIfDue(p, due)

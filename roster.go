@@ -78,8 +78,8 @@ func (r *roster) listen(m *membership) {
 	r.wakeLocked()
 }
 
-// again is called when something that a member was to be told has been dropped, since it is
-// behind. It is told anew who is there.
+// again is called when a member has caught up for which something that it was to be told has been
+// dropped. It is told anew who is there.
 func (r *roster) again(m *membership) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

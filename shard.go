@@ -152,14 +152,14 @@ func (c *Conn) deliverHeld(p *place, batch []*delivery) {
 			// Another error means that the connection is ending.
 			if c.deliver(m, batch[:n], latestWins) == outbox.ErrBehind {
 				p.behind = true
-				m.lostNews(batch[:n])
+				m.noteLostNews(batch[:n])
 				c.fallBehindIn(m)
 			}
 		}
 		batch = batch[n:]
 	}
 	// What is left is behind a gap, and the Resync at its end is for all of it.
-	m.lostNews(batch)
+	m.noteLostNews(batch)
 	c.hub.count.dropped.Add(uint64(c.variant().countWithout(c.without(batch), 0)))
 }
 

@@ -137,6 +137,7 @@ func (s *shard) takeTicketLocked(p *place, ticket func() uint64) {
 	p.membership.dropHeld()
 	if !p.conn.outbox.HalfFull() {
 		w.state, w.ticket = waitTicketed, ticket()
+		p.membership.makeUpForNews() // what it is told is held
 		return
 	}
 	if w.state == waitTicketed && w.ticket > 0 {
@@ -151,7 +152,7 @@ func (s *shard) takeTicketLocked(p *place, ticket func() uint64) {
 // dropHeld drops what a member that waits holds, since a snapshot covers it: all but who has come
 // and gone.
 func (m *membership) dropHeld() {
-	m.lostNews(m.held)
+	m.noteLostNews(m.held)
 	m.held, m.wait.bytes = nil, 0
 }
 
@@ -189,7 +190,7 @@ func (s *shard) holdLocked(p *place, due []*delivery) {
 		due = due[:len(due)-1]
 	}
 	if w.state != waitTicketed && w.state != waitServed {
-		m.lostNews(due)
+		m.noteLostNews(due)
 		return
 	}
 	w.bytes += waitingSize(due)
@@ -202,7 +203,7 @@ func (s *shard) holdLocked(p *place, due []*delivery) {
 		m.held = append(m.held, due...)
 		return
 	}
-	m.lostNews(due)
+	m.noteLostNews(due)
 	w.overflows++
 	switch {
 	case w.state == waitServed || w.overflows <= maxOverflows:
@@ -232,6 +233,7 @@ func (s *shard) advanceLocked(d *delivery) {
 		switch d.kind {
 		case deliveryLoadBegins:
 			p.membership.dropHeld()
+			p.membership.makeUpForNews()
 		case deliverySnapshot:
 			if shared == nil {
 				shared = make(map[variant]*composition)

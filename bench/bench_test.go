@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed-29c60982/grouphub/bench/internal/measure"
+	"github.com/seed-29c60982/grouphub/bench/internal/wire"
 )
 
 // The driver starts its own program again, which in a test is the test's.
@@ -80,7 +83,7 @@ func TestTheLoadGeneratorReadsFramesThatArriveInPieces(t *testing.T) {
 	l.published[0] = 5
 	stream := []byte("HTTP/1.1 101 Switching Protocols\r\nA: b\r\n\r\n")
 	for _, number := range []uint32{1, 2, 4} {
-		stream = appendFrame(stream, newEvent(now(), number))
+		stream = wire.AppendFrame(stream, wire.NewEvent(measure.Now(), number))
 	}
 	for len(stream) > 0 {
 		n := min(7, len(stream))
@@ -92,8 +95,8 @@ func TestTheLoadGeneratorReadsFramesThatArriveInPieces(t *testing.T) {
 		}
 		stream = stream[n:]
 	}
-	if l.open != 1 || l.received != 3 || l.latency.total != 3 {
-		t.Errorf("%d open, %d events, %d latencies; want 1, 3 and 3", l.open, l.received, l.latency.total)
+	if l.open != 1 || l.received != 3 || l.latency.Total != 3 {
+		t.Errorf("%d open, %d events, %d latencies; want 1, 3 and 3", l.open, l.received, l.latency.Total)
 	}
 	if got, want := l.tally(), (faults{Missing: 2}); got != want {
 		t.Errorf("faults are %+v, want %+v: one skipped, one that never came", got, want)

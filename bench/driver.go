@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"time"
+
+	"github.com/seed-29c60982/grouphub/bench/internal/measure"
 )
 
 // sessionTimeout is how long one measurement may take at the most.
@@ -35,7 +37,7 @@ type driver struct {
 func (d *driver) measure(ctx context.Context, log io.Writer) (*results, error) {
 	runtime.LockOSThread() // children end with the thread that started them
 	defer runtime.UnlockOSThread()
-	res := &results{Machine: thisMachine(), Rounds: d.rounds, Length: d.length.String()}
+	res := &results{Machine: measure.ThisMachine(), Rounds: d.rounds, Length: d.length.String()}
 	for _, s := range d.scenarios {
 		s = s.capped(d.conns)
 		r := scenarioResult{Scenario: s}
@@ -119,7 +121,7 @@ func child(ctx context.Context, args ...string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	c := exec.CommandContext(ctx, self, args...)
-	c.SysProcAttr = endWithParent()
+	c.SysProcAttr = measure.EndWithParent()
 	c.Stderr = os.Stderr
 	return c, nil
 }
@@ -171,7 +173,7 @@ func (d *driver) startRedis(ctx context.Context) (url string, stop func(), err e
 	}
 	socket := filepath.Join(dir, "redis.sock")
 	c := exec.CommandContext(ctx, program, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", dir)
-	c.SysProcAttr = endWithParent()
+	c.SysProcAttr = measure.EndWithParent()
 	if err := c.Start(); err != nil {
 		return "", nil, errors.Join(err, os.RemoveAll(dir))
 	}

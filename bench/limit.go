@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed-29c60982/grouphub/bench/internal/wire"
 )
 
 // limit measures what the kernel charges, which no Go server can go below: it has file
@@ -100,14 +102,14 @@ func (l *limit) end(fd int) {
 	l.members.leave(group, fd) // before the number can be another connection's
 	var scratch [256]byte
 	unix.Read(fd, scratch[:]) // unread input would turn the close into a reset
-	unix.Write(fd, []byte{0x80 | opClose, 2, 0x03, 0xe8})
+	unix.Write(fd, []byte{0x80 | wire.OpClose, 2, 0x03, 0xe8})
 	unix.Close(fd)
 }
 
 func (l *limit) publish(group string, n int, next func() []byte) error {
-	burst := make([]byte, 0, n*(eventSize+4))
+	burst := make([]byte, 0, n*(wire.EventSize+4))
 	for range n {
-		burst = appendFrame(burst, next())
+		burst = wire.AppendFrame(burst, next())
 	}
 	l.members.each(group, func(fd int) { writeAll(fd, burst) })
 	return nil

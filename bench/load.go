@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed-29c60982/grouphub/bench/internal/measure"
+	"github.com/seed-29c60982/grouphub/bench/internal/wire"
 )
 
 const (
@@ -44,7 +47,7 @@ type lane struct {
 	published map[int]int // events by group
 	open      int
 	received  int // events, all clients
-	latency   histogram
+	latency   measure.Histogram
 	faults    faults
 }
 
@@ -83,7 +86,7 @@ func newLane(j *job, control []*rpc.Client) (*lane, error) {
 
 // connect opens n connections, of which each has the group that groupOf says.
 func (l *lane) connect(n int, groupOf func(i int) int) error {
-	deadline := now() + int64(30*time.Second)
+	deadline := measure.Now() + int64(30*time.Second)
 	for i := 0; l.open < n; {
 		for ; i < n && i-l.open < openAtOnce; i++ {
 			c := &client{index: len(l.clients), server: i % len(l.job.Servers), group: groupOf(i)}
@@ -96,7 +99,7 @@ func (l *lane) connect(n int, groupOf func(i int) int) error {
 		if err := l.poll(100 * time.Millisecond); err != nil {
 			return err
 		}
-		if l.faults.Closed > 0 || now() > deadline {
+		if l.faults.Closed > 0 || measure.Now() > deadline {
 			return fmt.Errorf("%d of %d connections opened, %d closed again", l.open, n, l.faults.Closed)
 		}
 	}
@@ -122,7 +125,7 @@ func (l *lane) dial(c *client) error {
 		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
 		unix.Bind(fd, &source),
 	)
-	c.fd, c.stage, c.began, c.rest = fd, inHandshake, now(), c.rest[:0]
+	c.fd, c.stage, c.began, c.rest = fd, inHandshake, measure.Now(), c.rest[:0]
 	if err == nil {
 		err = unix.Connect(fd, &unix.SockaddrInet4{Addr: server.Addr().As4(), Port: int(server.Port())})
 	}
@@ -179,7 +182,7 @@ func (l *lane) read(c *client) error {
 	if err != nil || m == 0 {
 		return l.ended(c)
 	}
-	arrived, b := now(), l.buf[:n+m]
+	arrived, b := measure.Now(), l.buf[:n+m]
 	if c.stage == inHandshake {
 		head, rest, ok := bytes.Cut(b, []byte("\r\n\r\n"))
 		if !ok {
@@ -198,9 +201,9 @@ func (l *lane) read(c *client) error {
 			return err
 		}
 	}
-	next := nextFrame
+	next := wire.NextFrame
 	if l.job.Stream {
-		next = nextBlock
+		next = wire.NextBlock
 	}
 	for {
 		opcode, payload, size, err := next(b)
@@ -216,10 +219,10 @@ func (l *lane) read(c *client) error {
 			if err := l.opened(c); err != nil {
 				return err
 			}
-		} else if opcode < opClose {
-			eachEvent(payload, func(sent int64, number uint32) {
+		} else if opcode < wire.OpClose {
+			wire.EachEvent(payload, func(sent int64, number uint32) {
 				l.received++
-				l.latency.record(arrived - sent)
+				l.latency.Record(arrived - sent)
 				c.sequence.check(number, &l.faults)
 			})
 		}
@@ -238,7 +241,7 @@ func (l *lane) shakenHands(c *client) error {
 		return l.opened(c)
 	}
 	c.stage = inGreeting
-	_, err := unix.Write(c.fd, maskedFrame(opText, []byte(l.job.Hello)))
+	_, err := unix.Write(c.fd, wire.MaskedFrame(wire.OpText, []byte(l.job.Hello)))
 	return err
 }
 
@@ -251,12 +254,12 @@ func (l *lane) publish(first, groups, events int) error {
 		l.published[g] += events
 		want += events * l.members[g]
 	}
-	for quiet := now(); l.received < want; {
+	for quiet := measure.Now(); l.received < want; {
 		before := l.received
 		if err := l.poll(100 * time.Millisecond); err != nil {
 			return err
 		}
-		switch at := now(); {
+		switch at := measure.Now(); {
 		case l.received > before:
 			quiet = at
 		case l.faults.Closed > 0 || at-quiet > int64(stallTimeout):
@@ -288,12 +291,12 @@ func (l *lane) usage() (sum Usage, err error) {
 
 // settle waits until the servers' memberships are as they should be.
 func (l *lane) settle(done func(Usage) bool) error {
-	for deadline := now() + int64(settleTimeout); ; {
+	for deadline := measure.Now() + int64(settleTimeout); ; {
 		u, err := l.usage()
 		if err != nil || done(u) {
 			return err
 		}
-		if now() > deadline {
+		if measure.Now() > deadline {
 			return fmt.Errorf("%v later only %d have joined and %d left", settleTimeout, u.Joined, u.Left)
 		}
 		if err := l.poll(5 * time.Millisecond); err != nil {

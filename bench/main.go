@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
-	"runtime"
 	"syscall"
 	"time"
 )
@@ -124,14 +123,4 @@ func choose(scenario, contender *regexp.Regexp) *driver {
 		}
 	}
 	return d
-}
-
-func thisMachine() machine {
-	return machine{
-		CPU:    cpuModel(),
-		Cores:  runtime.NumCPU(),
-		Go:     runtime.Version(),
-		System: runtime.GOOS + "/" + runtime.GOARCH + " " + kernelRelease(),
-		Date:   time.Now().Format("2006-01-02"),
-	}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"html"
 	"math"
+
+	"github.com/seed-29c60982/grouphub/bench/internal/measure"
 )
 
 // Measures of the picture, in pixels.
@@ -114,7 +116,7 @@ func drawPanel(b *bytes.Buffer, r scenarioResult, col column, x, y, width int) {
 		fmt.Fprintf(b, `<line class="%s" x1="%d" y1="%d" x2="%.1f" y2="%d"/>`+"\n", class, x, middle, at(s.median), middle)
 		fmt.Fprintf(b, `<line class="%s range" x1="%.1f" y1="%d" x2="%.1f" y2="%d"/>`+"\n", class, at(s.min), middle, at(s.max), middle)
 		fmt.Fprintf(b, `<circle class="%s" cx="%.1f" cy="%d" r="4"/>`+"\n", class, at(s.median), middle)
-		writeText(b, int(at(s.max))+8, middle+4, class, figure(s.median))
+		writeText(b, int(at(s.max))+8, middle+4, class, measure.Figure(s.median))
 	}
 }
 

@@ -3,29 +3,21 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/seed-29c60982/grouphub/bench/internal/measure"
 )
 
 // These types are what is stored as JSON.
 type (
 	results struct {
-		Machine   machine
+		Machine   measure.Machine
 		Rounds    int
 		Length    string // of one measurement
 		Scenarios []scenarioResult
-	}
-	machine struct {
-		CPU    string
-		Cores  int
-		Go     string
-		System string
-		Date   string
 	}
 	scenarioResult struct {
 		Scenario   scenario
@@ -80,9 +72,9 @@ func (s sample) String() string {
 	if s.Error != "" {
 		return "failed: " + s.Error
 	}
-	figures := fmt.Sprintf("%s µs, %s/s, p99 %s ms", figure(s.CPU), figure(s.Rate), figure(s.P99/1e3))
+	figures := fmt.Sprintf("%s µs, %s/s, p99 %s ms", measure.Figure(s.CPU), measure.Figure(s.Rate), measure.Figure(s.P99/1e3))
 	if s.Resident != 0 {
-		figures = fmt.Sprintf("%s KiB", figure(s.Resident/1024))
+		figures = fmt.Sprintf("%s KiB", measure.Figure(s.Resident/1024))
 	}
 	if f := s.Faults.String(); f != "" {
 		figures += ", " + f
@@ -164,8 +156,7 @@ func (c contenderResult) remarks() string {
 // table is Markdown that can be read as it is.
 func (res *results) table() string {
 	var b strings.Builder
-	m := res.Machine
-	fmt.Fprintf(&b, "%s, %d cores, %s, %s, %s. Medians (minimum–maximum) of measurements of %s, rounds: %d.\n", m.CPU, m.Cores, m.System, m.Go, m.Date, res.Length, res.Rounds)
+	fmt.Fprintf(&b, "%s. Medians (minimum–maximum) of measurements of %s, rounds: %d.\n", res.Machine, res.Length, res.Rounds)
 	for _, r := range res.Scenarios {
 		columns := columnsOf[r.Scenario.Kind]
 		head := []string{"contender"}
@@ -195,30 +186,9 @@ func (res *results) table() string {
 			}
 		}
 		fmt.Fprintf(&b, "\n### %s (%s)\n\n", r.Scenario.Title, r.Scenario.Name)
-		writeMarkdown(&b, rows)
+		measure.WriteMarkdown(&b, rows)
 	}
 	return b.String()
-}
-
-func writeMarkdown(b *strings.Builder, rows [][]string) {
-	widths := make([]int, len(rows[0]))
-	for _, row := range rows {
-		for i, c := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(c))
-		}
-	}
-	for n, row := range rows {
-		for i, c := range row {
-			fmt.Fprintf(b, "| %-*s ", widths[i], c)
-		}
-		b.WriteString("|\n")
-		if n == 0 {
-			for _, w := range widths {
-				b.WriteString("|" + strings.Repeat("-", w+2))
-			}
-			b.WriteString("|\n")
-		}
-	}
 }
 
 func cell(s spread, ok bool) string {
@@ -226,26 +196,9 @@ func cell(s spread, ok bool) string {
 		return "–"
 	}
 	if s.min == s.max {
-		return figure(s.median)
+		return measure.Figure(s.median)
 	}
-	return fmt.Sprintf("%s (%s–%s)", figure(s.median), figure(s.min), figure(s.max))
-}
-
-// figure writes three digits, and thousands with commas.
-func figure(v float64) string {
-	if v < 1000 {
-		digits := 2
-		if v > 0 {
-			digits = min(max(2-int(math.Floor(math.Log10(v))), 0), 4)
-		}
-		return strconv.FormatFloat(v, 'f', digits, 64)
-	}
-	step := math.Pow(10, math.Floor(math.Log10(v))-2)
-	text := strconv.FormatFloat(math.Round(v/step)*step, 'f', 0, 64)
-	for i := len(text) - 3; i > 0; i -= 3 {
-		text = text[:i] + "," + text[i:]
-	}
-	return text
+	return fmt.Sprintf("%s (%s–%s)", measure.Figure(s.median), measure.Figure(s.min), measure.Figure(s.max))
 }
 
 func readResults(file string) (*results, error) {

@@ -8,11 +8,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/seed-29c60982/grouphub/bench/internal/measure"
 )
 
 func exampleResults() *results {
 	return &results{
-		Machine: machine{CPU: "A & B", Cores: 2, Go: "go1", System: "linux", Date: "2026-01-02"},
+		Machine: measure.Machine{CPU: "A & B", Cores: 2, Go: "go1", System: "linux", Date: "2026-01-02"},
 		Rounds:  2,
 		Length:  "1s",
 		Scenarios: []scenarioResult{
@@ -49,7 +51,7 @@ func TestFiguresHaveThreeDigits(t *testing.T) {
 	for v, want := range map[float64]string{
 		0: "0.00", 0.04567: "0.0457", 0.5: "0.500", 1.234: "1.23", 45.67: "45.7", 999: "999", 1234: "1,230", 11_440_000: "11,400,000",
 	} {
-		if got := figure(v); got != want {
+		if got := measure.Figure(v); got != want {
 			t.Errorf("%v is written %s, want %s", v, got, want)
 		}
 	}

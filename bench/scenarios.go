@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed-29c60982/grouphub/bench/internal/measure"
+	"github.com/seed-29c60982/grouphub/bench/internal/wire"
 )
 
 var scenarios = []scenario{
@@ -76,7 +79,7 @@ func generate() error {
 	if err := json.NewDecoder(os.Stdin).Decode(&j); err != nil {
 		return err
 	}
-	if err := checkFiles(j.Scenario.Conns); err != nil {
+	if err := measure.CheckFiles(j.Scenario.Conns); err != nil {
 		return err
 	}
 	var control []*rpc.Client
@@ -131,12 +134,12 @@ func (l *lane) during(length time.Duration, step func() error) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	l.latency = histogram{}
-	began, had := now(), l.received
-	for n := 0; err == nil && (n < 3 || now()-began < int64(length)); n++ {
+	l.latency = measure.Histogram{}
+	began, had := measure.Now(), l.received
+	for n := 0; err == nil && (n < 3 || measure.Now()-began < int64(length)); n++ {
 		err = step()
 	}
-	took, got := now()-began, float64(l.received-had)
+	took, got := measure.Now()-began, float64(l.received-had)
 	after, usageErr := l.usage()
 	s := sample{Faults: l.tally()}
 	if got > 0 {
@@ -150,7 +153,7 @@ func (l *lane) during(length time.Duration, step func() error) (sample, error) {
 
 // quantiles returns p50 and p99 in microseconds.
 func (l *lane) quantiles() (p50, p99 float64) {
-	return float64(l.latency.quantile(0.5)) / 1e3, float64(l.latency.quantile(0.99)) / 1e3
+	return float64(l.latency.Quantile(0.5)) / 1e3, float64(l.latency.Quantile(0.99)) / 1e3
 }
 
 // fanout publishes in a closed loop: the next burst when all members have the last.
@@ -232,7 +235,7 @@ func (l *lane) idle() (sample, error) {
 	}
 	// Wait, because memory that a server gives back once a connection has been idle for a
 	// while is not to be counted.
-	for end := now() + int64(l.job.Length); now() < end; {
+	for end := measure.Now() + int64(l.job.Length); measure.Now() < end; {
 		if err := l.poll(100 * time.Millisecond); err != nil {
 			return sample{}, err
 		}
@@ -255,7 +258,7 @@ func (l *lane) idle() (sample, error) {
 // and its duration as the latency. Where groups have a Snapshot, a client waits for it
 // before it says goodbye.
 func (l *lane) churn() (sample, error) {
-	goodbye := maskedFrame(opClose, []byte{0x03, 0xe8})
+	goodbye := wire.MaskedFrame(wire.OpClose, []byte{0x03, 0xe8})
 	again, busy := true, 0
 	l.opened = func(c *client) error {
 		_, err := unix.Write(c.fd, goodbye)
@@ -266,7 +269,7 @@ func (l *lane) churn() (sample, error) {
 			return fmt.Errorf("connection %d was closed in its handshake", l.dialled)
 		}
 		l.received++
-		l.latency.record(now() - c.began)
+		l.latency.Record(measure.Now() - c.began)
 		// A reset leaves no port waiting on this side; the server has closed already.
 		err := errors.Join(unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), unix.Close(c.fd))
 		if err == nil && again {
@@ -291,8 +294,8 @@ func (l *lane) churn() (sample, error) {
 		return result, err
 	}
 	again = false
-	for deadline := now() + int64(stallTimeout); busy > 0; {
-		if now() > deadline {
+	for deadline := measure.Now() + int64(stallTimeout); busy > 0; {
+		if measure.Now() > deadline {
 			return result, fmt.Errorf("%d connections were not closed", busy)
 		}
 		if err := step(); err != nil {

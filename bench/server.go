@@ -16,6 +16,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed-29c60982/grouphub/bench/internal/measure"
+	"github.com/seed-29c60982/grouphub/bench/internal/wire"
 )
 
 // A contender is a server under test. Its ServeHTTP answers GET /ws/{group}: it
@@ -148,10 +151,10 @@ type Memory struct{ Resident, Heap, Stacks int64 }
 // Publish returns when the contender has accepted all events.
 func (c *Control) Publish(p Publication, _ *int) error {
 	for g := p.First; g < p.First+p.Groups; g++ {
-		due := now() // all of the burst: who takes long to send it delays its last event
+		due := measure.Now() // all of the burst: who takes long to send it delays its last event
 		next := func() []byte {
 			c.numbers[g]++
-			return newEvent(due, c.numbers[g])
+			return wire.NewEvent(due, c.numbers[g])
 		}
 		if err := c.contender.publish(groupName(g), p.Events, next); err != nil {
 			return err
@@ -163,7 +166,7 @@ func (c *Control) Publish(p Publication, _ *int) error {
 // Usage reports without side effects.
 func (c *Control) Usage(_ int, u *Usage) (err error) {
 	u.Joined, u.Left, u.Loads = joined.Load(), left.Load(), loads.Load()
-	u.CPU, err = cpuTime()
+	u.CPU, err = measure.CPUTime()
 	return err
 }
 
@@ -176,7 +179,7 @@ func (c *Control) Memory(_ int, m *Memory) (err error) {
 	var s runtime.MemStats
 	runtime.ReadMemStats(&s)
 	m.Heap, m.Stacks = int64(s.HeapAlloc), int64(s.StackInuse)
-	m.Resident, err = residentMemory()
+	m.Resident, err = measure.ResidentMemory()
 	return err
 }
 

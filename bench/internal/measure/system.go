@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package measure
 
 import (
 	"bytes"
@@ -27,11 +27,11 @@ var (
 	}()
 )
 
-// now returns CLOCK_MONOTONIC in nanoseconds.
-func now() int64 { return clockAt + int64(time.Since(clockStart)) }
+// Now returns CLOCK_MONOTONIC in nanoseconds.
+func Now() int64 { return clockAt + int64(time.Since(clockStart)) }
 
-// cpuTime returns what this process has used so far, user and system.
-func cpuTime() (time.Duration, error) {
+// CPUTime returns what this process has used so far, user and system.
+func CPUTime() (time.Duration, error) {
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
 		return 0, err
@@ -39,9 +39,9 @@ func cpuTime() (time.Duration, error) {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
 }
 
-// residentMemory returns this process's resident bytes. statm is no substitute: its
+// ResidentMemory returns this process's resident bytes. statm is no substitute: its
 // counters lag behind by up to 64 pages a thread.
-func residentMemory() (int64, error) {
+func ResidentMemory() (int64, error) {
 	text, err := os.ReadFile("/proc/self/smaps_rollup")
 	if err != nil {
 		return 0, err
@@ -55,14 +55,14 @@ func residentMemory() (int64, error) {
 	return 0, fmt.Errorf("no Rss in smaps_rollup")
 }
 
-// endWithParent makes the kernel kill a child when its parent's thread ends.
-func endWithParent() *syscall.SysProcAttr {
+// EndWithParent makes the kernel kill a child when its parent's thread ends.
+func EndWithParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }
 
-// checkFiles says whether this process may open n connections. The Go runtime has
+// CheckFiles says whether this process may open n connections. The Go runtime has
 // already raised the soft limit to the hard one.
-func checkFiles(n int) error {
+func CheckFiles(n int) error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return err
@@ -71,19 +71,4 @@ func checkFiles(n int) error {
 		return fmt.Errorf("%d connections need %d open files, the hard limit is %d (ulimit -Hn)", n, need, limit.Max)
 	}
 	return nil
-}
-
-func cpuModel() string {
-	text, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "unknown CPU"
-}
-
-func kernelRelease() string {
-	text, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return strings.TrimSpace(string(text))
 }

@@ -1,19 +1,19 @@
-package main
+package measure
 
 import "testing"
 
 func TestQuantilesAreWithinABucketOfTheTruth(t *testing.T) {
-	var h histogram
+	var h Histogram
 	for v := int64(1); v <= 1_000_000; v++ {
-		h.record(v)
+		h.Record(v)
 	}
 	for _, q := range []float64{0.001, 0.5, 0.99, 1} {
-		got, want := float64(h.quantile(q)), q*1_000_000
+		got, want := float64(h.Quantile(q)), q*1_000_000
 		if got < want || got > want*(1+1.0/histogramSteps) {
 			t.Errorf("quantile %v is %v, want %v or a little more", q, got, want)
 		}
 	}
-	if got := new(histogram).quantile(0.5); got != 0 {
+	if got := new(Histogram).Quantile(0.5); got != 0 {
 		t.Errorf("the median of nothing is %d", got)
 	}
 }
@@ -26,25 +26,9 @@ func TestEachBucketEndsWhereTheNextBegins(t *testing.T) {
 				i, edge, bucket(uint64(edge)), edge+1, bucket(uint64(edge)+1))
 		}
 	}
-	var h histogram
-	h.record(-1) // clocks of two processes, read at the same instant
-	if h.quantile(1) != 0 {
+	var h Histogram
+	h.Record(-1) // clocks of two processes, read at the same instant
+	if h.Quantile(1) != 0 {
 		t.Error("a negative duration is not counted as none")
-	}
-}
-
-func TestSpread(t *testing.T) {
-	for _, c := range []struct {
-		values []float64
-		want   spread
-	}{
-		{nil, spread{}},
-		{[]float64{3}, spread{3, 3, 3}},
-		{[]float64{9, 1, 2}, spread{2, 1, 9}},
-		{[]float64{4, 1, 2, 9}, spread{3, 1, 9}},
-	} {
-		if got := spreadOf(c.values); got != c.want {
-			t.Errorf("%v: %v, want %v", c.values, got, c.want)
-		}
 	}
 }

@@ -26,15 +26,23 @@ const (
 //
 //	command, then mark: when the mark comes
 //	mark, then command: when the mark comes, and the command does nothing
-//	command, and no mark within closeMarkWait: then
+//	command, and no mark within closeMarkWait: then, and the mark does nothing
+//
+// A mark has no age, as the command has: one for which a command waits is as old as that.
 //
 // In a group with history the command says after which position it comes.
 type closeOrder struct {
 	hub *Hub // static
 
 	mu      sync.Mutex
-	waiting map[string]*time.Timer // closes without a mark, by its name
-	marked  map[string]*time.Timer // marks that were carried out, until they are forgotten
+	waiting map[string]waitingClose // for a mark, by its name
+	marked  map[string]*time.Timer  // marks of what was carried out, until they are forgotten
+}
+
+// A waitingClose is a close whose mark has not come.
+type waitingClose struct {
+	timer      *time.Timer // until it is carried out without
+	sentBefore time.Duration
 }
 
 // uptime is a clock that is never put back.
@@ -73,65 +81,65 @@ func (o *closeOrder) command(g *group, env *envelope.Envelope) {
 	case env.After == "":
 		g.send(d)
 	case o.marked[env.After] != nil: // it has been carried out
-	case o.waiting[env.After] == nil:
+	case o.waiting[env.After].timer == nil:
 		if o.waiting == nil {
-			o.waiting = make(map[string]*time.Timer)
+			o.waiting = make(map[string]waitingClose)
 		}
-		o.waiting[env.After] = time.AfterFunc(closeMarkWait, func() {
-			if o.forget(env.After) {
+		o.waiting[env.After] = waitingClose{sentBefore: env.SentBefore, timer: time.AfterFunc(closeMarkWait, func() {
+			if _, isFirst := o.carryOut(env.After); isFirst {
 				g.send(d)
 			}
-		})
+		})}
 	}
 }
 
-// forget reports whether a close still waits, and ends that.
-func (o *closeOrder) forget(mark string) bool {
+// carryOut notes that a close is carried out. It returns the command if that waits, and
+// reports whether nothing came before, so that it is to be carried out at all.
+func (o *closeOrder) carryOut(mark string) (command waitingClose, isFirst bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	timer := o.waiting[mark]
-	if timer == nil {
-		return false
+	command = o.waiting[mark]
+	if command.timer != nil {
+		command.timer.Stop()
+		delete(o.waiting, mark)
 	}
-	timer.Stop()
-	delete(o.waiting, mark)
-	return true
+	if o.marked[mark] != nil {
+		return command, false
+	}
+	if o.marked == nil {
+		o.marked = make(map[string]*time.Timer)
+	}
+	o.marked[mark] = time.AfterFunc(closeMarkLife, func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		delete(o.marked, mark)
+	})
+	return command, true
 }
 
 // marks carries out a close whose mark has come among the group's events. A mark that comes
 // again does nothing.
 func (o *closeOrder) marks(g *group, env *envelope.Envelope) {
-	env.SentBefore = uptime()
-	o.mu.Lock()
-	if timer := o.waiting[env.After]; timer != nil {
-		timer.Stop()
-		delete(o.waiting, env.After)
+	command, isFirst := o.carryOut(env.After)
+	if !isFirst {
+		return
 	}
-	known := o.marked[env.After] != nil
-	if !known {
-		if o.marked == nil {
-			o.marked = make(map[string]*time.Timer)
-		}
-		o.marked[env.After] = time.AfterFunc(closeMarkLife, func() {
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			delete(o.marked, env.After)
-		})
+	if env.SentBefore = uptime(); command.timer != nil {
+		env.SentBefore = command.sentBefore
 	}
-	o.mu.Unlock()
-	if !known {
-		g.send(&delivery{hub: o.hub, group: g, env: env})
-	}
+	g.send(&delivery{hub: o.hub, group: g, env: env})
 }
 
 // end stops all timers. The hub has no connections any more.
 func (o *closeOrder) end() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, timers := range []map[string]*time.Timer{o.waiting, o.marked} {
-		for mark, timer := range timers {
-			timer.Stop()
-			delete(timers, mark)
-		}
+	for mark, command := range o.waiting {
+		command.timer.Stop()
+		delete(o.waiting, mark)
+	}
+	for mark, timer := range o.marked {
+		timer.Stop()
+		delete(o.marked, mark)
 	}
 }

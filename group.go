@@ -111,9 +111,10 @@ func (h *Hub) GroupSend(ctx context.Context, group, event string, data any, opts
 // events that were sent to it before, unless these are in a history that cannot be read. In
 // a group with history that includes their Handle calls, for which there is CloseTimeout; in
 // others, those that still wait are dropped. Who joins after it has returned is spared, also on a
-// hub that hears of it late, by the history of commands, because it was cut off; where a
-// subscription stands still for a while and then goes on, the hub takes the close for a new one,
-// and closes those too who have joined meanwhile. Code and reason are those of [Conn.Close].
+// hub that hears of it late, because its connection to the layer was cut or stood still. Where a
+// layer cannot tell how late what it delivers is (one on PostgreSQL, or on a Redis Cluster without
+// Sharded), a connection that stood still for a while and then goes on has the hub close those too
+// who have joined meanwhile. Code and reason are those of [Conn.Close].
 func (h *Hub) GroupClose(ctx context.Context, group string, code int, reason string, opts ...SendOption) error {
 	if err := checkName("group close", group); err != nil {
 		return err

@@ -109,7 +109,9 @@ type Publication struct {
 	At      Position // for Deliver and History: where it stands; zero if it was not kept
 
 	// Age says, for History, how long ago it was kept, by the clock of whoever keeps it, as it
-	// was when the history was read. A hub replays nothing that is older than Keep.Life.
+	// was when the history was read. A hub replays nothing that is older than Keep.Life. For
+	// Deliver it is how long ago it was kept at least, as far as the layer can tell, and else 0: a
+	// connection may have stood still for a while.
 	Age time.Duration
 }
 

@@ -50,6 +50,9 @@ func TestUnavailableMeansNeverAndUncertainPerhaps(t *testing.T) {
 	s := redistest.Start(t)
 	l := newTestLayer(t, s.URL(), Options{})
 	h := attachHub(t, l, "topic")
+	await(t, "the first heartbeat, which would be on its way, too", s.HasBeaten)
+	mustPublish(t, l, "topic", "behind the heartbeat")
+	h.untilReceived("behind the heartbeat")
 	s.Freeze()
 	// As many as there are pipelines are on their way.
 	for _, want := range []error{layer.ErrUncertain, layer.ErrUncertain, layer.ErrUnavailable, layer.ErrUnavailable} {

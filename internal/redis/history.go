@@ -108,31 +108,17 @@ func (l *Layer) readHistory(topic string, result rueidis.RedisResult) (h layer.H
 	}
 	channel := l.key("topic", topic)
 	for _, entry := range entries {
-		p := layer.Publication{Topic: topic}
 		if pair, _ := entry.ToArray(); len(pair) == 2 { // id, and what it has
-			if fields, _ := pair[1].ToArray(); len(fields) == 4 || len(fields) == 2 { // names and values; older versions wrote no time
+			if fields, _ := pair[1].ToArray(); len(fields) == 2 { // a name and its value
 				message, _ := fields[1].ToString()
-				var ok bool
-				if p.At, p.Payload, ok = l.openPublication(channel, []byte(message), nil); ok && p.At.Epoch == h.Epoch {
-					p.Age = age(now, fields[2:])
+				if p, kept, ok := l.openPublication(channel, []byte(message), nil); ok && p.At.Epoch == h.Epoch {
+					p.Topic, p.Age = topic, max(time.Duration(now)*time.Millisecond-kept, 0)
 					h.Kept = append(h.Kept, p)
 				}
 			}
 		}
 	}
 	return h, nil
-}
-
-// age returns how long ago a time was that the server has written, which may be missing.
-func age(now int64, field []rueidis.RedisMessage) time.Duration {
-	if len(field) < 2 {
-		return 0
-	}
-	kept, err := field[1].AsInt64()
-	if err != nil || kept < 0 {
-		return 0
-	}
-	return time.Duration(min(max(now-kept, 0), maxLife.Milliseconds())) * time.Millisecond
 }
 
 // cutCount reads "<epoch> <number> <bytes> <nonce> <start>", of which older versions wrote
@@ -151,17 +137,26 @@ func newWord() string { return rand.Text()[:12] }
 
 var errNoPosition = errors.New("numbered, and the number makes no sense")
 
-// cutPosition reads "<epoch> <number> <nonce> " and returns what follows.
-func cutPosition(message []byte) (at layer.Position, rest []byte, ok bool) {
+// cutPosition reads "<epoch> <number> <nonce> <milliseconds since 1970> " and returns what
+// follows.
+func cutPosition(message []byte) (at layer.Position, kept time.Duration, rest []byte, ok bool) {
 	epoch, rest, _ := bytes.Cut(message, []byte{' '})
 	digits, rest, _ := bytes.Cut(rest, []byte{' '})
-	nonce, rest, ok := bytes.Cut(rest, []byte{' '})
+	nonce, rest, _ := bytes.Cut(rest, []byte{' '})
+	millis, rest, ok := bytes.Cut(rest, []byte{' '})
 	number, err := strconv.ParseUint(string(digits), 10, 63)
+	kept, timeErr := parseMillis(string(millis))
 	at = layer.Position{Epoch: string(epoch), Number: number, Nonce: string(nonce)}
-	if !ok || err != nil || number == 0 || !isWord(at.Epoch) || !isWord(at.Nonce) {
-		return layer.Position{}, nil, false
+	if !ok || err != nil || timeErr != nil || number == 0 || !isWord(at.Epoch) || !isWord(at.Nonce) {
+		return layer.Position{}, 0, nil, false
 	}
-	return at, rest, true
+	return at, kept, rest, true
+}
+
+// parseMillis reads a time that the server has written, as what has passed since 1970.
+func parseMillis(s string) (time.Duration, error) {
+	millis, err := strconv.ParseUint(s, 10, 43) // which no year before 2200 exceeds
+	return time.Duration(millis) * time.Millisecond, err
 }
 
 // isWord reports whether s is of letters and digits alone, which what becomes part of

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,31 +16,32 @@ import (
 
 func FuzzPositionTakesAnything(f *testing.F) {
 	f.Add("")
-	f.Add("epoch 1 nonce payload")
-	f.Add("epoch 18446744073709551616 nonce payload")
-	f.Add("epoch 0 nonce payload")
-	f.Add("épo.ch -1 nonce payload")
-	f.Add("epoch 1 nonce")
-	f.Add(strings.Repeat("x", 65) + " 1 n p")
+	f.Add("epoch 1 nonce 1700000000000 payload")
+	f.Add("epoch 18446744073709551616 nonce 1700000000000 payload")
+	f.Add("epoch 0 nonce 1700000000000 payload")
+	f.Add("épo.ch -1 nonce 1700000000000 payload")
+	f.Add("epoch 1 nonce 9999999999999999 payload")
+	f.Add("epoch 1 nonce -1 payload")
+	f.Add("epoch 1 nonce 1700000000000")
+	f.Add(strings.Repeat("x", 65) + " 1 n 1 p")
 	f.Fuzz(func(t *testing.T, message string) {
-		at, left, ok := cutPosition([]byte(message))
+		at, kept, left, ok := cutPosition([]byte(message))
 		rest := string(left)
 		if !ok {
-			if at != (layer.Position{}) || rest != "" {
+			if at != (layer.Position{}) || kept != 0 || rest != "" {
 				t.Errorf("%q is refused, and %+v %q", message, at, rest)
 			}
 			return
 		}
-		if at.Number == 0 || at.Number >= 1<<63 || !isWord(at.Epoch) || !isWord(at.Nonce) {
+		if kept < 0 || at.Number == 0 || at.Number >= 1<<63 || !isWord(at.Epoch) || !isWord(at.Nonce) {
 			t.Errorf("%q is taken for %+v", message, at)
 		}
 		if !strings.HasSuffix(message, " "+rest) {
 			t.Errorf("%q has the rest %q", message, rest)
 		}
-		again, left, ok := cutPosition([]byte(at.Epoch + " " + strconv.FormatUint(at.Number, 10) + " " + at.Nonce + " " + rest))
-		rest2 := string(left)
-		if !ok || again != at || rest2 != rest {
-			t.Errorf("%+v %q became %+v %q", at, rest, again, rest2)
+		again, keptAgain, left, ok := cutPosition(fmt.Appendf(nil, "%s %d %s %d %s", at.Epoch, at.Number, at.Nonce, kept.Milliseconds(), rest))
+		if !ok || again != at || keptAgain != kept || string(left) != rest {
+			t.Errorf("%+v %v %q became %+v %v %q", at, kept, rest, again, keptAgain, left)
 		}
 	})
 }
@@ -67,7 +67,7 @@ func TestHistoryLeavesOutWhatCannotBeOpened(t *testing.T) {
 	keep(t, theirs, "topic", "two")
 	keep(t, ours, "topic", "three")
 	stream := ours.key("stream", "topic")
-	for i, message := range []string{"", "garbage", "\x03", "\x03epoch 5 nonce garbage", "\x03 5  "} {
+	for i, message := range []string{"", "garbage", "\x03", "\x03epoch 5 nonce 1700000000000 garbage", "\x03 5  "} {
 		if _, err := m.XAdd(stream, fmt.Sprint(4+i, "-0"), []string{"m", message}); err != nil {
 			t.Fatal(err)
 		}
@@ -341,7 +341,7 @@ func TestGarbageForACountIsNoHindrance(t *testing.T) {
 }
 
 func TestGarbageInAStreamIsNoHindrance(t *testing.T) {
-	for _, entry := range [][]string{{"m", "garbage"}, {"m", ""}, {"m", "\x03"}, {"m", "\x03epoch 2 nonce \x01other epoch"}, {"x", "y", "more", "fields"}, {"m", "garbage", "t", "x"}, {"m", "\x03", "t", "1", "x", "y"}} {
+	for _, entry := range [][]string{{"m", "garbage"}, {"m", ""}, {"m", "\x03"}, {"m", "\x03epoch 2 nonce \x01no time"}, {"m", "\x03epoch 2 nonce 1700000000000 \x01other epoch"}, {"x", "y", "more", "fields"}, {"m", "garbage", "t", "x"}, {"m", "\x03", "t", "1", "x", "y"}} {
 		t.Run(fmt.Sprintf("%q", entry), func(t *testing.T) {
 			m := miniredis.RunT(t)
 			l := newTestLayer(t, "redis://"+m.Addr(), Options{})

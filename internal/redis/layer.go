@@ -251,6 +251,16 @@ func (l *Layer) publish(channel string, sealed []byte) rueidis.Completed {
 	return l.client.B().Publish().Channel(channel).Message(message).Build().SetSlot(channel)
 }
 
+// heartbeatTo returns the command that publishes a heartbeat. It brings the time of the server
+// that keeps the publications of the session's topics, which in a Cluster is known with sharded
+// channels alone.
+func (l *Layer) heartbeatTo(channel string, clock *clock) rueidis.Completed {
+	if l.cluster && !l.sharded {
+		return l.publish(channel, nil)
+	}
+	return l.client.B().Eval().Script(beat.source).Numkeys(1).Key(channel).Arg(clock.send(), l.publishCommand()).Build()
+}
+
 // open returns what was sealed for this key, perhaps as a part of the slice, which nobody
 // uses afterwards; or it counts it as discarded: others may write to Redis, too, and one bad
 // payload must not trouble anybody.

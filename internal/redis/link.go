@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/gate"
-	"github.com/seed-29c60982/grouphub/layer"
 )
 
 var (
@@ -143,7 +142,7 @@ func (k *link) end() (wasUp bool) {
 }
 
 // deliver hands a publication to the receiver. It is called by the connection's reader.
-func (k *link) deliver(channel string, message []byte) {
+func (k *link) deliver(channel string, message []byte, clock *clock) {
 	k.s.mu.Lock()
 	t := k.s.topics[channel]
 	mine := t != nil && t.link == k && t.used()
@@ -151,8 +150,9 @@ func (k *link) deliver(channel string, message []byte) {
 	if !mine {
 		return
 	}
-	if at, payload, ok := k.s.layer.openPublication(channel, message, &k.s.stamps); ok {
-		k.s.receiver.Deliver(layer.Publication{Topic: t.name, Payload: payload, At: at})
+	if p, kept, ok := k.s.layer.openPublication(channel, message, &k.s.stamps); ok {
+		p.Topic, p.Age = t.name, clock.age(kept, time.Now())
+		k.s.receiver.Deliver(p)
 	}
 }
 

@@ -22,6 +22,8 @@ var (
 	historyPublish = newScript("history", "history_publish")
 	historyRead    = newScript("history", "history_read")
 
+	beat = newScript("beat")
+
 	leaseChange = newScript("leases", "lease_change")
 	leaseList   = newScript("leases", "lease_list")
 	leaseRead   = newScript("lease_read")

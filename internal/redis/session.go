@@ -25,7 +25,9 @@ type session struct {
 	address    string // of its node
 	conn       *subscriber
 	gate       *gate.Gate
-	heartbeats string     // the channel that they come through
+	heartbeats string        // the channel that they come through
+	listening  chan struct{} // has room for one: the server has confirmed that channel
+	clock      clock
 	ended      chan error // has room for one: why the connection ended
 
 	beat        *time.Ticker
@@ -54,7 +56,7 @@ func (k *link) serve() (wasUp bool, err error) {
 		return false, errReplica
 	}
 	heartbeat := k.s.layer.heartbeat
-	s := &session{link: k, address: address, conn: conn, heartbeats: k.heartbeatChannel(), gate: k.begin(), ended: make(chan error, 1),
+	s := &session{link: k, address: address, conn: conn, heartbeats: k.heartbeatChannel(), gate: k.begin(), ended: make(chan error, 1), listening: make(chan struct{}, 1),
 		beat: time.NewTicker(heartbeat), silence: time.NewTimer(patience(heartbeat)), unsubscribe: time.NewTimer(unsubscribeDelay)}
 	s.unsubscribe.Stop()
 	defer s.beat.Stop()
@@ -113,6 +115,8 @@ func (s *session) next() error {
 		return s.unsubscribeUnused()
 	case <-s.beat.C:
 		return s.sendHeartbeat()
+	case <-s.listening: // what comes at once may be late already
+		return s.sendHeartbeat()
 	case <-s.link.beaten:
 		s.silence.Reset(patience(s.link.s.layer.heartbeat))
 		return nil
@@ -130,17 +134,18 @@ func (s *session) sendHeartbeat() error {
 	if s.conn.overdue(s.link.s.layer.callTimeout) {
 		return errSilent
 	}
-	l.post(l.publish(s.heartbeats, nil))
+	l.post(l.heartbeatTo(s.heartbeats, &s.clock))
 	return s.conn.refresh(s.end)
 }
 
 // message passes on a publication. It is called by the connection's reader.
 func (s *session) message(channel string, payload []byte) {
 	if channel == s.heartbeats {
+		s.clock.receive(payload, time.Now())
 		notify(s.link.beaten)
 	} else if s.gate.Enter() {
 		defer s.gate.Leave()
-		s.link.deliver(channel, payload)
+		s.link.deliver(channel, payload, &s.clock)
 	}
 }
 
@@ -166,6 +171,8 @@ func (s *session) givenAway(channel string) {
 func (s *session) heartbeatAnswered(answer reply) {
 	if answer.isError() {
 		s.end(errors.New(string(answer.text)))
+	} else {
+		notify(s.listening)
 	}
 }
 

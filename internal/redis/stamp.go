@@ -141,35 +141,36 @@ func (l *Layer) sealPublication(channel, nonce string, payload []byte) []byte {
 }
 
 // openPublication returns what was published to a channel, or counts it as discarded. Only
-// what is kept has a position. The filter is nil for what comes from a history, which only
+// what is kept has a position, and a time by the server's clock. The filter is nil for what comes from a history, which only
 // those can change who may write to it.
-func (l *Layer) openPublication(channel string, message []byte, filter *stampFilter) (at layer.Position, payload []byte, ok bool) {
-	at, payload, err := l.tryPublication(channel, message, filter)
+func (l *Layer) openPublication(channel string, message []byte, filter *stampFilter) (p layer.Publication, kept time.Duration, ok bool) {
+	p, kept, err := l.tryPublication(channel, message, filter)
 	if err != nil {
 		l.discard(channel, err)
-		return layer.Position{}, nil, false
+		return layer.Publication{}, 0, false
 	}
-	return at, payload, true
+	return p, kept, true
 }
 
-func (l *Layer) tryPublication(channel string, message []byte, filter *stampFilter) (at layer.Position, payload []byte, err error) {
+func (l *Layer) tryPublication(channel string, message []byte, filter *stampFilter) (p layer.Publication, kept time.Duration, err error) {
 	if len(message) > 0 && message[0] == formatNumbered {
 		var ok bool
-		if at, message, ok = cutPosition(message[1:]); !ok {
-			return at, nil, errNoPosition
+		if p.At, kept, message, ok = cutPosition(message[1:]); !ok {
+			return p, 0, errNoPosition
 		}
 	}
 	if len(l.sealer.keys) == 0 {
-		payload, err = l.sealer.open(channel, message)
-		return at, payload, err
+		p.Payload, err = l.sealer.open(channel, message)
+		return p, kept, err
 	}
-	stamped, err := l.sealer.openAs(formatStamped, stampedName(channel, at.Nonce), message)
+	stamped, err := l.sealer.openAs(formatStamped, stampedName(channel, p.At.Nonce), message)
 	if err != nil {
-		return at, nil, err
+		return p, 0, err
 	}
 	s, payload, err := cutStamp(stamped)
 	if err == nil && filter != nil {
 		err = filter.accept(s, time.Now())
 	}
-	return at, payload, err
+	p.Payload = payload
+	return p, kept, err
 }

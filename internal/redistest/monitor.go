@@ -40,7 +40,7 @@ func (m *Monitor) Commands() (names []string) {
 	for m.lines.Scan() {
 		line := monitored.FindStringSubmatch(m.lines.Text())
 		switch {
-		case line == nil, line[1] == "lua", line[2] == "PING", strings.HasPrefix(line[3], `"grouphub:beat:`):
+		case line == nil, line[1] == "lua", line[2] == "PING", strings.Contains(line[3], `"grouphub:beat:`):
 		case line[2] == "ECHO" && strings.Contains(line[3], mark):
 			return names
 		default:

@@ -12,6 +12,7 @@ import (
 type Proxy struct {
 	listener net.Listener
 	running  sync.WaitGroup
+	flow     sync.RWMutex // held for reading by what passes on to clients
 
 	mu     sync.Mutex
 	server string // where new connections lead to
@@ -67,6 +68,14 @@ func (p *Proxy) Mend() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.down = false
+}
+
+// Stall passes nothing on to clients until goOn is called, or the test ends.
+func (p *Proxy) Stall(t *testing.T) (goOn func()) {
+	p.flow.Lock()
+	goOn = sync.OnceFunc(p.flow.Unlock)
+	t.Cleanup(goOn)
+	return goOn
 }
 
 // LeadTo leads new connections to another server, as a name or a virtual address does

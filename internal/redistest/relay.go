@@ -48,7 +48,10 @@ func (r *relay) toClient() {
 		if r.beheaded.Load() {
 			continue
 		}
-		if _, err := r.client.Write(buf[:n]); err != nil {
+		r.proxy.flow.RLock()
+		_, err = r.client.Write(buf[:n])
+		r.proxy.flow.RUnlock()
+		if err != nil {
 			return
 		}
 	}

@@ -115,6 +115,11 @@ func (s *Server) CLI(args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// HasBeaten reports whether a heartbeat has been published, as the only script in full.
+func (s *Server) HasBeaten() bool {
+	return strings.Contains(s.CLI("INFO", "commandstats"), "cmdstat_eval:")
+}
+
 // Follow makes the server a replica of another, and returns when it has what that has.
 func (s *Server) Follow(master *Server) {
 	s.t.Helper()

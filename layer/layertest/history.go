@@ -180,10 +180,17 @@ func testHistoryLife(t testing.TB, f *fixture) {
 
 func testAges(t testing.TB, f *fixture) {
 	const apart, tolerance = time.Second, 500 * time.Millisecond
+	hub := f.attach(f.b, "topic")
 	begun := time.Now()
 	f.publishKept(f.a, "topic", "one", plenty)
 	time.Sleep(apart)
 	f.publishKept(f.a, "topic", "two", plenty)
+	hub.expect("topic", "one", "two")
+	for i, p := range hub.publications("topic") {
+		if most := time.Since(begun) - time.Duration(i)*apart + tolerance; p.Age < 0 || p.Age > most {
+			t.Errorf("%s is delivered with an age of %v, at most %v after it was kept", p.Payload, p.Age, most)
+		}
+	}
 	h := f.history(f.b, "topic", 0)
 	first, second := h.Kept[0].Age, h.Kept[1].Age
 	if first < apart-tolerance || first > time.Since(begun)+tolerance || second < 0 || second > first-apart+tolerance {

@@ -141,6 +141,14 @@ var historyFaults = []fault{
 			return h, err
 		}
 	}},
+	{"what comes at once is said to be old", "HistoryTellsAges", func(l *faultyLayer) {
+		l.deliver(func(deliver func(layer.Publication), p layer.Publication) {
+			if p.At.Number > 0 {
+				p.Age = time.Minute
+			}
+			deliver(p)
+		})
+	}},
 	{"the epoch is the same everywhere", "NoTwoStoresHaveAnEpochInCommon", func(l *faultyLayer) {
 		l.positions(func(at *layer.Position) { at.Epoch = "epoch" })
 	}},

@@ -26,7 +26,9 @@ if not epoch then
 end
 number = string.format('%.0f', number + 1)
 local count = epoch .. ' ' .. number
-local message = '\3' .. count .. ' ' .. ARGV[1] .. ' ' .. ARGV[2]
+local now = redis.call('TIME')
+now = now[1] .. string.format('%03d', math.floor(now[2] / 1000))
+local message = '\3' .. count .. ' ' .. ARGV[1] .. ' ' .. now .. ' ' .. ARGV[2]
 bytes = (tonumber(bytes) or 0) + #ARGV[2]
 local function save()
   redis.call('SET', KEYS[1], count .. ' ' .. string.format('%.0f', bytes) .. ' ' .. ARGV[1] .. ' ' .. start, 'PX', ARGV[5])
@@ -37,9 +39,7 @@ if type(published) == 'table' and published.err then
   redis.call('SET', KEYS[1], before or '', 'PX', ARGV[5])
   return published
 end
-local now = redis.call('TIME')
-now = now[1] .. string.format('%03d', math.floor(now[2] / 1000))
-local function add() return redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], number .. '-0', 'm', message, 't', now) end
+local function add() return redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], number .. '-0', 'm', message) end
 if type(add()) == 'table' then
   redis.call('DEL', KEYS[2])
   add()
@@ -61,7 +61,7 @@ if most > 0 and bytes > most then
     local entries = redis.call('XREVRANGE', KEYS[2], newest, '-', 'COUNT', 16)
     more = #entries > 0
     for _, entry in ipairs(entries) do
-      local head = select(2, string.find(entry[2][2], '^\3%w+ %d+ %w+ ')) or 0
+      local head = select(2, string.find(entry[2][2], '^\3%w+ %d+ %w+ %d+ ')) or 0
       local size = bytes + #entry[2][2] - head
       more = more and (kept == 0 or size <= most * 0.75)
       if more then bytes, kept, newest = size, kept + 1, before(entry[1]) end

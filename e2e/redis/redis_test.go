@@ -119,6 +119,13 @@ func (s *server) cli(args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// isMaster reports whether the server says that it is a master. One that changes what it is may
+// hang up.
+func (s *server) isMaster() bool {
+	out, _ := exec.Command("redis-cli", "-p", s.port, "ROLE").Output()
+	return strings.HasPrefix(string(out), "master")
+}
+
 // await polls for what gives no signal.
 func await(t *testing.T, what string, condition func() bool) {
 	t.Helper()

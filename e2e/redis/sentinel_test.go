@@ -38,7 +38,7 @@ func TestSentinelFailover(t *testing.T) {
 			c.fail(t, sentinel, master)
 			begun := time.Now()
 			await(t, "Lost", func() bool { return h.losses("topic") > 0 })
-			await(t, "the new master", func() bool { return strings.HasPrefix(replica.cli("ROLE"), "master") })
+			await(t, "the new master", func() bool { return replica.isMaster() })
 			n := 0
 			await(t, "a publication", func() bool {
 				n++
@@ -85,7 +85,7 @@ func TestSentinelFailoverIsToldToThoseConcerned(t *testing.T) {
 			}
 			c.fail(t, sentinel, master)
 			begun := time.Now()
-			await(t, "the new master", func() bool { return strings.HasPrefix(replica.cli("ROLE"), "master") })
+			await(t, "the new master", func() bool { return replica.isMaster() })
 			for _, hub := range hubs {
 				await(t, "Resync", func() bool { return hub.Stats().Resyncs > 0 && hub.Stats().LayerUp })
 			}

@@ -101,7 +101,7 @@ func (d *driver) session(ctx context.Context, s scenario, e entry, redis string)
 	if err != nil {
 		return sample{}, err
 	}
-	load, err := child(ctx, "load")
+	load, err := measure.Command(ctx, "load")
 	if err != nil {
 		return sample{}, err
 	}
@@ -115,46 +115,17 @@ func (d *driver) session(ctx context.Context, s scenario, e entry, redis string)
 	return got, json.Unmarshal(output, &got)
 }
 
-func child(ctx context.Context, args ...string) (*exec.Cmd, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	c := exec.CommandContext(ctx, self, args...)
-	c.SysProcAttr = measure.EndWithParent()
-	c.Stderr = os.Stderr
-	return c, nil
-}
-
 // startServer returns once the server listens.
 func startServer(ctx context.Context, name string, s setup) (at address, stop func(), err error) {
 	told, err := json.Marshal(s)
 	if err != nil {
 		return at, nil, err
 	}
-	c, err := child(ctx, "serve", name, string(told))
+	server, err := measure.StartServer(ctx, &at, "serve", name, string(told))
 	if err != nil {
 		return at, nil, err
 	}
-	if _, err := c.StdinPipe(); err != nil { // its end is the server's
-		return at, nil, err
-	}
-	output, err := c.StdoutPipe()
-	if err != nil {
-		return at, nil, err
-	}
-	if err := c.Start(); err != nil {
-		return at, nil, err
-	}
-	stop = func() {
-		c.Process.Kill()
-		c.Wait()
-	}
-	if err := json.NewDecoder(output).Decode(&at); err != nil {
-		stop()
-		return at, nil, fmt.Errorf("server %s did not start: %w", name, err)
-	}
-	return at, stop, nil
+	return at, server.Kill, nil
 }
 
 // startRedis returns the URL of the server to use. A server that it starts

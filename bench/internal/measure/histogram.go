@@ -52,3 +52,11 @@ func upperEdge(i int) int64 {
 	shift := i/histogramSteps - 1
 	return int64((uint64(i%histogramSteps+histogramSteps)+1)<<shift) - 1
 }
+
+// Add counts what another histogram has counted.
+func (h *Histogram) Add(other *Histogram) {
+	h.Total += other.Total
+	for i, n := range other.Counts {
+		h.Counts[i] += n
+	}
+}

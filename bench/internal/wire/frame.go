@@ -56,6 +56,8 @@ func hexadecimal(digits []byte) (v uint64) {
 const (
 	OpText  = 1
 	OpClose = 8
+	OpPing  = 9
+	OpPong  = 10
 )
 
 var errFrame = errors.New("not an unmasked, unfragmented WebSocket frame")

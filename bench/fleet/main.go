@@ -1,0 +1,182 @@
+//go:build linux
+
+// Fleet measures what many hubs on one Redis cost and survive: what an event costs against the hubs
+// that have members, a deploy under load, crashes, and a logout. It starts the hubs, the Redis and the
+// clients as processes of their own, on loopback. See ../README.md and docs/scaling.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/seed-29c60982/grouphub/bench/internal/measure"
+)
+
+func main() {
+	if runChild(os.Args[1:]) {
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "fleet:", err)
+		os.Exit(1)
+	}
+}
+
+// runChild does the work of a process that the driver started, if this is one.
+func runChild(args []string) bool {
+	if len(args) == 0 {
+		return false
+	}
+	var err error
+	switch args[0] {
+	case "hub":
+		err = serveHub(args[1])
+	case "load":
+		err = generate()
+	default:
+		return false
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "fleet %s: %v\n", args[0], err)
+		os.Exit(1)
+	}
+	return true
+}
+
+func command(ctx context.Context, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("fleet", flag.ContinueOnError)
+	var (
+		run   = flags.String("run", "", "regular expression: scenarios to run")
+		short = flags.Bool("short", false, "a smaller fleet, in three minutes")
+		store = flags.String("json", "", "write the result to this file")
+		from  = flags.String("from", "", "run nothing: take the result from this file")
+		plot  = flags.String("plot", "", "write a picture (SVG) to this file")
+	)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	chosen, err := regexp.Compile(*run)
+	if err != nil {
+		return fmt.Errorf("-run: %w", err)
+	}
+	var r *report
+	if *from != "" {
+		r, err = readReport(*from)
+	} else {
+		d := &driver{ctx: ctx, size: fullSize}
+		if *short {
+			d.size = shortSize
+		}
+		r, err = d.measure(chosen, os.Stderr)
+	}
+	if err != nil {
+		return err
+	}
+	if *store != "" {
+		if err := r.store(*store); err != nil {
+			return err
+		}
+	}
+	if *plot != "" {
+		if err := os.WriteFile(*plot, drawCharts(r), 0o644); err != nil {
+			return err
+		}
+	}
+	fmt.Fprint(out, r.table())
+	if failures := r.failures(); len(failures) > 0 {
+		return errors.New(strings.Join(failures, "; "))
+	}
+	return nil
+}
+
+// A driver runs scenarios, each on a fleet of its own.
+type driver struct {
+	ctx  context.Context
+	size size
+}
+
+// A scenario finds out one thing.
+type scenario struct {
+	name string
+	run  func(*driver) (section, error)
+}
+
+var scenarios = []scenario{
+	{"cost", func(d *driver) (section, error) { return d.cost(0) }},
+	{"cost-history", func(d *driver) (section, error) { return d.cost(kept) }},
+	{"groups", func(d *driver) (section, error) { return d.groups(0) }},
+	{"groups-history", func(d *driver) (section, error) { return d.groups(kept) }},
+	{"deploy", (*driver).deploy},
+}
+
+// kept is how many events rooms with history keep.
+const kept = 1000
+
+// A size says how large the fleets are, and how long it is measured.
+type size struct {
+	costHubs, costMembers []int // hubs of a room, the most last, and its members on each
+	costRate              float64
+	costLength            time.Duration
+	costRounds            int
+
+	groups                 []int // rooms
+	groupsHubs, groupsEach int   // hubs of a room, and rooms of a client
+	idleLength             time.Duration
+
+	deployHubs, deployClients, deployRooms int           // hubs, clients of each, and rooms
+	deployRate                             float64       // events per second
+	calm                                   time.Duration // before something happens, and after it
+}
+
+var (
+	fullSize = size{
+		costHubs: []int{1, 2, 4, 8, 16}, costMembers: []int{1, 10, 25}, costRate: 100, costLength: 2 * time.Second, costRounds: 3,
+		groups: []int{100, 1000, 10_000}, groupsHubs: 4, groupsEach: 20, idleLength: 20 * time.Second,
+		deployHubs: 8, deployClients: 1500, deployRooms: 500, deployRate: 200, calm: 3 * time.Second,
+	}
+	shortSize = size{
+		costHubs: []int{1, 2, 4, 8}, costMembers: []int{1, 10}, costRate: 100, costLength: time.Second, costRounds: 1,
+		groups: []int{100, 2000}, groupsHubs: 4, groupsEach: 20, idleLength: 5 * time.Second,
+		deployHubs: 4, deployClients: 500, deployRooms: 100, deployRate: 100, calm: 2 * time.Second,
+	}
+	tinySize = size{
+		costHubs: []int{1, 2, 3}, costMembers: []int{1, 3}, costRate: 200, costLength: 100 * time.Millisecond, costRounds: 1,
+		groups: []int{10, 50}, groupsHubs: 2, groupsEach: 5, idleLength: 100 * time.Millisecond,
+		deployHubs: 2, deployClients: 20, deployRooms: 5, deployRate: 50, calm: 300 * time.Millisecond,
+	}
+)
+
+// measure runs the scenarios that were chosen.
+func (d *driver) measure(chosen *regexp.Regexp, log io.Writer) (*report, error) {
+	runtime.LockOSThread() // children end with the thread that started them
+	defer runtime.UnlockOSThread()
+	r := &report{Machine: measure.ThisMachine()}
+	for _, s := range scenarios {
+		if !chosen.MatchString(s.name) {
+			continue
+		}
+		began := time.Now()
+		found, err := s.run(d)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+		fmt.Fprintf(log, "%s took %s\n", s.name, time.Since(began).Round(time.Second))
+		r.Sections = append(r.Sections, found)
+	}
+	if len(r.Sections) == 0 {
+		return nil, errors.New("no scenario was chosen")
+	}
+	return r, nil
+}

@@ -50,6 +50,9 @@
 //   - Senders never wait for receivers. A connection that cannot keep up gets a backlog
 //     of MaxPending bytes; past that it is sent 1013 and is cut off CloseTimeout later.
 //     No other connection notices. Bytes given to the kernel count as delivered.
+//   - A client that never reads harms nobody, on a WebSocket or an event stream, over TLS and
+//     over HTTP/2. Of HTTP/2 only the streams are the hub's to end: a connection that takes
+//     nothing at all is ended by http.Server's HTTP2.WriteByteTimeout, if that is set.
 //   - Latest wins. Of events with the same [Latest] key in a group, a connection that is
 //     behind gets the last one and is not closed for the others: one value for each key at
 //     the most waits. One that keeps up may get them all. What was replaced counts as

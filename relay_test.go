@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/seed-29c60982/grouphub"
-	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
 // overHTTP2 serves a hub over HTTP/2. The channel is told each time the hub's handler has
@@ -84,27 +83,6 @@ func TestStreamOverHTTP2GetsTheCloseOfShutdown(t *testing.T) {
 		t.Errorf("closed with %d, want 1001", code)
 	}
 	within(t, 5*time.Second, returned, "the handler's return")
-}
-
-// The window of an HTTP/2 stream whose client does not read is full in the end, and then the
-// handler's write waits for as long as the client likes.
-func TestStreamOverHTTP2ThatDoesNotReadKeepsNoHandler(t *testing.T) {
-	t.Parallel()
-	hub := newHub(t, &grouphub.Options{MaxPending: 64 << 10, CloseTimeout: 100 * time.Millisecond, Logger: quiet(),
-		Consumer: grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{"large": grouphub.Forward()}}})
-	s, returned := overHTTP2(t, hub)
-	slow := &eventSource{t: t}
-	slow.connectTo(s)
-	slow.expect("grouphub.open")
-	reader := hubtest.Dial(t, hub, "/", hubtest.AsStream())
-	text := strings.Repeat("x", 50_000)
-	eventually(t, func() bool {
-		send(t, hub, "all", "large", text)
-		reader.ExpectEvent("large")
-		return hub.Stats().SlowClosed == 1
-	}, "the stream that does not read is not closed")
-	within(t, 5*time.Second, returned, "the handler's return")
-	reader.Close()
 }
 
 func TestShutdownDoesNotWaitLongerForAConnectOverHTTP2(t *testing.T) {

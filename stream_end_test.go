@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,34 +132,6 @@ func TestStreamGoesOnInTheNextAfterAnHour(t *testing.T) {
 			t.Errorf("closed after %v", d)
 		}
 	})
-}
-
-func TestStreamThatDoesNotReadIsClosedAndOthersAreNot(t *testing.T) {
-	hub := newHub(t, &grouphub.Options{MaxPending: 64 << 10, CloseTimeout: 100 * time.Millisecond, Logger: quiet(),
-		Consumer: grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{"large": grouphub.Forward()}}})
-	s := httptest.NewServer(hub)
-	defer s.Close()
-	slow := &eventSource{t: t}
-	slow.connect(s.URL)
-	slow.expect("grouphub.open")
-	reader := hubtest.Dial(t, hub, "/", hubtest.AsStream())
-	text := strings.Repeat("x", 50_000)
-	eventually(t, func() bool {
-		send(t, hub, "all", "large", text)
-		reader.ExpectEvent("large")
-		return hub.Stats().SlowClosed == 1
-	}, "the stream that does not read is not closed")
-	reader.Close()
-	if n := hub.Stats().SlowClosed; n != 1 {
-		t.Errorf("%d connections were closed for slowness", n)
-	}
-	// What was begun comes to its end; then it is told why, or cut off.
-	for {
-		b, ok := slow.next()
-		if !ok || b.name == "grouphub.close" {
-			break
-		}
-	}
 }
 
 func TestStreamOutlivesTheServersTimeouts(t *testing.T) {

@@ -269,28 +269,33 @@ func (f *fleet) finish(call *rpc.Call) (*Sending, error) {
 
 // lacking waits until the clients lack nothing that was sent, for so long at the most, and returns
 // what they lack then.
-func (f *fleet) lacking(limit time.Duration) (sum Lacking, err error) {
+func (f *fleet) lacking(limit time.Duration) (Lacking, error) {
 	for deadline := time.Now().Add(limit); ; time.Sleep(watchInterval) {
-		sum = Lacking{}
-		for _, load := range f.loads {
-			var l Lacking
-			if err := load.control.Call("Load.Lack", f.sent, &l); err != nil {
-				return sum, err
-			}
-			sum.Missing = append(sum.Missing, l.Missing...)
-			sum.Told += l.Told
-			for len(sum.Resyncs) < len(l.Resyncs) {
-				sum.Resyncs = append(sum.Resyncs, 0)
-			}
-			for i, n := range l.Resyncs {
-				sum.Resyncs[i] += n
-			}
-		}
-		sum.Missing = f.sure(sum.Missing)
-		if len(sum.Missing) == 0 || time.Now().After(deadline) {
-			return sum, nil
+		l, err := f.lack()
+		if err != nil || len(l.Missing) == 0 || time.Now().After(deadline) {
+			return l, err
 		}
 	}
+}
+
+// lack returns what the clients lack of what was sent.
+func (f *fleet) lack() (sum Lacking, err error) {
+	for _, load := range f.loads {
+		var l Lacking
+		if err := load.control.Call("Load.Lack", f.sent, &l); err != nil {
+			return sum, err
+		}
+		sum.Missing = append(sum.Missing, l.Missing...)
+		sum.Told += l.Told
+		for len(sum.Resyncs) < len(l.Resyncs) {
+			sum.Resyncs = append(sum.Resyncs, 0)
+		}
+		for i, n := range l.Resyncs {
+			sum.Resyncs[i] += n
+		}
+	}
+	sum.Missing = f.sure(sum.Missing)
+	return sum, nil
 }
 
 // sure leaves out events of which it is not known whether they went out.

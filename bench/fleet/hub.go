@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/rpc"
@@ -45,7 +46,8 @@ func serveHub(told string) error {
 		return err
 	}
 	hub := grouphub.New(&grouphub.Options{
-		Layer: layer,
+		Layer:  layer,
+		Logger: slog.New(slog.DiscardHandler), // what goes wrong is meant to, or the clients notice it
 		Policy: func(group string) grouphub.GroupPolicy {
 			if strings.HasPrefix(group, roomPrefix) {
 				return grouphub.GroupPolicy{History: s.History}

@@ -55,3 +55,21 @@ func TestHeldPublicationsWaitForRoom(t *testing.T) {
 		}
 	})
 }
+
+func TestHeldPublicationsGrowOlder(t *testing.T) {
+	live(t, hundred, func(s *topic) {
+		s.set(func() { s.latency = 3 * time.Second })
+		s.publish(1, false)
+		s.publish(1, true)
+		synctest.Wait()
+		time.Sleep(time.Second)
+		late := numbered("A", 13) // not in what is being read
+		late.Age = 10 * time.Second
+		s.Receive(late)
+		time.Sleep(10 * time.Second)
+		s.expect(t, 3, 0)
+		if s.lastAge != 12*time.Second {
+			t.Errorf("an age of %v for what had one of 10s and waited for 2s", s.lastAge)
+		}
+	})
+}

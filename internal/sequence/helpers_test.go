@@ -27,6 +27,7 @@ type topic struct {
 	narrow    bool // each publication that is delivered fills it
 	reads     int
 	delivered []string
+	lastAge   time.Duration // of what was delivered last
 	resyncs   int
 }
 
@@ -62,7 +63,7 @@ func newTopic(keep layer.Keep) *topic {
 		Spawn:  func(f func()) { go f() },
 		Decode: func(p layer.Publication) (layer.Publication, bool) { return p, true },
 		Deliver: func(p layer.Publication) {
-			locked(func() { t.delivered = append(t.delivered, ID(p.At)); t.full = t.narrow })
+			locked(func() { t.delivered = append(t.delivered, ID(p.At)); t.lastAge, t.full = p.Age, t.narrow })
 		},
 		Resync: func() { locked(func() { t.resyncs++ }) },
 		Full:   func() (full bool) { locked(func() { full = t.full }); return full },

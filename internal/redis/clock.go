@@ -15,10 +15,15 @@ import (
 // A publication must not be taken for older than it is. So a clock goes by the latest moment
 // that is possible, and only by the last two heartbeats: by the one before the last if that
 // took less time to come, and if the server's time has not been set meanwhile.
+//
+// Until the next heartbeat the clock does not know that the server's time has been set. But what
+// comes after a heartbeat was published after that had been sent, so an age that is more is not
+// believed: a close would otherwise spare everybody.
 type clock struct {
 	mu       sync.Mutex
 	token    string // of the heartbeat that is under way, which nobody can guess
 	sent     time.Time
+	begun    time.Time // when the last one that has come had been sent
 	last     offset
 	previous offset
 }
@@ -51,14 +56,14 @@ func (c *clock) receive(beat []byte, now time.Time) {
 	if err != nil || c.token == "" || string(token) != c.token {
 		return
 	}
-	c.token = ""
+	c.token, c.begun = "", c.sent
 	passed := time.UnixMicro(micros).Sub(time.Unix(0, 0))
 	c.previous = c.last
 	c.last = offset{true, passed - now.Sub(clockStart), passed - c.sent.Sub(clockStart)}
 }
 
 // age returns for how long a publication has existed at least that was kept at a server's
-// time. It is 0 if nothing is known.
+// time, give or take a millisecond. It is 0 if nothing is known.
 func (c *clock) age(kept time.Duration, now time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,5 +74,9 @@ func (c *clock) age(kept time.Duration, now time.Time) time.Duration {
 	if c.previous.known && c.previous.least <= c.last.most {
 		ahead = max(ahead, c.previous.least)
 	}
-	return max(now.Sub(clockStart)+ahead-kept, 0)
+	age := now.Sub(clockStart) + ahead - kept
+	if age > now.Sub(c.begun)+time.Millisecond { // which a time is precise to
+		return 0
+	}
+	return max(age, 0)
 }

@@ -60,7 +60,19 @@ func TestAServersTimeThatIsSetMakesNothingOlder(t *testing.T) {
 	var c clock
 	beatAt(&c, time.Hour, 0, time.Millisecond)
 	came := beatAt(&c, time.Minute, 0, time.Millisecond) // put back
-	if age := c.age(serverTime(came.Add(-time.Second), time.Minute), came); age < 998*time.Millisecond || age > time.Second {
+	if age := c.age(serverTime(came, time.Minute), came.Add(time.Second)); age < 998*time.Millisecond || age > time.Second {
+		t.Errorf("%v, want a second", age)
+	}
+}
+
+func TestAServersTimeThatWasPutBackSinceTheLastHeartbeatMakesNothingOlder(t *testing.T) {
+	var c clock
+	came := beatAt(&c, time.Hour, 0, time.Millisecond)
+	at := came.Add(time.Second)
+	if age := c.age(serverTime(at, 0), at); age != 0 {
+		t.Errorf("what is new is taken for %v old", age)
+	}
+	if age := c.age(serverTime(came, time.Hour), at); age < 998*time.Millisecond || age > time.Second {
 		t.Errorf("%v, want a second", age)
 	}
 }

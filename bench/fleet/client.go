@@ -74,6 +74,7 @@ func (c *client) request(address string, history bool) []byte {
 var (
 	eventFrame    = []byte(`{"type":"event"`)
 	positionFrame = []byte(`{"type":"grouphub.position"`)
+	presenceFrame = []byte(`{"type":"presence"`)
 	resyncFrame   = []byte(`{"type":"resync"`)
 	roomKey       = []byte(`"group":"` + roomPrefix)
 	idKey         = []byte(`"id":"`)
@@ -86,6 +87,7 @@ type tally struct {
 	Missing  []Missing
 	Told     int // events that are missing, and that a Resync has told of
 	Resyncs  int
+	Presence int // events of who comes and goes
 }
 
 // A Missing event came to one client never, without a Resync.
@@ -127,6 +129,8 @@ func (c *client) hear(message []byte, index int, t *tally) (due int64, err error
 		r.told = true
 		r.resyncs++
 		t.Resyncs++
+	case bytes.HasPrefix(message, presenceFrame):
+		t.Presence++
 	default:
 		return 0, fmt.Errorf("a client got %.80q", message)
 	}

@@ -22,6 +22,7 @@ type costSample struct {
 	worker, hubs, redis float64 // CPU, µs; the hubs are those with clients or without, but not the worker
 	in, out             float64 // bytes to and from Redis
 	p50, p99            float64 // ms
+	rate                float64 // events per second, as it came to be
 }
 
 // x is what the cost of a spot is linear in: a constant, its hubs, and its members on all of them.
@@ -144,7 +145,8 @@ func (f *fleet) sample(p Publication, idle idleCost) (c costSample, err error) {
 		hubs:   ((end.hubs.hubs - begin.hubs.hubs).Seconds() - idle.hubs*seconds) * 1e6 / events,
 		redis:  (used.CPU.Seconds() - idle.redis*seconds) * 1e6 / events,
 		in:     float64(used.In) / events, out: float64(used.Out) / events,
-		p50: float64(found.Latency.Quantile(0.5)) / 1e6, p99: float64(found.Latency.Quantile(0.99)) / 1e6,
+		rate: events / seconds,
+		p50:  float64(found.Latency.Quantile(0.5)) / 1e6, p99: float64(found.Latency.Quantile(0.99)) / 1e6,
 	}, nil
 }
 

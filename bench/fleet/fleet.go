@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/rpc"
 	"slices"
 	"time"
@@ -224,19 +223,7 @@ func (f *fleet) find() (sum Found, err error) {
 		if err := load.control.Call("Load.Find", 0, &found); err != nil {
 			return sum, err
 		}
-		sum.Tally.Received += found.Tally.Received
-		sum.Tally.Doubled += found.Tally.Doubled
-		sum.Tally.Told += found.Tally.Told
-		sum.Tally.Resyncs += found.Tally.Resyncs
-		sum.Tally.Missing = append(sum.Tally.Missing, found.Tally.Missing...)
-		sum.Latency.Add(&found.Latency)
-		sum.Back.Add(&found.Back)
-		sum.Longest = max(sum.Longest, found.Longest)
-		sum.Refused += found.Refused
-		for code, n := range found.Closes {
-			sum.Closes[code] += n
-		}
-		maps.Copy(sum.Logouts, found.Logouts) // a user is on one load generator
+		sum.add(&found)
 	}
 	return sum, nil
 }

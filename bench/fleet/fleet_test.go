@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The driver starts its own program again, which in a test is the test's.
@@ -28,7 +29,7 @@ func TestATinyFleetKeepsEveryPromise(t *testing.T) {
 		}
 		t.Skip("redis-server is not installed")
 	}
-	d := &driver{ctx: t.Context(), size: tinySize}
+	d := &driver{ctx: t.Context(), size: tinySize, scenarios: append(scenarios[:len(scenarios):len(scenarios)], soaking(3*time.Second))}
 	r, err := d.measure(regexp.MustCompile(""), t.Output())
 	if err != nil {
 		t.Fatal(err)

@@ -26,6 +26,8 @@ import (
 type hubSetup struct {
 	Redis   string // the URL
 	History int    // events that rooms keep; 0: none
+
+	Announce bool // rooms tell who comes and goes
 }
 
 // An address is where a process of the fleet listens. It prints this when it is ready.
@@ -50,7 +52,7 @@ func serveHub(told string) error {
 		Logger: slog.New(slog.DiscardHandler), // what goes wrong is meant to, or the clients notice it
 		Policy: func(group string) grouphub.GroupPolicy {
 			if strings.HasPrefix(group, roomPrefix) {
-				return grouphub.GroupPolicy{History: s.History}
+				return grouphub.GroupPolicy{History: s.History, Announce: s.Announce}
 			}
 			return grouphub.GroupPolicy{}
 		},
@@ -58,7 +60,7 @@ func serveHub(told string) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /ws/{first}/{count}", grouphub.Authenticate(userOf)(hub.Handler(grouphub.Consumer{
 		Connect: joinRooms,
-		Events:  grouphub.Events{"event": grouphub.Forward()},
+		Events:  grouphub.Events{"event": grouphub.Forward(), "presence": grouphub.Forward()},
 	})))
 	server := &http.Server{Handler: mux}
 	return serveBoth(server, "Hub", &Hub{hub: hub, server: server})
@@ -190,6 +192,12 @@ func (h *Hub) Logout(user string, at *int64) error {
 }
 
 const closeLoggedOut = 4401
+
+// Count says how many are in a room, on all hubs.
+func (h *Hub) Count(room int, n *int) (err error) {
+	*n, err = h.hub.Count(context.Background(), roomName(room))
+	return err
+}
 
 // A Publication asks for events to Groups rooms, from First on, in turn.
 type Publication struct {

@@ -7,6 +7,7 @@ import (
 	"container/heap"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -50,6 +51,7 @@ type Load struct {
 type Crowd struct {
 	History bool // rooms have one: clients resume
 	Fewest  bool // clients that come back go to the hub that has the fewest of them, not to any
+	Return  bool // those that are logged out come back, as users who log in again
 }
 
 // Found is what a load generator has found since it was last asked.
@@ -67,6 +69,25 @@ type Found struct {
 type Logout struct {
 	Closed int
 	Last   int64 // when the last one was closed
+}
+
+// add adds what another load generator has found, or the same one later. Of a user's logout it keeps
+// the one that was found last.
+func (f *Found) add(g *Found) {
+	f.Tally.Received += g.Tally.Received
+	f.Tally.Doubled += g.Tally.Doubled
+	f.Tally.Told += g.Tally.Told
+	f.Tally.Resyncs += g.Tally.Resyncs
+	f.Tally.Presence += g.Tally.Presence
+	f.Tally.Missing = append(f.Tally.Missing, g.Tally.Missing...)
+	f.Latency.Add(&g.Latency)
+	f.Back.Add(&g.Back)
+	f.Longest = max(f.Longest, g.Longest)
+	f.Refused += g.Refused
+	for code, n := range g.Closes {
+		f.Closes[code] += n
+	}
+	maps.Copy(f.Logouts, g.Logouts)
 }
 
 func (f *Found) reset() {
@@ -288,6 +309,9 @@ func (l *Load) choose() int {
 
 func (l *Load) read(index int) error {
 	c := l.clients[index]
+	if c.stage == waits || c.stage == gone { // Leave has ended the connection since epoll said so
+		return nil
+	}
 	n := copy(l.buf, c.rest)
 	m, err := unix.Read(c.fd, l.buf[n:])
 	if err == unix.EINTR {
@@ -397,10 +421,12 @@ func (l *Load) end(index, code int) {
 		c.lost = now
 	}
 	if code == closeLoggedOut {
-		c.stage = gone
 		logout := l.found.Logouts[c.User]
 		l.found.Logouts[c.User] = Logout{logout.Closed + 1, max(logout.Last, now)}
-		return
+		if !l.crowd.Return {
+			c.stage = gone
+			return
+		}
 	}
 	c.stage = waits
 	heap.Push(&l.waiting, turn{now + rand.Int64N(int64(comeBackWithin)), index})

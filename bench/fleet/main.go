@@ -61,6 +61,7 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 		run   = flags.String("run", "", "regular expression: scenarios to run")
 		short = flags.Bool("short", false, "a smaller fleet, in three minutes")
 		store = flags.String("json", "", "write the result to this file")
+		soak  = flags.Duration("soak", 0, "run nothing but a soak, for so long")
 		from  = flags.String("from", "", "run nothing: take the result from this file")
 		plot  = flags.String("plot", "", "write a picture (SVG) to this file")
 	)
@@ -75,9 +76,12 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	if *from != "" {
 		r, err = readReport(*from)
 	} else {
-		d := &driver{ctx: ctx, size: fullSize}
+		d := &driver{ctx: ctx, size: fullSize, scenarios: scenarios}
 		if *short {
 			d.size = shortSize
+		}
+		if *soak > 0 {
+			d.scenarios = []scenario{soaking(*soak)}
 		}
 		r, err = d.measure(chosen, os.Stderr)
 	}
@@ -103,8 +107,9 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 
 // A driver runs scenarios, each on a fleet of its own.
 type driver struct {
-	ctx  context.Context
-	size size
+	ctx       context.Context
+	size      size
+	scenarios []scenario
 }
 
 // A scenario finds out one thing.
@@ -116,6 +121,7 @@ type scenario struct {
 var scenarios = []scenario{
 	{"cost", func(d *driver) (section, error) { return d.cost(0) }},
 	{"cost-history", func(d *driver) (section, error) { return d.cost(kept) }},
+	{"rate", (*driver).rates},
 	{"groups", func(d *driver) (section, error) { return d.groups(0) }},
 	{"groups-history", func(d *driver) (section, error) { return d.groups(kept) }},
 	{"deploy", (*driver).deploy},
@@ -132,6 +138,7 @@ type size struct {
 	costRate              float64
 	costLength            time.Duration
 	costRounds            int
+	rates                 []float64 // events per second
 
 	groups                 []int // rooms
 	groupsHubs, groupsEach int   // hubs of a room, and rooms of a client
@@ -146,16 +153,19 @@ type size struct {
 var (
 	fullSize = size{
 		costHubs: []int{1, 2, 4, 8, 16}, costMembers: []int{1, 10, 25}, costRate: 100, costLength: 2 * time.Second, costRounds: 3,
+		rates:  []float64{100, 300, 1000, 3000},
 		groups: []int{100, 1000, 10_000}, groupsHubs: 4, groupsEach: 20, idleLength: 20 * time.Second,
 		deployHubs: 8, deployClients: 1500, deployRooms: 500, deployRate: 200, calm: 3 * time.Second, users: 400,
 	}
 	shortSize = size{
 		costHubs: []int{1, 2, 4, 8}, costMembers: []int{1, 10}, costRate: 100, costLength: time.Second, costRounds: 1,
+		rates:  []float64{100, 1000},
 		groups: []int{100, 2000}, groupsHubs: 4, groupsEach: 20, idleLength: 5 * time.Second,
 		deployHubs: 4, deployClients: 500, deployRooms: 100, deployRate: 100, calm: 2 * time.Second, users: 100,
 	}
 	tinySize = size{
 		costHubs: []int{1, 2, 3}, costMembers: []int{1, 3}, costRate: 200, costLength: 100 * time.Millisecond, costRounds: 1,
+		rates:  []float64{50, 200},
 		groups: []int{10, 50}, groupsHubs: 2, groupsEach: 5, idleLength: 100 * time.Millisecond,
 		deployHubs: 2, deployClients: 20, deployRooms: 5, deployRate: 50, calm: 300 * time.Millisecond, users: 6,
 	}
@@ -166,7 +176,7 @@ func (d *driver) measure(chosen *regexp.Regexp, log io.Writer) (*report, error) 
 	runtime.LockOSThread() // children end with the thread that started them
 	defer runtime.UnlockOSThread()
 	r := &report{Machine: measure.ThisMachine()}
-	for _, s := range scenarios {
+	for _, s := range d.scenarios {
 		if !chosen.MatchString(s.name) {
 			continue
 		}

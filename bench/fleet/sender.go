@@ -16,7 +16,7 @@ import (
 const (
 	// maxSenders is how many goroutines send at the same time. Each has rooms of its own, so that
 	// a room's events have an order.
-	maxSenders = 8
+	maxSenders = 32
 	// sendPatience is how long a call that failed is repeated, and sendPause the time in between.
 	sendPatience = time.Minute
 	sendPause    = 20 * time.Millisecond

@@ -31,7 +31,8 @@ func (s *Server) Monitor() *Monitor {
 }
 
 // Commands returns the names of the commands since the last call: not those that scripts
-// ran, and not what is sent all the time, heartbeats and keepalives.
+// ran, and not what is sent all the time: heartbeats, keepalives and the question what the
+// server is.
 func (m *Monitor) Commands() (names []string) {
 	m.s.t.Helper()
 	m.marks++
@@ -40,7 +41,7 @@ func (m *Monitor) Commands() (names []string) {
 	for m.lines.Scan() {
 		line := monitored.FindStringSubmatch(m.lines.Text())
 		switch {
-		case line == nil, line[1] == "lua", line[2] == "PING", strings.Contains(line[3], `"grouphub:beat:`):
+		case line == nil, line[1] == "lua", line[2] == "PING", line[2] == "HELLO", strings.Contains(line[3], `"grouphub:beat:`):
 		case line[2] == "ECHO" && strings.Contains(line[3], mark):
 			return names
 		default:

@@ -43,13 +43,14 @@ func serveHub(told string) error {
 	if err := json.Unmarshal([]byte(told), &s); err != nil {
 		return err
 	}
-	layer, err := grouphub.NewRedisLayer(s.Redis, nil)
+	logger := slog.New(slog.DiscardHandler) // what goes wrong is meant to, or the clients notice it
+	layer, err := grouphub.NewRedisLayer(s.Redis, &grouphub.RedisOptions{Logger: logger})
 	if err != nil {
 		return err
 	}
 	hub := grouphub.New(&grouphub.Options{
 		Layer:  layer,
-		Logger: slog.New(slog.DiscardHandler), // what goes wrong is meant to, or the clients notice it
+		Logger: logger,
 		Policy: func(group string) grouphub.GroupPolicy {
 			if strings.HasPrefix(group, roomPrefix) {
 				return grouphub.GroupPolicy{History: s.History, Announce: s.Announce}

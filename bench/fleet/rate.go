@@ -11,48 +11,68 @@ import (
 // rateRooms is how many rooms the events of one measurement go to in turn.
 const rateRooms = 64
 
-// rates measures what an event costs against how many there are per second. Each room has a member on
-// each hub, so that every hub gets every event.
-func (d *driver) rates() (s section, err error) {
+// rates measures what an event costs against how many there are per second, and how many hubs get it. Each
+// room has a member on each of the hubs, so that every hub gets every event.
+func (d *driver) rates() (section, error) {
+	s := section{
+		Name: "rate", Title: "What an event costs when there are many",
+		Head: []string{"hubs", "events/s", "CPU of each hub, µs per event", "of the worker", "of Redis", "of all hubs, cores", "p50, ms", "p99, ms"},
+	}
+	each := chart{Title: s.Title + ": each hub", X: "events per second", Y: "µs per event"}
+	redis := chart{Title: s.Title + ": Redis", X: "events per second", Y: "µs per event"}
+	xs, ys := make(map[float64][][]float64), make(map[float64][]float64) // of Redis, by rate
+	for _, hubs := range d.size.rateHubs {
+		samples, err := d.ratesOf(hubs)
+		if err != nil {
+			return s, err
+		}
+		for i, c := range samples {
+			rate := d.size.rates[i]
+			s.Rows = append(s.Rows, []string{
+				fmt.Sprint(hubs), measure.Figure(rate), measure.Figure(c.hubs / float64(hubs)), measure.Figure(c.worker), measure.Figure(c.redis),
+				measure.Figure(c.hubs * c.rate / 1e6), measure.Figure(c.p50), measure.Figure(c.p99),
+			})
+			each.add(fmt.Sprintf("%d hubs", hubs), rate, c.hubs/float64(hubs))
+			redis.add(fmt.Sprintf("%d hubs", hubs), rate, c.redis)
+			xs[rate], ys[rate] = append(xs[rate], []float64{1, float64(hubs)}), append(ys[rate], c.redis)
+		}
+	}
+	s.Charts = []chart{each, redis}
+	for _, rate := range d.size.rates {
+		k := fit(xs[rate], ys[rate])
+		s.Notes = append(s.Notes, fmt.Sprintf("At %s events a second, Redis' CPU, µs = %s + %s·hubs.", measure.Figure(rate), signed(k[0]), signed(k[1])))
+	}
+	s.Notes = append(s.Notes, fmt.Sprintf("All hubs have one member in each of %d rooms, without history.", rateRooms))
+	return s, nil
+}
+
+// ratesOf measures an event at each of the rates, on so many hubs.
+func (d *driver) ratesOf(hubs int) (samples []costSample, err error) {
 	z := d.size
-	f, err := newFleet(d.ctx, z.deployHubs, hubSetup{}, Crowd{})
+	f, err := newFleet(d.ctx, hubs, hubSetup{}, Crowd{})
 	if err != nil {
-		return s, err
+		return nil, err
 	}
 	defer f.close()
 	var places []Place
 	for room := range rateRooms {
-		for hub := range z.deployHubs {
+		for hub := range hubs {
 			places = append(places, Place{Hub: hub, First: room, Count: 1})
 		}
 	}
 	if err := f.enter(places); err != nil {
-		return s, err
+		return nil, err
 	}
 	idle, err := f.idle(z.costLength)
 	if err != nil {
-		return s, err
+		return nil, err
 	}
-	s = section{
-		Name: "rate", Title: "What an event costs when there are many",
-		Head: []string{"events/s", "CPU of each hub, µs per event", "of the worker", "of Redis", "of all hubs, cores", "p50, ms", "p99, ms"},
-	}
-	cpu := chart{Title: s.Title, X: "events per second", Y: "µs per event"}
 	for _, rate := range z.rates {
 		c, err := f.sample(Publication{Groups: rateRooms, Rate: rate, Events: int(rate * z.costLength.Seconds())}, idle)
 		if err != nil {
-			return s, err
+			return nil, err
 		}
-		each := c.hubs / float64(z.deployHubs)
-		s.Rows = append(s.Rows, []string{
-			measure.Figure(rate), measure.Figure(each), measure.Figure(c.worker), measure.Figure(c.redis),
-			measure.Figure(c.hubs * c.rate / 1e6), measure.Figure(c.p50), measure.Figure(c.p99),
-		})
-		cpu.add("each hub", rate, each)
-		cpu.add("worker", rate, c.worker)
-		cpu.add("Redis", rate, c.redis)
+		samples = append(samples, c)
 	}
-	s.Charts = []chart{cpu}
-	s.Notes = []string{fmt.Sprintf("%d hubs, all with one member in each of %d rooms; no history.", z.deployHubs, rateRooms)}
-	return s, nil
+	return samples, nil
 }

@@ -71,7 +71,7 @@ func TestTwoBrowserWindowsSeeEachOtherAtOnce(t *testing.T) {
 	// The other room is still empty once something that came later is there.
 	elsewhere.write("#say input", "Anybody here?")
 	elsewhere.waitText(".message p", "Anybody here?")
-	if n := eval[int](elsewhere, `document.querySelectorAll("#log li").length`); n != 1 {
+	if n := eval[int](elsewhere, `document.querySelectorAll("#log .message").length`); n != 1 {
 		t.Errorf("the other room shows %d entries, want its own only:\n%s", n, elsewhere.text("#log"))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 
 	"github.com/seed-29c60982/grouphub/e2e/engine"
@@ -42,7 +43,30 @@ func TestDashboardComesBackAndBeginsWithASnapshot(t *testing.T) {
 	before := w.text("#values")
 	w.offline(true)
 	w.wait(`document.querySelector("#state").dataset.state === "closed"`)
+	w.picture("dashboard-offline")
 	w.offline(false)
 	w.wait(`document.querySelector("#state").dataset.state === "open"`)
 	w.wait(fmt.Sprintf(`document.querySelector("#values").innerText !== %q`, before))
+}
+
+func TestDashboardIsCalmForThoseWhoWantLessMotion(t *testing.T) {
+	w := open(t, engine.StartChromium(t).Context, start(t, "dashboard").url)
+	w.wait(`document.querySelectorAll("#values data").length === 8`)
+	w.do(call(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-reduced-motion", Value: "reduce"}},
+	}))
+	// Each paint sets the text anew.
+	const threePaints = `new Promise(painted => {
+		const data = document.querySelector("#values data")
+		const times = []
+		new MutationObserver((_, observer) => {
+			times.push(performance.now())
+			if (times.length < 3) return
+			observer.disconnect()
+			painted(times[2] - times[1])
+		}).observe(data, {childList: true})
+	})`
+	if between := run(w, chromedp.Evaluate[float64](threePaints, chromedp.EvalAwaitPromise)); between < 900 {
+		t.Errorf("two paints are %v ms apart, want a second", between)
+	}
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/chromedp"
+
 	"github.com/seed-29c60982/grouphub/e2e/engine"
 	"github.com/seed-29c60982/grouphub/e2e/network"
 	"github.com/seed-29c60982/grouphub/e2e/npm"
@@ -97,6 +99,34 @@ func TestShoppingListThatEndedWithItsServerIsEmpty(t *testing.T) {
 		addItem(t, p, "milk")
 		page.sees("milk")
 	})
+}
+
+func TestShoppingListSaysWhatIsWrongAndKeepsTheText(t *testing.T) {
+	p := start(t, "htmx", "-htmx", filepath.Join(npm.Install(t), "htmx.org", "dist"))
+	w := open(t, engine.StartChromium(t).Context, p.url)
+	w.waitText("#state.open", "Live")
+	long := strings.Repeat("x", 101) // which the input allows to a script only
+	w.do(chromedp.Evaluate[chromedp.Void](`document.querySelector("form input").removeAttribute("maxlength")`))
+	w.write("form input", long)
+	w.waitText("#problem", "an item has 1 to 100 characters\n")
+	if text := eval[string](w, `document.querySelector("form input").value`); text != long {
+		t.Errorf("the input has %q, want what was written", text)
+	}
+	w.write("form input", "Milk")
+	w.waitText("#list span", "Milk")
+	w.waitText("#problem", "")
+	w.wait(`document.activeElement === document.querySelector("form input")`)
+
+	p.stop(t)
+	w.waitText("#state:not(.open)", "Reconnecting …")
+	w.write("form input", "Salt")
+	w.waitText("#problem", "The server does not answer.")
+	if text := eval[string](w, `document.querySelector("form input").value`); text != "Salt" {
+		t.Errorf("the input has %q, want what was written", text)
+	}
+	w.picture("htmx-offline")
+	start(t, "htmx", "-addr", strings.TrimPrefix(p.url, "http://"))
+	w.waitText("#state.open", "Live")
 }
 
 func TestShoppingListLooksDecent(t *testing.T) {

@@ -35,6 +35,7 @@ func TestJobReaches100PercentAndTwoStayApart(t *testing.T) {
 		w.wait(percent(name) + " === 100")
 		w.wait(job(name) + `.dataset.state === "done"`)
 	}
+	w.waitText("[role=status]", "第二 🎉: ✓ 100 % · done") // and nothing of the percents before
 	if n := eval[int](w, `document.querySelectorAll("#jobs li").length`); n != 2 {
 		t.Errorf("%d jobs are shown, want 2", n)
 	}
@@ -66,6 +67,7 @@ func TestJobThatIsGoneIsSaidToBeGone(t *testing.T) {
 	w.do(chromedp.Evaluate[chromedp.Void](`document.querySelector("#jobs button").click()`))
 	w.wait(`!document.querySelector("#jobs li") && location.search === ""`)
 	w.wait(`document.activeElement === document.querySelector("#start input")`)
+	w.waitText("[role=status]", "Job: there is no such job any more")
 }
 
 func TestJobThatCannotBeStartedIsSaidInPlainWords(t *testing.T) {
@@ -73,6 +75,7 @@ func TestJobThatCannotBeStartedIsSaidInPlainWords(t *testing.T) {
 	w.offline(true) // and not without a server: another program might get its port
 	w.write("#start input", "Report")
 	w.waitText("[role=alert]", "The job was not started: the server does not answer. Try again in a moment.")
+	w.picture("tasks-offline")
 	if name := eval[string](w, `document.querySelector("#start input").value`); name != "Report" {
 		t.Errorf("the input has %q, want what was written", name)
 	}

@@ -1,4 +1,4 @@
-// Command htmx is a shopping list that all who look at it share: a page without JavaScript of
+// Command htmx is a shopping list that all who look at it share: a page without a script of
 // its own. htmx opens an event stream, and every change comes over it as HTML, which Render
 // makes once for everybody.
 //

@@ -49,6 +49,7 @@ func (h *Hub) groupSequence(ctx context.Context, g *group) *sequence.Sequence[*d
 func (h *Hub) commandSequence(topic string, lost func(), epochLost func(Position)) *sequence.Sequence[Publication] {
 	source := newSource[Publication](h, topic, Keep{}) // keeps nothing, since nobody asks for a replay
 	source.Commands = true
+	source.New = topic != controlTopic // but for that, a topic is a hub's own, by a name that is random
 	source.Decode = func(p Publication) (Publication, bool) { return p, true }
 	source.Deliver = h.execute
 	source.Resync, source.EpochLost = lost, epochLost

@@ -27,7 +27,9 @@ func (s *Sequence[T]) beginFill(h layer.History, r round) {
 	defer s.mu.Unlock()
 	switch {
 	case s.phase == phaseStarting:
-		s.adoptLocked(h)
+		if s.last = start(h); !s.New {
+			s.adoptLocked(h)
+		}
 		s.phase = phaseFilling
 		close(s.ready)
 	case r.precedes(h):
@@ -46,7 +48,7 @@ func (s *Sequence[T]) beginFill(h layer.History, r round) {
 }
 
 // adoptLocked makes a history's publications the past, which is for replays alone.
-// Commands that have arrived are not the past.
+// Commands that have arrived are not the past, and a topic that is new has none.
 func (s *Sequence[T]) adoptLocked(h layer.History) {
 	past := h.Last
 	if s.Commands && len(s.held.queue) > 0 && s.held.queue[0].At.Epoch == h.Epoch {

@@ -34,3 +34,21 @@ func TestCommandsFromBeforeTheStartAreNotDeliveredAndAllOthersAre(t *testing.T) 
 		time.Sleep(maxPause)
 	})
 }
+
+func TestANewTopicHasNoPast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTopic(layer.Keep{})
+		s.Commands, s.New = true, true
+		s.set(func() { s.down = true })
+		s.Start()
+		s.publish(3, false) // the first history could not be read, and the subscription is interrupted
+		s.set(func() { s.down = false })
+		s.Reconcile(true)
+		time.Sleep(10 * time.Second)
+		s.expect(t, 3, 0)
+		s.publish(1, true)
+		s.expect(t, 4, 0)
+		s.end()
+		time.Sleep(maxPause)
+	})
+}

@@ -47,6 +47,10 @@ type Source[T any] struct {
 	// also what a reader of events would get by a replay, and what is there already when
 	// the count has begun anew.
 	Commands bool
+	// New says that nothing was published to the topic before it was subscribed to, so that all
+	// of the first history is to be delivered: an interruption may have come before that was
+	// read.
+	New bool
 }
 
 // A Sequence delivers the publications of one topic in the order of their numbers, fills

@@ -79,24 +79,33 @@ func (l *hubLeases) write(string) (ok bool) {
 
 // keep returns what the layer is to keep of a command to another hub.
 func (l *hubLeases) keep(ctx context.Context, hub string) (Keep, error) {
+	there, err := l.mayBeThere(ctx, hub)
+	if err != nil || !there {
+		return Keep{}, err
+	}
+	return controlKeep, nil
+}
+
+// mayBeThere reports false if another hub of this name is certainly not there.
+func (l *hubLeases) mayBeThere(ctx context.Context, hub string) (bool, error) {
 	switch {
 	case l.hub.ownLayer: // there is no other hub
-		return Keep{}, nil
+		return false, nil
 	case l.isKnown(hub), uptime()-time.Duration(l.doubted.Load()) < hubLeaseDoubt:
-		return controlKeep, nil
+		return true, nil
 	}
 	leases, err := l.hub.layer.Leases(ctx, hubTopic(hub), map[string]uint64{hub: hubLeaseVersion})
 	if errors.Is(err, ErrUncertain) { // which it is not, since nothing was sent
 		err = fmt.Errorf("%w: %s", ErrUnavailable, err)
 	}
 	if err != nil {
-		return Keep{}, err
+		return false, err
 	}
 	if _, ok := leases[hub]; !ok {
-		return Keep{}, nil
+		return false, nil
 	}
 	l.know(hub)
-	return controlKeep, nil
+	return true, nil
 }
 
 func (l *hubLeases) isKnown(hub string) bool {

@@ -50,7 +50,18 @@ func (e *endpoint) servePost(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	allowCrossOrigin(w, r)
-	p, err := h.readPost(w, r)
+	if server, _ := r.Context().Value(http.ServerContextKey).(*http.Server); server != nil && server.ReadTimeout == 0 {
+		// A body that does not come would keep its connection for ever. The deadline is the
+		// request's: net/http lifts it before the next one.
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.options.PongTimeout))
+	}
+	p, err := readPostHeader(r)
+	if err == nil {
+		err = h.findStream(r.Context(), &p) // before a stranger's body takes memory
+	}
+	if err == nil {
+		err = h.readPostBody(w, r, &p)
+	}
 	if err == nil {
 		err = h.deliverPost(r.Context(), p)
 	}
@@ -66,8 +77,8 @@ func (e *endpoint) servePost(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// readPost reads a message from a request. Its errors are for the client.
-func (h *Hub) readPost(w http.ResponseWriter, r *http.Request) (p post, err error) {
+// readPostHeader reads what comes before the message. Its errors are for the client.
+func readPostHeader(r *http.Request) (p post, err error) {
 	token, seq := r.Header.Get(tokenHeader), r.Header.Get(seqHeader)
 	if r.URL.RawQuery != "" {
 		query := r.URL.Query()
@@ -94,24 +105,24 @@ func (h *Hub) readPost(w http.ResponseWriter, r *http.Request) (p post, err erro
 	p.UserID = []byte(user.ID)
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	p.Binary = kind == "application/octet-stream"
-	if server, _ := r.Context().Value(http.ServerContextKey).(*http.Server); server != nil && server.ReadTimeout == 0 {
-		// A body that does not come would keep its connection for ever. The deadline is the
-		// request's: net/http lifts it before the next one.
-		http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.options.PongTimeout))
-	}
+	return p, nil
+}
+
+// readPostBody reads the message. Its errors are for the client.
+func (h *Hub) readPostBody(w http.ResponseWriter, r *http.Request, p *post) (err error) {
 	p.Data, err = io.ReadAll(http.MaxBytesReader(w, r.Body, h.options.MaxMessageSize))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return p, &Reject{http.StatusRequestEntityTooLarge, fmt.Sprintf("a message of more than %d bytes", tooLarge.Limit)}
+		return &Reject{http.StatusRequestEntityTooLarge, fmt.Sprintf("a message of more than %d bytes", tooLarge.Limit)}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return p, &Reject{http.StatusRequestTimeout, "the message did not arrive in time"}
+		return &Reject{http.StatusRequestTimeout, "the message did not arrive in time"}
 	case err != nil:
-		return p, &Reject{http.StatusBadRequest, "the message did not arrive whole"}
+		return &Reject{http.StatusBadRequest, "the message did not arrive whole"}
 	case !p.Binary && !utf8.Valid(p.Data):
-		return p, &Reject{http.StatusBadRequest, "the text is not valid UTF-8"}
+		return &Reject{http.StatusBadRequest, "the text is not valid UTF-8"}
 	}
-	return p, nil
+	return nil
 }
 
 var (
@@ -121,19 +132,47 @@ var (
 	errPastPost    = &Reject{http.StatusConflict, "a message with a higher number has come before this one: send one at a time"}
 )
 
-// deliverPost hands a message to the stream's connection, wherever that is, and returns when
-// it is queued there.
-func (h *Hub) deliverPost(ctx context.Context, p post) error {
-	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
-	defer cancel()
+// findStream refuses a message for which there certainly is no stream, or not its sender's.
+func (h *Hub) findStream(ctx context.Context, p *post) error {
 	owner, _, ok := strings.Cut(p.Channel, "!")
 	switch {
 	case !ok || checkName("post", p.Channel) != nil:
 		return errNoStream
 	case owner == h.name:
+		_, err := h.streamOf(p)
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
+	defer cancel()
+	there, err := h.hubLeases.mayBeThere(ctx, owner)
+	if err == nil && !there {
+		err = errNoStream
+	}
+	return err
+}
+
+// streamOf returns the connection of this hub that a message is for.
+func (h *Hub) streamOf(p *post) (*Conn, error) {
+	c := h.conn(p.Channel)
+	switch {
+	case c == nil || c.stream == nil:
+		return nil, errNoStream
+	case subtle.ConstantTimeCompare([]byte(p.Secret), []byte(c.stream.secret)) != 1:
+		return nil, errOtherSender
+	case string(p.UserID) != c.User().ID:
+		return nil, errOtherSender
+	}
+	return c, nil
+}
+
+// deliverPost hands a message to the stream's connection, wherever findStream has found that, and
+// returns when it is queued there.
+func (h *Hub) deliverPost(ctx context.Context, p post) error {
+	ctx, cancel := context.WithTimeout(ctx, layerTimeout)
+	defer cancel()
+	owner, _, _ := strings.Cut(p.Channel, "!")
+	if owner == h.name {
 		return h.queuePost(ctx, p)
-	case h.ownLayer: // there is no other hub
-		return errNoStream
 	}
 	p.Hub = h.name
 	token, answer := rand.Text(), make(chan int, 1)
@@ -197,14 +236,9 @@ func (h *Hub) takePost(env *envelope.Envelope) error {
 
 // queuePost queues a message for the callbacks of a stream of this hub.
 func (h *Hub) queuePost(ctx context.Context, p post) error {
-	c := h.conn(p.Channel)
-	switch {
-	case c == nil || c.stream == nil:
-		return errNoStream
-	case subtle.ConstantTimeCompare([]byte(p.Secret), []byte(c.stream.secret)) != 1:
-		return errOtherSender
-	case string(p.UserID) != c.User().ID:
-		return errOtherSender
+	c, err := h.streamOf(&p)
+	if err != nil {
+		return err
 	}
 	if !c.stream.turn.TryLock() { // the client has not waited for the answer to its last message
 		return errManyPosts

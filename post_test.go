@@ -305,6 +305,45 @@ func TestPostWithAWrongTokenIsRefusedByTheHubOfTheStreamToo(t *testing.T) {
 	source.cut()
 }
 
+// A stranger may send any number of these, each as large as a message may be.
+func TestPostForWhichThereIsNoStreamIsRefusedBeforeItsBodyIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		layer := newFaultyLayer()
+		t.Cleanup(func() { layer.Close() })
+		other := newHub(t, &grouphub.Options{Layer: layer})
+		layer.publish = func(p grouphub.Publication) error {
+			if strings.HasPrefix(p.Topic, "h:invented") {
+				t.Error("a message was published for a hub that is not there")
+			}
+			return layer.MemoryLayer.Publish(background, p)
+		}
+		hub := newHub(t, &grouphub.Options{Layer: layer})
+		grouphub.AskForHubs(hub)
+		source := &eventSource{t: t, way: throughPipes(hub)}
+		source.connect("http://example.com")
+		token := source.expect("grouphub.open").data
+		channel, secret, _ := strings.Cut(token, ".")
+		for token, want := range map[string]int{
+			"":                      400,
+			"none":                  410,
+			channel + ".AAAA":       403,
+			channel + "0." + secret: 410,
+			"invented!1." + secret:  410,
+			grouphub.HubName(other) + "x!1." + secret: 410,
+		} {
+			r := httptest.NewRequest("POST", "/", unread{t})
+			r.Header.Set("Grouphub-Stream", token)
+			w := httptest.NewRecorder()
+			began := time.Now()
+			hub.ServeHTTP(w, r)
+			if took := time.Since(began); w.Code != want || took > 0 {
+				t.Errorf("a POST with the token %q: %d after %v, want %d at once", token, w.Code, took, want)
+			}
+		}
+		source.cut()
+	})
+}
+
 func TestPostToAStreamThatHasEndedIsGone(t *testing.T) {
 	gone := make(chan struct{})
 	hub := newHub(t, &grouphub.Options{Consumer: grouphub.Consumer{

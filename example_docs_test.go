@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/gorilla/websocket"
 
@@ -125,4 +126,31 @@ func ExampleOptions_refuse() {
 	// Output:
 	// websocket: bad handshake
 	// {"error":"this room is closed"}
+}
+
+// This is what docs/scaling.md has for a process with more connections than its part.
+func Example_shed() {
+	hub := grouphub.New(nil)
+	defer hub.Shutdown(context.Background())
+	ann, bob := dial(hub, "/", nil), dial(hub, "/", nil)
+	defer ann.close()
+	defer bob.close()
+
+	shed(hub, 2)
+
+	ann.print()
+	bob.print()
+	// Output:
+	// websocket: close 1012: please reconnect
+	// websocket: close 1012: please reconnect
+}
+
+func shed(hub *grouphub.Hub, connections int) {
+	for c := range hub.Conns() {
+		if connections--; connections < 0 {
+			return
+		}
+		c.Close(1012, "please reconnect") // an error means that it has ended already
+		time.Sleep(time.Millisecond)      // or they all come back at once
+	}
 }

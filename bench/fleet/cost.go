@@ -202,10 +202,10 @@ func costSection(spots []*spot, history int) section {
 		})
 		for i, at := range []float64{value(0), value(2)} {
 			if charts[i] == nil {
-				charts[i] = &chart{Title: s.Title + ": " + []string{"CPU of all hubs", "CPU of Redis"}[i], X: "hubs with members", Y: "µs per event"}
+				charts[i] = &chart{Title: s.Title + ": " + []string{"all hubs", "Redis"}[i], X: "hubs with members (dashed: predicted from those below the most)", Y: "CPU, µs per event"}
 			}
-			charts[i].add(fmt.Sprintf("%d members on each", p.members), float64(p.hubs), at)
-			charts[i].add(fmt.Sprintf("%d members on each"+dashes, p.members), float64(p.hubs), []float64{hubs, redis}[i])
+			charts[i].add(fmt.Sprintf("%d on each", p.members), float64(p.hubs), at)
+			charts[i].add(fmt.Sprintf("%d on each"+dashes, p.members), float64(p.hubs), []float64{hubs, redis}[i])
 		}
 	}
 	s.Charts = []chart{*charts[0], *charts[1]}

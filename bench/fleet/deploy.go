@@ -107,7 +107,7 @@ func (d *driver) deployOnce(s *section, fewest bool) error {
 	}
 	name := "Deploy, back to any hub"
 	if fewest {
-		name = "Deploy, back to the hub with the fewest"
+		name = "Deploy, back to the fewest"
 	}
 	usual, highest := peak(frames, "hubs", d.size.calm.Seconds())
 	usualRedis, highestRedis := peak(frames, "Redis", d.size.calm.Seconds())

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html"
 	"math"
+	"strconv"
 	"strings"
 
 	"github.com/seed-29c60982/grouphub/bench/internal/measure"
@@ -122,11 +123,12 @@ func niceStep(v float64) float64 {
 	return 10 * power
 }
 
+// axis writes a number of an axis.
 func axis(v float64) string {
-	if v == math.Trunc(v) && v < 1000 {
-		return fmt.Sprint(int(v))
+	if v < 1000 {
+		return strconv.FormatFloat(v, 'g', 3, 64)
 	}
-	return strings.TrimRight(measure.Figure(v), ".")
+	return measure.Figure(v)
 }
 
 func writeText(b *bytes.Buffer, x, y int, class, anchor, text string) {

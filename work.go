@@ -29,6 +29,9 @@ func (h *Hub) Work(ctx context.Context, channel string, tasks Tasks) error {
 		return fmt.Errorf("grouphub: work on %s: no tasks", quoted(channel))
 	}
 	for {
+		if ctx.Err() != nil { // Receive may still find an event, which is somebody else's now
+			return ctx.Err()
+		}
 		e, err := h.Receive(ctx, channel)
 		switch {
 		case err == nil:

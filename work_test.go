@@ -91,3 +91,29 @@ func TestWorkEndsWithTheHubAndRefusesWhatMakesNoSense(t *testing.T) {
 		t.Errorf("%v, want ErrClosed", err)
 	}
 }
+
+// A task that hands on what it cannot finish would otherwise get it back at once, for ever.
+func TestWorkTakesNothingOnceItsContextHasEnded(t *testing.T) {
+	hub := newHub(t, nil)
+	ctx, stop := context.WithCancel(t.Context())
+	ran := 0
+	send := func(ctx context.Context) {
+		if err := hub.Send(ctx, "jobs", "job", ran); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(ctx)
+	err := hub.Work(ctx, "jobs", grouphub.Tasks{"job": func(ctx context.Context, _ grouphub.Event) error {
+		if ran++; ran <= 100 {
+			stop()
+			send(context.WithoutCancel(ctx))
+		}
+		return nil
+	}})
+	if ran != 1 || !errors.Is(err, context.Canceled) {
+		t.Errorf("%d tasks ran, and Work returned %v; want one, and that the context has ended", ran, err)
+	}
+	if _, err := hub.Receive(t.Context(), "jobs"); err != nil {
+		t.Errorf("what was handed on: %v", err)
+	}
+}

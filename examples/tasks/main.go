@@ -3,6 +3,9 @@
 //
 // A job is a message on a named channel, which a worker takes. Workers are goroutines of this
 // process, or, with -redis redis://127.0.0.1:6379, other processes that are started with -worker.
+//
+// A message is lost with its worker, and when nobody has taken it for a minute. So what there is
+// to do stands in the store, and a job that nobody works on is sent again.
 package main
 
 import (
@@ -31,6 +34,9 @@ const (
 	maxJobs = 100    // that a process runs at the same time; a real application also limits them for each user
 	channel = "jobs" // where jobs wait for a worker
 	prefix  = "job:" // of the groups of those who watch a job
+
+	maxTries  = 10              // of a job; it may be what its workers die of
+	beatEvery = 5 * time.Second // how often a worker says that it is there, and how often is looked for jobs without one
 )
 
 //go:embed index.html
@@ -100,10 +106,13 @@ func run(ctx context.Context, c configuration, out io.Writer) error {
 		stop()
 	}()
 	fmt.Fprintf(out, "Open http://%s/ and start a job or two.\n", listener.Addr())
+	var background sync.WaitGroup
+	background.Go(func() { js.tend(ctx) })
 	if c.redis == "" {
-		js.work(ctx)
+		background.Go(func() { js.work(ctx) })
 	}
 	<-ctx.Done()
+	background.Wait()
 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -121,17 +130,27 @@ func newServer(handler http.Handler) *http.Server {
 	return &http.Server{Handler: handler, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 }
 
-// A progress is what everybody who watches a job is told.
+// A progress is what the store has of a job, and what everybody who watches it is told.
 type progress struct {
 	Name    string `json:"name"`
+	State   state  `json:"state"`
 	Percent int    `json:"percent"`
+	Tries   int    `json:"tries"` // how often it was sent again since nobody worked on it
 }
 
-// A start is what a worker needs to know of a job.
-type start struct {
-	ID   string `json:"id"`
-	Name string `json:"name"`
-}
+// A state is what becomes of a job: it waits, it runs, and it is done. It waits again when its
+// worker has gone, and has failed when that has happened too often.
+type state string
+
+const (
+	waiting state = "waiting"
+	running state = "running"
+	done    state = "done"
+	failed  state = "failed"
+)
+
+// over reports whether there is nothing more to do.
+func (p progress) over() bool { return p.State == done || p.State == failed }
 
 // jobs are all jobs, by ids that cannot be guessed: whoever has the id of a job may watch it.
 type jobs struct {
@@ -187,10 +206,11 @@ func (js *jobs) watch(c *grouphub.Conn) error {
 // start answers at once, with the id of a job that goes on by itself.
 func (js *jobs) start(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
-	s := start{ID: rand.Text(), Name: r.PostFormValue("name")}
-	err := js.store.set(r.Context(), s.ID, progress{Name: s.Name})
-	if err == nil {
-		err = js.hub.Send(r.Context(), channel, "job.start", s)
+	id, job := rand.Text(), progress{Name: r.PostFormValue("name")}
+	err := js.enqueue(r.Context(), id, job)
+	if err != nil && !errors.Is(err, errFull) {
+		job.State = failed // so that it is not sent later, when nobody expects it any more
+		js.save(context.WithoutCancel(r.Context()), id, job)
 	}
 	switch {
 	case errors.Is(err, errFull), errors.Is(err, grouphub.ErrQueueFull):
@@ -204,7 +224,52 @@ func (js *jobs) start(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusCreated)
-	json.NewEncoder(w).Encode(map[string]string{"id": s.ID})
+	json.NewEncoder(w).Encode(map[string]string{"id": id})
+}
+
+// enqueue leaves a job to the next worker that is free.
+func (js *jobs) enqueue(ctx context.Context, id string, job progress) error {
+	job.State = waiting
+	if err := js.store.set(ctx, id, job); err != nil {
+		return err
+	}
+	return js.hub.Send(ctx, channel, "job.start", id)
+}
+
+// tend sends jobs again that nobody works on, until ctx ends.
+func (js *jobs) tend(ctx context.Context) {
+	look := time.NewTicker(beatEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+		ids, err := js.store.overdue(ctx)
+		if err != nil && ctx.Err() == nil {
+			slog.Warn("cannot look for jobs that nobody works on", "err", err)
+		}
+		for _, id := range ids {
+			if err := js.tryAgain(ctx, id); err != nil && ctx.Err() == nil {
+				slog.Warn("job not sent again", "job", id, "err", err)
+			}
+		}
+	}
+}
+
+// tryAgain sends a job again. If that cannot be done now, the job will be overdue again.
+func (js *jobs) tryAgain(ctx context.Context, id string) error {
+	job, ok, err := js.store.get(ctx, id)
+	if err != nil || job.over() {
+		return err
+	}
+	if job.Tries++; !ok || job.Tries > maxTries { // what it was is forgotten, or it has failed too often
+		job.State = failed
+		js.tell(ctx, id, job)
+		return nil
+	}
+	return js.enqueue(ctx, id, job)
 }
 
 // work runs jobs until ctx ends.
@@ -221,31 +286,55 @@ func (js *jobs) work(ctx context.Context) {
 	workers.Wait()
 }
 
-// run stands for a real job: a hundred times it does some work, and then says so.
+// run stands for a real job: it does some work a hundred times, and each time says so. It begins
+// where the job's last worker has stopped. If that one has only been asleep, both go on, so what a
+// job does must be right when it is done twice.
 func (js *jobs) run(ctx context.Context, e grouphub.Event) error {
-	var s start
-	if err := e.Decode(&s); err != nil {
+	var id string
+	if err := e.Decode(&id); err != nil {
 		return err
 	}
-	step := time.NewTicker(max(js.duration/100, time.Millisecond))
+	job, ok, err := js.store.get(ctx, id)
+	if err != nil || !ok || job.over() {
+		return err
+	}
+	job.State = running
+	js.tell(ctx, id, job)
+	step, beat := time.NewTicker(max(js.duration/100, time.Millisecond)), time.NewTicker(beatEvery)
 	defer step.Stop()
-	for percent := 1; percent <= 100; percent++ {
+	defer beat.Stop()
+	for job.State == running {
 		select {
 		case <-step.C:
-		case <-ctx.Done():
+			if job.Percent++; job.Percent == 100 {
+				job.State = done
+			}
+			js.tell(ctx, id, job)
+		case <-beat.C: // a step that takes long must not look like a worker that has died
+			js.save(ctx, id, job)
+		case <-ctx.Done(): // this worker ends, and another one goes on
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			_ = js.enqueue(ctx, id, job) // if not, it will be overdue
 			return nil
-		}
-		now := progress{Name: s.Name, Percent: percent}
-		// First the data, then the event: so no snapshot is older than what was sent before it.
-		// Of the events only the last one matters to a page that is behind.
-		err := js.store.set(ctx, s.ID, now)
-		if err == nil {
-			err = js.hub.GroupSend(ctx, prefix+s.ID, "job.progress", now, grouphub.Latest("progress"))
-		}
-		// A job does not fail because nobody could be told.
-		if err != nil && ctx.Err() == nil {
-			slog.Warn("progress not sent", "job", s.ID, "percent", percent, "err", err)
 		}
 	}
 	return nil
+}
+
+// tell says how far a job is: first the store, then those who watch, so that no snapshot is older
+// than what was sent before it. Only the last event matters to a page that is behind.
+func (js *jobs) tell(ctx context.Context, id string, job progress) {
+	js.save(ctx, id, job)
+	err := js.hub.GroupSend(ctx, prefix+id, "job.progress", job, grouphub.Latest("progress"))
+	if err != nil && ctx.Err() == nil {
+		slog.Warn("progress not sent", "job", id, "percent", job.Percent, "err", err)
+	}
+}
+
+// save writes down how far a job is. A job does not fail because that cannot be done.
+func (js *jobs) save(ctx context.Context, id string, job progress) {
+	if err := js.store.set(ctx, id, job); err != nil && ctx.Err() == nil {
+		slog.Warn("progress not saved", "job", id, "percent", job.Percent, "err", err)
+	}
 }

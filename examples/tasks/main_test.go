@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,19 +31,33 @@ import (
 func TestMain(m *testing.M) { leak.Check(m) }
 
 func newTasks(t *testing.T, duration time.Duration) http.Handler {
-	ctx, stop := context.WithCancel(context.Background())
+	js := newJobs(t, duration)
+	startWorkers(t, js)
+	return js.routes()
+}
+
+// newJobs returns jobs that nobody works on yet.
+func newJobs(t *testing.T, duration time.Duration) *jobs {
 	js := &jobs{store: &memoryStore{jobs: map[string]keptJob{}}, duration: duration}
 	js.hub = grouphub.New(js.options())
-	var worker sync.WaitGroup
-	worker.Go(func() { js.work(ctx) })
 	t.Cleanup(func() {
-		stop()
-		worker.Wait()
 		if err := js.hub.Shutdown(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
-	return js.routes()
+	return js
+}
+
+// startWorkers works on jobs, and looks after them, until the test ends.
+func startWorkers(t *testing.T, js *jobs) {
+	ctx, stop := context.WithCancel(context.Background())
+	var background sync.WaitGroup
+	background.Go(func() { js.tend(ctx) })
+	background.Go(func() { js.work(ctx) })
+	t.Cleanup(func() {
+		stop()
+		background.Wait()
+	})
 }
 
 func post(tasks http.Handler, name string, header http.Header) *httptest.ResponseRecorder {
@@ -104,8 +119,8 @@ func TestTwoJobsReach100PercentAndStayApart(t *testing.T) {
 func TestWhoComesLaterHearsThePresentState(t *testing.T) {
 	tasks := newTasks(t, time.Hour)
 	id := startJob(t, tasks, "slow")
-	if got, want := next(t, hubtest.Dial(t, tasks, "/ws/"+id)), (progress{"slow", 0}); got != want {
-		t.Errorf("during the job: %+v, want %+v", got, want)
+	if got := next(t, hubtest.Dial(t, tasks, "/ws/"+id)); got.Name != "slow" || got.Percent != 0 || got.over() {
+		t.Errorf("during the job: %+v", got)
 	}
 
 	tasks = newTasks(t, 100*time.Millisecond)
@@ -113,7 +128,7 @@ func TestWhoComesLaterHearsThePresentState(t *testing.T) {
 	watcher := hubtest.Dial(t, tasks, "/ws/"+id)
 	for next(t, watcher).Percent < 100 {
 	}
-	if got, want := next(t, hubtest.Dial(t, tasks, "/ws/"+id)), (progress{"quick", 100}); got != want {
+	if got, want := next(t, hubtest.Dial(t, tasks, "/ws/"+id)), (progress{Name: "quick", State: done, Percent: 100}); got != want {
 		t.Errorf("after the job: %+v, want %+v", got, want)
 	}
 }
@@ -149,7 +164,10 @@ func TestFinishedJobsAreInNobodysWay(t *testing.T) {
 		time.Sleep(duration + time.Second)
 		last := startJob(t, tasks, "last")
 		time.Sleep(duration + time.Second)
-		for id, want := range map[string]progress{first: {"first", 100}, last: {"last", 100}} {
+		for id, want := range map[string]progress{
+			first: {Name: "first", State: done, Percent: 100},
+			last:  {Name: "last", State: done, Percent: 100},
+		} {
 			if got := next(t, hubtest.Dial(t, tasks, "/ws/"+id)); got != want {
 				t.Errorf("after the job: %+v, want %+v", got, want)
 			}
@@ -178,6 +196,142 @@ func TestKeptJobsAreLimited(t *testing.T) {
 			t.Errorf("%d jobs are kept after their time (error %v), want 1", len(kept.jobs), err)
 		}
 	})
+}
+
+// untilOver reads what a watcher is told until the job is over.
+func untilOver(t *testing.T, watcher *hubtest.Client) progress {
+	t.Helper()
+	for {
+		if p := next(t, watcher); p.over() {
+			return p
+		}
+	}
+}
+
+func TestAJobThatWaitsForMoreThanAMinuteIsDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		js := newJobs(t, 8*time.Second)
+		tasks := js.routes()
+		id := startJob(t, tasks, "early")
+		time.Sleep(3 * time.Minute) // its message has gone by then
+		startWorkers(t, js)
+		time.Sleep(beatEvery)
+		watcher := hubtest.Dial(t, tasks, "/ws/"+id)
+		if got := untilOver(t, watcher); got.State != done || got.Percent != 100 {
+			t.Errorf("the job ended as %+v", got)
+		}
+	})
+}
+
+func TestAJobWhoseWorkerHasDiedIsGoneOnWith(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		js := newJobs(t, 8*time.Second)
+		tasks := js.routes()
+		id := startJob(t, tasks, "hard")
+		if _, err := js.hub.Receive(t.Context(), channel); err != nil {
+			t.Fatal(err)
+		}
+		js.tell(t.Context(), id, progress{Name: "hard", State: running, Percent: 40}) // its last word
+		died := time.Now()
+		startWorkers(t, js)
+		time.Sleep(silentFor + beatEvery) // nobody says anything
+		watcher := hubtest.Dial(t, tasks, "/ws/"+id)
+		for p := next(t, watcher); !p.over(); p = next(t, watcher) {
+			if p.Percent < 40 {
+				t.Fatalf("the job has begun anew: %+v", p)
+			}
+		}
+		if took := time.Since(died); took > silentFor+beatEvery+8*time.Second {
+			t.Errorf("the job was done after %v", took)
+		}
+	})
+}
+
+func TestAJobThatNobodyFinishesHasFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		js := newJobs(t, time.Hour)
+		tasks := js.routes()
+		id := startJob(t, tasks, "lethal")
+		ctx, stop := context.WithCancel(t.Context())
+		var background sync.WaitGroup
+		background.Go(func() { js.tend(ctx) })
+		time.Sleep((maxTries + 1) * (waitFor + beatEvery))
+		if got := next(t, hubtest.Dial(t, tasks, "/ws/"+id)); got.State != failed {
+			t.Errorf("the job ended as %+v", got)
+		}
+		stop()
+		background.Wait()
+		if ids, err := js.store.overdue(t.Context()); len(ids) > 0 || err != nil {
+			t.Errorf("overdue are %q (error %v)", ids, err)
+		}
+	})
+}
+
+func TestALongStepIsNoDeath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		js := newJobs(t, 100*time.Minute)
+		startWorkers(t, js)
+		tasks := js.routes()
+		watcher := hubtest.Dial(t, tasks, "/ws/"+startJob(t, tasks, "long"))
+		for p := next(t, watcher); p.Percent < 3; p = next(t, watcher) {
+			if p.Tries > 0 {
+				t.Fatalf("the job was sent again: %+v", p)
+			}
+			time.Sleep(57 * time.Second) // of a step's 60
+		}
+	})
+}
+
+func TestAWorkerThatEndsLeavesItsJobToTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		js := newJobs(t, 10*time.Second)
+		tasks := js.routes()
+		watcher := hubtest.Dial(t, tasks, "/ws/"+startJob(t, tasks, "moved"))
+		ctx, stop := context.WithCancel(t.Context())
+		var first sync.WaitGroup
+		first.Go(func() { js.work(ctx) })
+		for next(t, watcher).Percent < 50 {
+		}
+		stop()
+		first.Wait()
+		began := time.Now()
+		startWorkers(t, js)
+		if got, took := untilOver(t, watcher), time.Since(began); got.State != done || took > 6*time.Second {
+			t.Errorf("the job ended as %+v after %v", got, took)
+		}
+	})
+}
+
+func TestOnRedisEachOverdueJobIsFoundByOne(t *testing.T) {
+	store, err := newRedisStore(redistest.Start(t).URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.client.Close()
+	for id, p := range map[string]progress{"waits": {State: waiting}, "runs": {State: running}, "done": {State: running}} {
+		if err := store.set(t.Context(), id, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.set(t.Context(), "done", progress{State: done}); err != nil {
+		t.Fatal(err)
+	}
+	expect := func(want ...string) {
+		t.Helper()
+		ids, err := store.overdue(t.Context())
+		if slices.Sort(ids); err != nil || !slices.Equal(ids, want) {
+			t.Errorf("overdue are %q (error %v), want %q", ids, err, want)
+		}
+	}
+	expect()
+	for _, id := range []string{"waits", "runs"} { // as if time had passed
+		passed := store.client.B().Zadd().Key(unfinished).Xx().ScoreMember().ScoreMember(score(-time.Second), id).Build()
+		if err := store.client.Do(t.Context(), passed).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect("runs", "waits")
+	expect()
 }
 
 func TestWithRedisAnotherProcessWorksOnTheJobs(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -13,7 +14,20 @@ import (
 const (
 	maxKept = 1000             // jobs that a memoryStore keeps
 	keepFor = 10 * time.Minute // how long a job can be looked at after its last progress
+
+	// A job is overdue when nobody has said anything of it for so long. A job that waits has lost
+	// its message by then, which a named channel keeps for 60 s, so there are never two.
+	waitFor   = 65 * time.Second
+	silentFor = 4 * beatEvery
 )
+
+// patience is how long nobody needs to say anything of a job.
+func (p progress) patience() time.Duration {
+	if p.State == waiting {
+		return waitFor
+	}
+	return silentFor
+}
 
 // errFull means that there are as many jobs as may be.
 var errFull = errors.New("too many jobs")
@@ -22,6 +36,9 @@ var errFull = errors.New("too many jobs")
 type store interface {
 	set(ctx context.Context, id string, p progress) error
 	get(ctx context.Context, id string) (p progress, ok bool, err error)
+	// overdue returns the jobs that are not over, and of which nothing was set for their patience.
+	// Each is returned to one caller, and again when it has been waited for as long as for a message.
+	overdue(ctx context.Context) (ids []string, err error)
 }
 
 // A memoryStore is for a single process.
@@ -33,6 +50,7 @@ type memoryStore struct {
 type keptJob struct {
 	progress
 	until time.Time
+	due   time.Time // when it is overdue, unless it is over
 }
 
 func (s *memoryStore) set(_ context.Context, id string, p progress) error {
@@ -49,8 +67,22 @@ func (s *memoryStore) set(_ context.Context, id string, p progress) error {
 			return errFull
 		}
 	}
-	s.jobs[id] = keptJob{p, now.Add(keepFor)}
+	s.jobs[id] = keptJob{p, now.Add(keepFor), now.Add(p.patience())}
 	return nil
+}
+
+func (s *memoryStore) overdue(context.Context) (ids []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for id, job := range s.jobs {
+		if !job.over() && now.After(job.due) {
+			job.due = now.Add(waitFor)
+			s.jobs[id] = job
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
 }
 
 func (s *memoryStore) get(_ context.Context, id string) (progress, bool, error) {
@@ -77,8 +109,34 @@ func (s redisStore) set(ctx context.Context, id string, p progress) error {
 	if err != nil {
 		return err
 	}
+	due := s.client.B().Zrem().Key(unfinished).Member(id).Build()
+	if !p.over() {
+		due = s.client.B().Zadd().Key(unfinished).ScoreMember().ScoreMember(score(p.patience()), id).Build()
+	}
 	set := s.client.B().Set().Key("tasks:" + id).Value(string(data)).Ex(keepFor).Build()
-	return s.client.Do(ctx, set).Error()
+	for _, result := range s.client.DoMulti(ctx, set, due) {
+		err = errors.Join(err, result.Error())
+	}
+	return err
+}
+
+// unfinished is a sorted set of the jobs that are not over, by when they are overdue.
+const unfinished = "tasks:unfinished"
+
+// score is the time after a while, in seconds of Unix time.
+func score(after time.Duration) float64 {
+	return float64(time.Now().Add(after).UnixMilli()) / 1000
+}
+
+// overdueScript returns the jobs that are overdue at ARGV[1], and puts them off until ARGV[2].
+var overdueScript = rueidis.NewLuaScript(`
+local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
+for _, id in ipairs(ids) do redis.call('ZADD', KEYS[1], ARGV[2], id) end
+return ids`)
+
+func (s redisStore) overdue(ctx context.Context) ([]string, error) {
+	times := []string{fmt.Sprintf("%.3f", score(0)), fmt.Sprintf("%.3f", score(waitFor))}
+	return overdueScript.Exec(ctx, s.client, []string{unfinished}, times).AsStrSlice()
 }
 
 func (s redisStore) get(ctx context.Context, id string) (p progress, ok bool, err error) {

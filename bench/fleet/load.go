@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -248,9 +249,10 @@ func (l *Load) loop() {
 	}
 }
 
-// connect has those connect whose moment has come.
+// connect has those connect whose moment has come, if there is any hub.
 func (l *Load) connect() error {
-	for l.opening < openAtOnce && len(l.waiting) > 0 && l.waiting[0].due <= measure.Now() {
+	up := slices.ContainsFunc(l.servers, netip.AddrPort.IsValid)
+	for up && l.opening < openAtOnce && len(l.waiting) > 0 && l.waiting[0].due <= measure.Now() {
 		if err := l.dial(heap.Pop(&l.waiting).(turn).index); err != nil {
 			return err
 		}

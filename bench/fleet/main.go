@@ -127,6 +127,7 @@ var scenarios = []scenario{
 	{"deploy", (*driver).deploy},
 	{"crash", (*driver).crash},
 	{"logout", (*driver).logout},
+	{"presence", (*driver).presence},
 }
 
 // kept is how many events rooms with history keep.
@@ -149,6 +150,7 @@ type size struct {
 	deployRate                             float64       // events per second
 	calm                                   time.Duration // before something happens, and after it
 	users                                  int           // of the logouts, each with a connection on each hub
+	present                                int           // members of the large room
 }
 
 var (
@@ -156,19 +158,19 @@ var (
 		costHubs: []int{1, 2, 4, 8, 16}, costMembers: []int{1, 10, 25}, costRate: 100, costLength: 2 * time.Second, costRounds: 3,
 		rateHubs: []int{4, 8, 16}, rates: []float64{100, 300, 1000, 3000},
 		groups: []int{100, 1000, 10_000}, groupsHubs: 4, groupsEach: 20, idleLength: 20 * time.Second,
-		deployHubs: 8, deployClients: 1500, deployRooms: 500, deployRate: 200, calm: 3 * time.Second, users: 400,
+		deployHubs: 8, deployClients: 1500, deployRooms: 500, deployRate: 200, calm: 3 * time.Second, users: 400, present: 2000,
 	}
 	shortSize = size{
 		costHubs: []int{1, 2, 4, 8}, costMembers: []int{1, 10}, costRate: 100, costLength: time.Second, costRounds: 1,
 		rateHubs: []int{2, 8}, rates: []float64{100, 1000},
 		groups: []int{100, 2000}, groupsHubs: 4, groupsEach: 20, idleLength: 5 * time.Second,
-		deployHubs: 4, deployClients: 500, deployRooms: 100, deployRate: 100, calm: 2 * time.Second, users: 100,
+		deployHubs: 4, deployClients: 500, deployRooms: 100, deployRate: 100, calm: 2 * time.Second, users: 100, present: 500,
 	}
 	tinySize = size{
 		costHubs: []int{1, 2, 3}, costMembers: []int{1, 3}, costRate: 200, costLength: 100 * time.Millisecond, costRounds: 1,
 		rateHubs: []int{1, 2}, rates: []float64{50, 200},
 		groups: []int{10, 50}, groupsHubs: 2, groupsEach: 5, idleLength: 100 * time.Millisecond,
-		deployHubs: 2, deployClients: 20, deployRooms: 5, deployRate: 50, calm: 300 * time.Millisecond, users: 6,
+		deployHubs: 2, deployClients: 20, deployRooms: 5, deployRate: 50, calm: 300 * time.Millisecond, users: 6, present: 12,
 	}
 )
 

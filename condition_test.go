@@ -107,14 +107,15 @@ func TestAnIfThatPanicsEndsItsConnectionAndNoOther(t *testing.T) {
 }
 
 func TestAClientThatResumesGoesOnWhileAnIfIsAskedAboutWhatComes(t *testing.T) {
-	hub := newHub(t, &grouphub.Options{Policy: keeping(1000), Consumer: grouphub.Consumer{
+	const total = 2000
+	// All of it is kept: a client may be slower than whoever sends.
+	hub := newHub(t, &grouphub.Options{Policy: keeping(total), Consumer: grouphub.Consumer{
 		Connect: func(c *grouphub.Conn) error { return c.Join("all", grouphub.Last(1000)) },
 		Events: grouphub.Events{"note": grouphub.Forward().If(func(_ *grouphub.Conn, e grouphub.Event) bool {
 			var n int
 			return e.Decode(&n) == nil && n%2 == 0
 		})},
 	}})
-	const total = 2000
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)

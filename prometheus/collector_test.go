@@ -126,3 +126,26 @@ func ExampleNewCollector() {
 	fmt.Println(len(families) > 10, err)
 	// Output: true <nil>
 }
+
+func TestTheBlocksOfTheReadmeAreCompiled(t *testing.T) {
+	registry, hub := client.NewRegistry(), newHub(t)
+	registry.MustRegister(prometheus.NewCollector(hub, client.Labels{"hub": "chat"}))
+
+	files := make(map[string]string)
+	for _, name := range []string{"README.md", "collector_test.go"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = string(text)
+	}
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)\n```").FindAllStringSubmatch(files["README.md"], -1)
+	for _, block := range blocks {
+		if !strings.Contains(files["collector_test.go"], block[1]) {
+			t.Errorf("not compiled:\n%s", block[1])
+		}
+	}
+	if len(blocks) == 0 {
+		t.Error("no block of Go")
+	}
+}

@@ -101,7 +101,8 @@ type GroupPolicy struct {
 	// are none. The first event that a connection gets, within a second of its Join, also has
 	// "members":[…], everybody there, if these are at most 1,000; its own joining is not told
 	// again. Changes are gathered for up to a second. Who reconnects within 5 s has not left; the
-	// members of a hub that has crashed have, within 90 s. Announce implies Presence.
+	// members of a hub that has crashed have, within 90 s. A new Info alone, by SetUser, is no
+	// coming and no going, and is not told. Announce implies Presence.
 	//
 	// A connection for which such an event was dropped, because it was behind in a group with Latest
 	// keys or a Snapshot, is told anew who is there when it has caught up.

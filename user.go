@@ -41,7 +41,8 @@ func (u *User) expired() bool { return !u.Expires.IsZero() && !u.Expires.After(t
 func (c *Conn) User() User { return c.user.current.Load().User }
 
 // SetUser says who the connection's user is from now on. With the ID that the user has, it
-// changes the rest: a later Expires prolongs the session, and presence has the new Info. On an
+// changes the rest: a later Expires prolongs the session, and [Hub.Members] has the new Info, which
+// [GroupPolicy].Announce does not tell those who are there already. On an
 // anonymous connection it logs in: when it returns nil, the connection is in the user's
 // group. Another ID is an error, and so is an empty one: a user who changes makes a new
 // connection. What the client of an event stream posts has to come from this user.

@@ -18,7 +18,7 @@ const workPause = time.Second
 // one's type, one at a time; several calls of Work, in one process or in many, share a
 // channel's events. A task's error or panic, and an event without a task, is logged, and Work
 // goes on: an event that was taken does not come back, so a task that must not be lost sends it
-// again itself.
+// again itself. Nor does one come that no worker has taken for 60 s, or [RedisOptions].QueueExpiry.
 //
 // Work goes on until ctx ends, and then returns ctx's error as soon as the task that runs has
 // returned. Tasks get the same ctx; one that must come to its end uses context.WithoutCancel.

@@ -111,7 +111,7 @@ func TestWorkTakesNothingOnceItsContextHasEnded(t *testing.T) {
 		return nil
 	}})
 	if ran != 1 || !errors.Is(err, context.Canceled) {
-		t.Errorf("%d tasks ran, and Work returned %v; want one, and that the context has ended", ran, err)
+		t.Fatalf("%d tasks ran, and Work returned %v; want one, and that the context has ended", ran, err)
 	}
 	if _, err := hub.Receive(t.Context(), "jobs"); err != nil {
 		t.Errorf("what was handed on: %v", err)

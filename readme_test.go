@@ -127,6 +127,15 @@ func TestWhatTheDocumentsLinkToIsThere(t *testing.T) {
 	}
 }
 
+// What the README shows in Python is what e2e/publish runs from the guide.
+func TestTheReadmeShowsThePythonThatIsRun(t *testing.T) {
+	python := regexp.MustCompile("(?s)```python\n.*?```")
+	shown := python.FindString(read(t, "README.md"))
+	if shown == "" || shown != python.FindString(read(t, "docs/workers-and-other-languages.md")) {
+		t.Errorf("the README shows %q", shown)
+	}
+}
+
 // Whoever looks for a guide finds it from the README.
 func TestTheReadmeLinksToEveryGuide(t *testing.T) {
 	readme := read(t, "README.md")

@@ -45,7 +45,7 @@ const (
 //
 // While the layer or the database is down, Relay goes on trying and logs that. It returns an
 // error only if the layer or the pool was closed. A publication whose end is unknown is
-// repeated; in a group with history it is delivered once all the same, by a key of its own,
+// repeated, and so are those of the last second before a crash of the database; in a group with history it is delivered once all the same, by a key of its own,
 // which layers remember for [layer.OnceLife].
 func (o *Outbox) Relay(ctx context.Context, to layer.Publisher) error {
 	backoff := backoffMin
@@ -133,14 +133,17 @@ type relay struct {
 }
 
 // prepare makes the session the relay's own. A server that does not hear from the relay ends
-// the session, and with it the lock.
+// the session, and with it the lock. It deletes rows without waiting for the disk, which
+// writers wait for as well: after a crash of the server some come back, and go out again as
+// what is uncertain does.
 func (r *relay) prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	_, err := r.conn.Exec(ctx, `SELECT set_config('grouphub.relay', $1, false),
 		set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false),
 		set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '10000', false),
-		set_config('enable_seqscan', 'off', false), set_config('statement_timeout', '0', false)`,
+		set_config('enable_seqscan', 'off', false), set_config('statement_timeout', '0', false),
+		set_config('synchronous_commit', 'off', false)`,
 		r.token)
 	return err
 }

@@ -11,50 +11,83 @@ import (
 	"github.com/seed-29c60982/grouphub/hubtest"
 )
 
-// A slowNodeLayer delivers what is published to groups later than what hubs tell each other,
-// as a Cluster does in which they are on different nodes.
-type slowNodeLayer struct {
+// A holdingLayer delivers some of what is published later than the rest, with the age of what is
+// kept: as a Cluster does, in which groups and commands are on different nodes, or a connection that
+// stood still.
+type holdingLayer struct {
 	*grouphub.MemoryLayer
 	hub grouphub.Receiver
 
-	mu   sync.Mutex
-	held []grouphub.Publication
-	drop func(grouphub.Publication) bool // in place of holding it
+	mu    sync.Mutex
+	holds func(topic string) bool         // whether a topic's publications are held
+	drop  func(grouphub.Publication) bool // in place of holding it; nil: nothing is dropped
+	held  []heldPublication
 }
 
-func (l *slowNodeLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
+type heldPublication struct {
+	grouphub.Publication
+	at time.Time
+}
+
+func newHoldingLayer(holds func(topic string) bool) *holdingLayer {
+	return &holdingLayer{MemoryLayer: grouphub.NewMemoryLayer(), holds: holds}
+}
+
+func isGroup(topic string) bool { return strings.HasPrefix(topic, "g:") }
+
+func isAnything(string) bool { return true }
+
+func isNothing(string) bool { return false }
+
+func (l *holdingLayer) Attach(hub string, r grouphub.Receiver) (grouphub.Subscription, error) {
 	l.hub = r
-	return l.MemoryLayer.Attach(hub, slowNodeReceiver{r, l})
+	return l.MemoryLayer.Attach(hub, holdingReceiver{r, l})
 }
 
-// release delivers what was held.
-func (l *slowNodeLayer) release() {
+// hold says what is held from now on, and delivers what was held and no longer is.
+func (l *holdingLayer) hold(holds func(topic string) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.holds = holds
+	var rest []heldPublication
 	for _, p := range l.held {
-		l.hub.Deliver(p)
+		if holds(p.Topic) {
+			rest = append(rest, p)
+			continue
+		}
+		if p.At.Number > 0 {
+			p.Age = time.Since(p.at)
+		}
+		l.hub.Deliver(p.Publication)
 	}
-	l.held = nil
+	l.held = rest
 }
 
-type slowNodeReceiver struct {
+// release delivers what was held, and goes on holding.
+func (l *holdingLayer) release() {
+	holds := l.holds
+	l.hold(isNothing)
+	l.hold(holds)
+}
+
+type holdingReceiver struct {
 	grouphub.Receiver
-	layer *slowNodeLayer
+	layer *holdingLayer
 }
 
-func (r slowNodeReceiver) Deliver(p grouphub.Publication) {
+func (r holdingReceiver) Deliver(p grouphub.Publication) {
 	r.layer.mu.Lock()
 	defer r.layer.mu.Unlock()
 	switch {
-	case !strings.HasPrefix(p.Topic, "g:"):
+	case !r.layer.holds(p.Topic):
 		r.Receiver.Deliver(p)
 	case r.layer.drop == nil || !r.layer.drop(p):
-		r.layer.held = append(r.layer.held, p)
+		r.layer.held = append(r.layer.held, heldPublication{p, time.Now()})
 	}
 }
 
 func TestGroupCloseComesAfterWhatWasSentBeforeOnAnotherNode(t *testing.T) {
-	layer := &slowNodeLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+	layer := newHoldingLayer(isGroup)
 	hub := newHub(t, &grouphub.Options{Layer: layer, Consumer: noteConsumer})
 	excepted := make(chan *grouphub.Conn, 1)
 	c := hubtest.Dial(t, hub, "/")
@@ -85,7 +118,7 @@ func TestGroupCloseComesAfterWhatWasSentBeforeOnAnotherNode(t *testing.T) {
 
 func TestGroupCloseWhoseMarkIsLostClosesAllTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		layer := &slowNodeLayer{MemoryLayer: grouphub.NewMemoryLayer()}
+		layer := newHoldingLayer(isGroup)
 		layer.drop = func(grouphub.Publication) bool { return true }
 		hub := grouphub.New(&grouphub.Options{Layer: layer, Consumer: noteConsumer})
 		c := hubtest.Dial(t, hub, "/")

@@ -233,6 +233,12 @@ func TestConnectionsThatAreResetAtOnceLeaveNothing(t *testing.T) {
 					Events:     grouphub.Events{"note": grouphub.Forward(), "presence": grouphub.Forward()},
 				}})
 			server := httptest.NewUnstartedServer(hub)
+			var ended atomic.Int64 // connections of which the server has seen the end, or which the hub has taken over
+			server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+				if state == http.StateClosed || state == http.StateHijacked {
+					ended.Add(1)
+				}
+			}
 			if server.EnableHTTP2 = client.protocol == "h2"; client.protocol != "" {
 				server.StartTLS()
 			} else {
@@ -276,6 +282,7 @@ func TestConnectionsThatAreResetAtOnceLeaveNothing(t *testing.T) {
 				}
 				break
 			}
+			eventually(t, func() bool { return ended.Load() == floods*each }, "the server waits for connections")
 			eventually(t, func() bool { return hub.Stats().Conns == 1 && disconnected.Load() == connected.Load()-1 }, "connections are left")
 			untilAsBefore(t, before)
 			n := hub.Stats()

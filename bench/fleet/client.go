@@ -17,6 +17,8 @@ type Place struct {
 	Hub          int
 	First, Count int    // of the rooms
 	User         string // empty: anonymous
+	Board        int    // its dashboard; 0: none
+	Stream       bool   // it has an event stream instead of a WebSocket
 }
 
 // A stage is where a client is in the life of a connection.
@@ -39,7 +41,13 @@ type client struct {
 	lost  int64  // when its last connection broke; 0: it has had none
 	rest  []byte // the head of a frame whose end has not come yet
 	rooms []room
-	left  int // rooms whose position it waits for
+	page  page
+	left  int   // rooms whose position it waits for, and the page if that is not shown yet
+	since int64 // when it went live
+	away  bool  // it is meant to be away for a while
+
+	asked, answered uint32 // messages, on this connection
+	askedAt         int64  // the first of those that are not answered
 }
 
 // A room is what a client knows of one.
@@ -49,25 +57,33 @@ type room struct {
 	told    bool   // by a Resync, since the last event, that some may be missing
 	resume  string // id of the last event, or of the position after a Join
 	resyncs int
+	members int // as it was told last
 }
 
 // request asks for the rooms. With history the client wants to hear its positions, and to go on from
 // those that it has.
 func (c *client) request(address string, history bool) []byte {
 	query := make(url.Values)
+	resume := func(group, id string) {
+		if id != "" {
+			query["resume"] = append(query["resume"], group+"@"+id)
+		}
+	}
 	if c.User != "" {
 		query.Set("user", c.User)
 	}
 	if history {
 		query.Set("resume", "")
 		for i, r := range c.rooms {
-			if r.resume != "" {
-				query["resume"] = append(query["resume"], roomName(c.First+i)+"@"+r.resume)
-			}
+			resume(roomName(c.First+i), r.resume)
 		}
+		resume(boardName(c.Board), c.page.resume)
 	}
-	return fmt.Appendf(nil, "GET /ws/%d/%d?%s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", c.First, c.Count, query.Encode(), address)
+	head := fmt.Appendf(nil, "GET /ws/%d/%d/%d?%s HTTP/1.1\r\nHost: %s\r\n", c.First, c.Count, c.Board, query.Encode(), address)
+	if c.Stream {
+		return append(head, "Accept: text/event-stream\r\n\r\n"...)
+	}
+	return append(head, "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"...)
 }
 
 // Prefixes of the frames that a hub sends.
@@ -76,18 +92,23 @@ var (
 	positionFrame = []byte(`{"type":"grouphub.position"`)
 	presenceFrame = []byte(`{"type":"presence"`)
 	resyncFrame   = []byte(`{"type":"resync"`)
+	answerFrame   = []byte(`{"type":"answer","data":`)
+	snapshotFrame = []byte(`{"type":"snapshot"`)
+	boardKey      = []byte(`"group":"` + boardPrefix)
+	countKey      = []byte(`"count":`)
 	roomKey       = []byte(`"group":"` + roomPrefix)
 	idKey         = []byte(`"id":"`)
 )
 
 // A tally is what clients have found.
 type tally struct {
-	Received int // events
-	Doubled  int // or out of order
-	Missing  []Missing
-	Told     int // events that are missing, and that a Resync has told of
-	Resyncs  int
-	Presence int // events of who comes and goes
+	Received  int // events
+	Doubled   int // or out of order
+	Missing   []Missing
+	Told      int // events that are missing, and that a Resync has told of
+	Resyncs   int
+	Presence  int // events of who comes and goes
+	Snapshots int // of dashboards
 }
 
 // A Missing event came to one client never, without a Resync.
@@ -99,6 +120,25 @@ type Missing struct {
 // hear takes a message. It returns when the event in it was due, 0 if there is none.
 func (c *client) hear(message []byte, index int, t *tally) (due int64, err error) {
 	switch {
+	case bytes.HasPrefix(message, answerFrame):
+		c.answered++
+		if n := number(message[len(answerFrame):]); n != int(c.answered) {
+			return 0, fmt.Errorf("answer %d came where %d was due", n, c.answered)
+		}
+	case bytes.Contains(message, boardKey):
+		if value(message, boardKey) == nil || string(value(message, boardKey)) != strconv.Itoa(c.Board) {
+			return 0, fmt.Errorf("a client with dashboard %d got %.80q", c.Board, message)
+		}
+		if bytes.HasPrefix(message, snapshotFrame) {
+			t.Snapshots++
+		}
+		shown := c.page.shown
+		if err := c.page.hear(message); err != nil {
+			return 0, err
+		}
+		if c.page.shown && !shown {
+			c.catch()
+		}
 	case bytes.HasPrefix(message, eventFrame):
 		r, at, err := c.room(message)
 		if err != nil {
@@ -118,9 +158,7 @@ func (c *client) hear(message []byte, index int, t *tally) (due int64, err error
 			return 0, err
 		}
 		r.resume = string(value(message, idKey))
-		if c.left--; c.left == 0 {
-			c.stage = live
-		}
+		c.catch()
 	case bytes.HasPrefix(message, resyncFrame):
 		r, _, err := c.room(message)
 		if err != nil {
@@ -130,11 +168,24 @@ func (c *client) hear(message []byte, index int, t *tally) (due int64, err error
 		r.resyncs++
 		t.Resyncs++
 	case bytes.HasPrefix(message, presenceFrame):
+		r, _, err := c.room(message)
+		if err != nil {
+			return 0, err
+		}
+		_, count, _ := bytes.Cut(message, countKey)
+		r.members = number(count)
 		t.Presence++
 	default:
 		return 0, fmt.Errorf("a client got %.80q", message)
 	}
 	return due, nil
+}
+
+// catch notes that the client has caught up with one of its groups.
+func (c *client) catch() {
+	if c.left--; c.left == 0 {
+		c.stage = live
+	}
 }
 
 // check follows the numbers of a room's events.
@@ -170,6 +221,16 @@ func value(message, key []byte) []byte {
 	}
 	v, _, _ := bytes.Cut(rest, []byte{'"'})
 	return v
+}
+
+// number returns the one that the text begins with, -1 if there is none.
+func number(text []byte) int {
+	end := bytes.IndexFunc(text, func(r rune) bool { return r < '0' || r > '9' })
+	n, err := strconv.Atoi(string(text[:max(end, 0)]))
+	if err != nil {
+		return -1
+	}
+	return n
 }
 
 // closeCode returns the code of a close frame, 1005 if it has none.

@@ -60,6 +60,7 @@ func newFleet(ctx context.Context, hubs int, setup hubSetup, crowd Crowd) (f *fl
 	if f.worker, err = f.startHub(f.setup.Redis); err != nil {
 		return f, err
 	}
+	f.setup.Database = f.worker.address.Control
 	for range hubs {
 		if err := f.addHub(f.setup.Redis); err != nil {
 			return f, err
@@ -170,7 +171,7 @@ func (f *fleet) addLoad() error {
 // awaitLive returns when all clients are live.
 func (f *fleet) awaitLive(limit time.Duration) error {
 	return f.await(limit, func(s Standing) (bool, string) {
-		return s.Live == f.clients, fmt.Sprintf("%d of %d clients are live", s.Live, f.clients)
+		return s.Live+s.Away == f.clients, fmt.Sprintf("%d of %d clients are live", s.Live, f.clients-s.Away)
 	})
 }
 
@@ -204,6 +205,7 @@ func (f *fleet) stand() (sum Standing, err error) {
 			return sum, errors.New(s.Failure)
 		}
 		sum.Live += s.Live
+		sum.Away += s.Away
 		sum.Received += s.Received
 		for len(sum.Conns) < len(s.Conns) {
 			sum.Conns = append(sum.Conns, 0)

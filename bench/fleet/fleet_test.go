@@ -8,9 +8,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/seed-29c60982/grouphub/bench/internal/wire"
 )
 
 // The driver starts its own program again, which in a test is the test's.
@@ -29,7 +32,7 @@ func TestATinyFleetKeepsEveryPromise(t *testing.T) {
 		}
 		t.Skip("redis-server is not installed")
 	}
-	d := &driver{ctx: t.Context(), size: tinySize, scenarios: append(scenarios[:len(scenarios):len(scenarios)], soaking(3*time.Second))}
+	d := &driver{ctx: t.Context(), size: tinySize, scenarios: append(scenarios[:len(scenarios):len(scenarios)], soaking(6*time.Second, 3*time.Second))}
 	r, err := d.measure(regexp.MustCompile(""), t.Output())
 	if err != nil {
 		t.Fatal(err)
@@ -109,5 +112,73 @@ func TestAClientFindsWhatIsLostDoubledOrToldByAResync(t *testing.T) {
 		if got.Received != c.want.Received || got.Doubled != c.want.Doubled || got.Told != c.want.Told || got.Resyncs != c.want.Resyncs || !slices.Equal(got.Missing, c.want.Missing) {
 			t.Errorf("%s: %+v, want %+v", c.events, got, c.want)
 		}
+	}
+}
+
+func TestWhatAClientLacksForAWhileIsFound(t *testing.T) {
+	const began = 5
+	past := Past{At: 10, Rooms: map[int]uint32{7: 2}, Boards: [][]uint32{{0, 3}}, Members: map[int]int{7: 4}}
+	for name, c := range map[string]struct {
+		heard []string
+		since int64
+		want  Behind
+	}{
+		"nothing":  {[]string{"1", "2", "snapshot [0,2]", "value [1,3]", "presence 4"}, began, Behind{}},
+		"later":    {[]string{"1"}, past.At + 1, Behind{}},
+		"event":    {[]string{"1", "snapshot [1,3]", "presence 4"}, began, Behind{Events: 1}},
+		"value":    {[]string{"1", "2", "snapshot [0,2]", "presence 4"}, began, Behind{Values: 1}},
+		"page":     {[]string{"1", "2", "presence 4"}, began, Behind{Values: 1}},
+		"count":    {[]string{"1", "2", "snapshot [0,3]", "presence 4", "presence 3"}, began, Behind{Members: 1}},
+		"answer":   {[]string{"1", "2", "snapshot [0,3]", "presence 4", "ask"}, began, Behind{Answers: 1}},
+		"answered": {[]string{"1", "2", "snapshot [0,3]", "presence 4", "ask", "answer"}, began, Behind{}},
+	} {
+		page := &client{Place: Place{First: 7, Count: 1, Board: 1}, rooms: []room{{known: true}}, stage: live, since: c.since}
+		for _, heard := range c.heard {
+			what, data, _ := strings.Cut(heard, " ")
+			message := []byte(`{"type":"` + what + `","group":"board:1","data":` + data + `}`)
+			switch what {
+			case "1", "2":
+				message = append([]byte(`{"type":"event","group":"room:7","id":"a","data":`), event(1, uint32(what[0]-'0'))...)
+			case "presence":
+				message = []byte(`{"type":"presence","group":"room:7","data":{"joined":[],"left":[],"count":` + data + `}}`)
+			case "ask":
+				page.asked, page.askedAt = 1, began
+				continue
+			case "answer":
+				message = []byte(`{"type":"answer","data":1}`)
+			}
+			if _, err := page.hear(message, 0, new(tally)); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		var got Behind
+		if err := (&Load{clients: []*client{page}}).Behind(past, &got); err != nil || got != c.want {
+			t.Errorf("%s: %+v, %v, want %+v", name, got, err, c.want)
+		}
+	}
+}
+
+func TestABlockOfAStreamIsReadAsAFrame(t *testing.T) {
+	stream := "event: grouphub.open\nretry: 3000\ndata: ABC\n\ndata: {\"type\":\"event\"}\nid: x\n\n:\n\nevent: grouphub.close\nretry: 5083\ndata: {\"code\":4401,\"reason\":\"x\"}\nid: !4401\n\ndata: half"
+	var got []string
+	b := []byte(stream)
+	for {
+		opcode, payload, size, err := nextBlock(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if size == 0 {
+			break
+		}
+		b = b[size:]
+		switch opcode {
+		case wire.OpText:
+			got = append(got, string(payload))
+		case wire.OpClose:
+			got = append(got, strconv.Itoa(streamCode(payload)))
+		}
+	}
+	if want := []string{`{"type":"event"}`, "4401"}; !slices.Equal(got, want) || string(b) != "data: half" {
+		t.Errorf("read %q, and %q is left; want %q", got, b, want)
 	}
 }

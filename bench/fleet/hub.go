@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -28,6 +29,8 @@ type hubSetup struct {
 	History int    // events that rooms keep; 0: none
 
 	Announce bool // rooms tell who comes and goes
+
+	Database string // control address of the process that has the dashboards; empty: there are none
 }
 
 // An address is where a process of the fleet listens. It prints this when it is ready.
@@ -48,23 +51,31 @@ func serveHub(told string) error {
 	if err != nil {
 		return err
 	}
+	boards := newLoader(s.Database)
 	hub := grouphub.New(&grouphub.Options{
 		Layer:  layer,
 		Logger: logger,
 		Policy: func(group string) grouphub.GroupPolicy {
-			if strings.HasPrefix(group, roomPrefix) {
+			switch {
+			case strings.HasPrefix(group, roomPrefix):
 				return grouphub.GroupPolicy{History: s.History, Announce: s.Announce}
+			case strings.HasPrefix(group, boardPrefix):
+				return boards.policy(group)
 			}
 			return grouphub.GroupPolicy{}
 		},
 	})
 	mux := http.NewServeMux()
-	mux.Handle("GET /ws/{first}/{count}", grouphub.Authenticate(userOf)(hub.Handler(grouphub.Consumer{
-		Connect: joinRooms,
-		Events:  grouphub.Events{"event": grouphub.Forward(), "presence": grouphub.Forward()},
+	mux.Handle("GET /ws/{first}/{count}/{board}", grouphub.Authenticate(userOf)(hub.Handler(grouphub.Consumer{
+		Connect: joinGroups,
+		Receive: grouphub.ReceiveAs(func(c *grouphub.Conn, n int) error {
+			return c.Send(fmt.Appendf(nil, `{"type":"answer","data":%d}`, n))
+		}),
+		Events: grouphub.Events{"event": grouphub.Forward(), "presence": grouphub.Forward(),
+			"value": grouphub.Forward(), "snapshot": grouphub.Forward()},
 	})))
 	server := &http.Server{Handler: mux}
-	return serveBoth(server, "Hub", &Hub{hub: hub, server: server})
+	return serveBoth(server, "Hub", &Hub{hub: hub, server: server, boards: boards})
 }
 
 // serveBoth serves connections with one listener and commands with another, until standard input
@@ -106,20 +117,22 @@ func userOf(r *http.Request) (grouphub.User, error) {
 	return grouphub.User{ID: r.URL.Query().Get("user")}, nil
 }
 
-// joinRooms joins the rooms of the URL: so many from the first one on.
-func joinRooms(c *grouphub.Conn) error {
-	first, err := strconv.Atoi(c.PathValue("first"))
-	if err != nil {
-		return err
-	}
-	count, err := strconv.Atoi(c.PathValue("count"))
-	if err != nil {
-		return err
-	}
-	for i := range count {
-		if err := c.Join(roomName(first + i)); err != nil {
+// joinGroups joins the rooms of the URL, so many from the first one on, and the dashboard.
+func joinGroups(c *grouphub.Conn) error {
+	var numbers [3]int
+	for i, name := range []string{"first", "count", "board"} {
+		var err error
+		if numbers[i], err = strconv.Atoi(c.PathValue(name)); err != nil {
 			return err
 		}
+	}
+	for i := range numbers[1] {
+		if err := c.Join(roomName(numbers[0] + i)); err != nil {
+			return err
+		}
+	}
+	if board := numbers[2]; board > 0 {
+		return c.Join(boardName(board))
 	}
 	return nil
 }
@@ -129,6 +142,9 @@ type Hub struct {
 	hub    *grouphub.Hub
 	server *http.Server
 	sender sender
+	boards *loader
+
+	database database // of the worker
 }
 
 // Usage is what the process has used, and what its hub has now.
@@ -136,11 +152,13 @@ type Usage struct {
 	CPU        time.Duration
 	Stats      grouphub.Stats
 	Goroutines int
+	Loads      int64 // of dashboards
 }
 
 // Usage reports without side effects.
 func (h *Hub) Usage(_ int, u *Usage) (err error) {
 	u.Stats, u.Goroutines = h.hub.Stats(), runtime.NumGoroutine()
+	u.Loads = h.boards.loads.Load()
 	u.CPU, err = measure.CPUTime()
 	return err
 }

@@ -7,12 +7,15 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/seed-29c60982/grouphub/bench/internal/measure"
+	"github.com/seed-29c60982/grouphub/bench/internal/wire"
 )
 
 const (
@@ -38,6 +41,7 @@ type Load struct {
 	waiting queue // clients that wait for their turn
 	opening int   // handshakes in flight
 	live    int   // clients
+	away    int   // clients that are meant to be
 	buf     []byte
 	failure error // of the loop, which has ended
 	found   Found
@@ -75,6 +79,7 @@ func (f *Found) add(g *Found) {
 	f.Tally.Told += g.Tally.Told
 	f.Tally.Resyncs += g.Tally.Resyncs
 	f.Tally.Presence += g.Tally.Presence
+	f.Tally.Snapshots += g.Tally.Snapshots
 	f.Tally.Missing = append(f.Tally.Missing, g.Tally.Missing...)
 	f.Latency.Add(&g.Latency)
 	f.Back.Add(&g.Back)
@@ -145,14 +150,43 @@ func (l *Load) Enter(places []Place, _ *int) error {
 	return nil
 }
 
-// Leave has n clients, any of them, lose their connections, as phones that change networks do.
-func (l *Load) Leave(n int, _ *int) error {
+// A Leaving asks for clients that lose their connections, as phones do that change networks.
+type Leaving struct {
+	Clients int           // how many, any of them
+	Away    time.Duration // how long they are away before they try to come back
+}
+
+// Leave has clients lose their connections.
+func (l *Load) Leave(leaving Leaving, _ *int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for ; n > 0 && l.live > 0; n-- {
-		index := rand.IntN(len(l.clients))
-		if l.clients[index].stage == live {
-			l.end(index, 0)
+	for _, index := range rand.Perm(len(l.clients))[:min(leaving.Clients, len(l.clients))] {
+		c := l.clients[index]
+		if c.stage != live {
+			continue
+		}
+		l.lose(index, 0)
+		c.lost += int64(leaving.Away)
+		if c.away = leaving.Away > 0; c.away {
+			l.away++
+		}
+		l.comeBack(index)
+	}
+	return nil
+}
+
+// Ask has n clients, any of them that have a WebSocket, send a message that is answered.
+func (l *Load) Ask(n int, _ *int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for ; n > 0; n-- {
+		c := l.clients[rand.IntN(len(l.clients))]
+		if c.stage == live && !c.Stream {
+			if c.asked == c.answered {
+				c.askedAt = measure.Now()
+			}
+			c.asked++
+			unix.Write(c.fd, wire.MaskedFrame(wire.OpText, strconv.AppendUint(nil, uint64(c.asked), 10)))
 		}
 	}
 	return nil
@@ -161,6 +195,7 @@ func (l *Load) Leave(n int, _ *int) error {
 // Standing is where a load generator stands.
 type Standing struct {
 	Live     int
+	Away     int   // clients that are meant to be
 	Conns    []int // of each hub
 	Received int
 	Failure  string
@@ -170,7 +205,7 @@ type Standing struct {
 func (l *Load) Stand(_ int, s *Standing) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	*s = Standing{l.live, append([]int(nil), l.conns...), l.found.Tally.Received, ""}
+	*s = Standing{Live: l.live, Away: l.away, Conns: slices.Clone(l.conns), Received: l.found.Tally.Received}
 	if l.failure != nil {
 		s.Failure = l.failure.Error()
 	}

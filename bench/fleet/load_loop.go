@@ -74,7 +74,12 @@ func (l *Load) dial(index int) error {
 	if err != nil {
 		return err
 	}
+	if c.away {
+		c.away = false
+		l.away--
+	}
 	c.fd, c.stage, c.rest = fd, greets, c.rest[:0]
+	c.asked, c.answered = 0, 0
 	l.opening++
 	l.conns[c.hub]++
 	err = unix.Connect(fd, &unix.SockaddrInet4{Addr: server.Addr().As4(), Port: int(server.Port())})
@@ -124,7 +129,7 @@ func (l *Load) read(index int) error {
 			return nil
 		}
 		fields := bytes.Fields(head)
-		if len(fields) < 2 || string(fields[1]) != "101" {
+		if len(fields) < 2 || string(fields[1]) != "101" && string(fields[1]) != "200" {
 			if len(fields) < 2 || string(fields[1]) != "503" {
 				return fmt.Errorf("handshake answered with %.60q", head)
 			}
@@ -135,7 +140,11 @@ func (l *Load) read(index int) error {
 		l.welcome(c)
 	}
 	for {
-		opcode, payload, size, err := wire.NextFrame(b)
+		next := wire.NextFrame
+		if c.Stream {
+			next = nextBlock
+		}
+		opcode, payload, size, err := next(b)
 		if err != nil {
 			return err
 		}
@@ -151,24 +160,31 @@ func (l *Load) read(index int) error {
 	return nil
 }
 
-// welcome notes that a client is connected. With history it is live when it has been told where.
+// welcome notes that a client is connected. With history it is live when it has been told where, and
+// with a dashboard when it shows that.
 func (l *Load) welcome(c *client) {
 	l.opening--
+	c.left = 0
 	if l.crowd.History {
-		c.stage, c.left = catches, c.Count
-		return
+		c.left = c.Count
+	} else {
+		for i := range c.rooms { // what came meanwhile is gone
+			c.rooms[i].known = c.lost == 0
+		}
 	}
-	for i := range c.rooms { // what came meanwhile is gone
-		c.rooms[i].known = c.lost == 0
+	if c.page.shown = false; c.Board > 0 {
+		c.left++
 	}
-	l.goLive(c)
+	if c.stage = catches; c.left == 0 {
+		l.goLive(c)
+	}
 }
 
 func (l *Load) goLive(c *client) {
-	c.stage = live
+	c.stage, c.since = live, measure.Now()
 	l.live++
 	if c.lost != 0 {
-		l.found.Back.Record(measure.Now() - c.lost)
+		l.found.Back.Record(max(c.since-c.lost, 0))
 	}
 }
 
@@ -177,11 +193,17 @@ func (l *Load) take(index int, opcode byte, payload []byte, arrived int64) (ende
 	c := l.clients[index]
 	switch opcode {
 	case wire.OpClose:
-		unix.Write(c.fd, wire.MaskedFrame(wire.OpClose, payload[:min(2, len(payload))]))
-		l.end(index, closeCode(payload))
+		code := streamCode(payload)
+		if !c.Stream {
+			code = closeCode(payload)
+			unix.Write(c.fd, wire.MaskedFrame(wire.OpClose, payload[:min(2, len(payload))]))
+		}
+		l.end(index, code)
 		return true, nil
 	case wire.OpPing:
 		unix.Write(c.fd, wire.MaskedFrame(wire.OpPong, payload))
+		return false, nil
+	case 0: // of a stream, and says nothing that matters here
 		return false, nil
 	}
 	wasLive := c.stage == live
@@ -198,6 +220,20 @@ func (l *Load) take(index int, opcode byte, payload []byte, arrived int64) (ende
 
 // end ends a client's connection. It comes back, unless it was logged out.
 func (l *Load) end(index, code int) {
+	l.lose(index, code)
+	if l.clients[index].stage == waits {
+		l.comeBack(index)
+	}
+}
+
+// comeBack has a client connect within a second from when it lost its connection.
+func (l *Load) comeBack(index int) {
+	due := max(l.clients[index].lost, measure.Now()) + rand.Int64N(int64(comeBackWithin))
+	heap.Push(&l.waiting, turn{due, index})
+}
+
+// lose ends a client's connection.
+func (l *Load) lose(index, code int) {
 	c := l.clients[index]
 	unix.Close(c.fd)
 	l.conns[c.hub]--
@@ -224,7 +260,6 @@ func (l *Load) end(index, code int) {
 		}
 	}
 	c.stage = waits
-	heap.Push(&l.waiting, turn{now + rand.Int64N(int64(comeBackWithin)), index})
 }
 
 // A turn is when a client is to connect.

@@ -62,6 +62,7 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 		short = flags.Bool("short", false, "a smaller fleet, in three minutes")
 		store = flags.String("json", "", "write the result to this file")
 		soak  = flags.Duration("soak", 0, "run nothing but a soak, for so long")
+		every = flags.Duration("every", soakReplace, "time between two replacements of a hub in a soak")
 		from  = flags.String("from", "", "run nothing: take the result from this file")
 		plot  = flags.String("plot", "", "write a picture (SVG) to this file")
 	)
@@ -81,7 +82,7 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 			d.size = shortSize
 		}
 		if *soak > 0 {
-			d.scenarios = []scenario{soaking(*soak)}
+			d.scenarios = []scenario{soaking(*soak, *every)}
 		}
 		r, err = d.measure(chosen, os.Stderr)
 	}
@@ -110,6 +111,7 @@ type driver struct {
 	ctx       context.Context
 	size      size
 	scenarios []scenario
+	log       io.Writer
 }
 
 // A scenario finds out one thing.
@@ -128,6 +130,8 @@ var scenarios = []scenario{
 	{"crash", (*driver).crash},
 	{"logout", (*driver).logout},
 	{"presence", (*driver).presence},
+	{"snapshots", (*driver).snapshots},
+	{"connections", (*driver).connections},
 }
 
 // kept is how many events rooms with history keep.
@@ -149,8 +153,13 @@ type size struct {
 	deployHubs, deployClients, deployRooms int           // hubs, clients of each, and rooms
 	deployRate                             float64       // events per second
 	calm                                   time.Duration // before something happens, and after it
-	users                                  int           // of the logouts, each with a connection on each hub
-	present                                int           // members of the large room
+	soakHubs, soakClients, soakRooms       int           // hubs, clients in all, and rooms of the soak
+	soakRate                               float64       // events per second
+
+	users               int // of the logouts, each with a connection on each hub
+	present             int // members of the large room
+	pages, boards       int // clients that show a dashboard, and dashboards
+	filled, filledRooms int // connections of each hub of a full fleet, and rooms beside the large one
 }
 
 var (
@@ -158,19 +167,22 @@ var (
 		costHubs: []int{1, 2, 4, 8, 16}, costMembers: []int{1, 10, 25}, costRate: 100, costLength: 2 * time.Second, costRounds: 3,
 		rateHubs: []int{4, 8, 16}, rates: []float64{100, 300, 1000, 3000},
 		groups: []int{100, 1000, 10_000}, groupsHubs: 4, groupsEach: 20, idleLength: 20 * time.Second,
-		deployHubs: 8, deployClients: 1500, deployRooms: 500, deployRate: 200, calm: 3 * time.Second, users: 400, present: 2000,
+		deployHubs: 8, deployClients: 1500, deployRooms: 500, deployRate: 200, calm: 3 * time.Second, users: 400, present: 2000, pages: 12_000, boards: 50, filled: 15_000, filledRooms: 1200,
+		soakHubs: 4, soakClients: 15_000, soakRooms: 300, soakRate: 100,
 	}
 	shortSize = size{
 		costHubs: []int{1, 2, 4, 8}, costMembers: []int{1, 10}, costRate: 100, costLength: time.Second, costRounds: 1,
 		rateHubs: []int{2, 8}, rates: []float64{100, 1000},
 		groups: []int{100, 2000}, groupsHubs: 4, groupsEach: 20, idleLength: 5 * time.Second,
-		deployHubs: 4, deployClients: 500, deployRooms: 100, deployRate: 100, calm: 2 * time.Second, users: 100, present: 500,
+		deployHubs: 4, deployClients: 500, deployRooms: 100, deployRate: 100, calm: 2 * time.Second, users: 100, present: 500, pages: 2000, boards: 20, filled: 1000, filledRooms: 50,
+		soakHubs: 4, soakClients: 2000, soakRooms: 100, soakRate: 100,
 	}
 	tinySize = size{
 		costHubs: []int{1, 2, 3}, costMembers: []int{1, 3}, costRate: 200, costLength: 100 * time.Millisecond, costRounds: 1,
 		rateHubs: []int{1, 2}, rates: []float64{50, 200},
 		groups: []int{10, 50}, groupsHubs: 2, groupsEach: 5, idleLength: 100 * time.Millisecond,
-		deployHubs: 2, deployClients: 20, deployRooms: 5, deployRate: 50, calm: 300 * time.Millisecond, users: 6, present: 12,
+		deployHubs: 2, deployClients: 20, deployRooms: 5, deployRate: 50, calm: 300 * time.Millisecond, users: 6, present: 12, pages: 40, boards: 3, filled: 20, filledRooms: 2,
+		soakHubs: 2, soakClients: 40, soakRooms: 5, soakRate: 50,
 	}
 )
 
@@ -178,6 +190,7 @@ var (
 func (d *driver) measure(chosen *regexp.Regexp, log io.Writer) (*report, error) {
 	runtime.LockOSThread() // children end with the thread that started them
 	defer runtime.UnlockOSThread()
+	d.log = log
 	r := &report{Machine: measure.ThisMachine()}
 	for _, s := range d.scenarios {
 		if !chosen.MatchString(s.name) {

@@ -51,7 +51,7 @@ func (d *driver) presence() (s section, err error) {
 		return s, err
 	}
 	for range comings {
-		if err := f.loads[0].control.Call("Load.Leave", 1, new(int)); err != nil {
+		if err := f.loads[0].control.Call("Load.Leave", Leaving{Clients: 1}, new(int)); err != nil {
 			return s, err
 		}
 		time.Sleep(comingsPause)

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,6 +100,13 @@ func (s *sender) next(room int) uint32 {
 	}
 	s.numbers[room]++
 	return s.numbers[room]
+}
+
+// sent returns the last numbers of all rooms.
+func (s *sender) sent() map[int]uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.numbers)
 }
 
 func (s *sender) last(room int) uint32 {

@@ -45,7 +45,7 @@ func TestEndIsNoticedBehindMoreThanIsReadAhead(t *testing.T) {
 			}
 			s.peer.Close()
 			// There may have been a close frame, behind what is read ahead.
-			wantLeft(t, s, true, 5*time.Second)
+			wantLeft(t, s, true, 30*time.Second)
 			if n, err := io.Copy(io.Discard, s.Outbox); n != 100<<10 || err != nil {
 				t.Errorf("%d bytes are read after that, %v", n, err)
 			}

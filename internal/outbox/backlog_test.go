@@ -183,7 +183,7 @@ func TestBufferThatIsWrittenIsFreedWhileOthersWait(t *testing.T) {
 	if _, err := s.r.Peek(1); err != nil { // the last one is being written
 		t.Fatal(err)
 	}
-	timeout := time.After(5 * time.Second)
+	timeout := time.After(30 * time.Second)
 	for got := 0; got < frames-1; {
 		runtime.GC()
 		select {

@@ -283,7 +283,7 @@ func TestCloseIsBoundedInTimeOnARawSocket(t *testing.T) {
 	s := upgraded(t, conn, peer, limits)
 	var dripping sync.WaitGroup
 	defer dripping.Wait()
-	defer s.end(t)
+	defer s.hangUp()
 	s.push(t, frame.New(opText, make([]byte, 20<<20), false))
 	dripping.Go(func() { drip(s.peer, 1000, 10*time.Millisecond) }) // minutes for all
 	if err := s.CloseWith(4401, "logged out"); err != nil {

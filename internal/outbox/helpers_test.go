@@ -71,13 +71,18 @@ func upgraded(t testing.TB, conn, peer net.Conn, limits outbox.Limits) *socket {
 	return s
 }
 
-// end closes both ends and fails the test if a goroutine of the outbox is left. It is
-// the last thing that is done with a socket.
-func (s *socket) end(t testing.TB) {
-	t.Helper()
+// hangUp closes both ends.
+func (s *socket) hangUp() {
 	s.peer.Close()
 	s.Close()
 	s.Linger(true)
+}
+
+// end closes both ends and fails the test if a goroutine of any outbox is left, so it is not for
+// tests that run beside others. It is the last thing that is done with a socket.
+func (s *socket) end(t testing.TB) {
+	t.Helper()
+	s.hangUp()
 	noGoroutineIsLeft(t)
 }
 
@@ -85,7 +90,7 @@ func (s *socket) end(t testing.TB) {
 // it waited for may need a moment to be off the stack dump.
 func noGoroutineIsLeft(t testing.TB) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		buf := make([]byte, 1<<20)
 		dump := string(buf[:runtime.Stack(buf, true)])
@@ -106,7 +111,7 @@ func (s *socket) wantEnding(t testing.TB, want outbox.Ending) {
 		if got != want {
 			t.Errorf("ending is %d, want %d", got, want)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Errorf("no ending, want %d", want)
 	}
 	select {

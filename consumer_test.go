@@ -178,7 +178,7 @@ func meeting(t *testing.T, what string) func() {
 		select {
 		case met <- struct{}{}:
 		case <-met:
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Errorf("two calls of %s do not run at the same time", what)
 		}
 	}
@@ -313,7 +313,7 @@ func testCallbackMayCallAnything(t *testing.T, where string) {
 		client.Close()
 	}
 	if where != "disconnect" {
-		client.SetReadDeadline(time.Now().Add(10 * time.Second))
+		client.SetReadDeadline(time.Now().Add(30 * time.Second))
 		for {
 			if _, _, err := client.ReadMessage(); err != nil {
 				// In Render Shutdown may be faster than GroupClose, which waits for it.

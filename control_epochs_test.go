@@ -87,8 +87,8 @@ func TestALateCloseDoesNotConcernWhoJoinedAfterIt(t *testing.T) {
 	if err := sender.GroupClose(t.Context(), "g", 4000, "over"); err != nil {
 		t.Fatal(err)
 	}
-	closed := time.Now()
-	eventually(t, func() bool { return time.Since(closed) > 200*time.Millisecond }, "time stands still")
+	// It is taken for younger than it is by as much as the answer that brings it may take.
+	time.Sleep(2 * time.Second)
 	late := hubtest.Dial(t, cutOff, "/")
 	proxy.Mend()
 	eventually(t, func() bool { return cutOff.Stats().Conns == 1 }, "the hub does not carry out the close")

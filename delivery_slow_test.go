@@ -145,7 +145,7 @@ func TestLargeEventBehindASmallOneIsHandled(t *testing.T) {
 	for i := range 7 {
 		select {
 		case <-got:
-		case <-time.After(5 * time.Second):
+		case <-time.After(20 * time.Second):
 			t.Fatalf("event %d is not handled: %+v", i, hub.Stats())
 		}
 	}

@@ -99,7 +99,7 @@ func (f *follower) cut() {
 func (f *follower) read() {
 	f.t.Helper()
 	var e grouphub.Event
-	f.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	f.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 	switch err := f.conn.ReadJSON(&e); {
 	case websocket.IsCloseError(err, 1013) && f.mayBeSlow:
 		f.cut()

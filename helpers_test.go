@@ -187,7 +187,7 @@ func newServer(t *testing.T, h http.Handler) *server {
 
 func next(t *testing.T, conn *websocket.Conn) string {
 	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 	_, data, err := conn.ReadMessage()
 	if err != nil {
 		t.Fatalf("read: %v", err)
@@ -204,7 +204,7 @@ func wantNext(t *testing.T, conn *websocket.Conn, want string) {
 
 func wantClose(t *testing.T, conn *websocket.Conn, code int) {
 	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 	for {
 		_, data, err := conn.ReadMessage()
 		if err == nil {

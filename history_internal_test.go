@@ -3,6 +3,7 @@ package grouphub
 import (
 	"context"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
+	"github.com/seed-29c60982/grouphub/internal/leak"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 )
 
@@ -48,16 +50,16 @@ func (q *quietGroup) dial(compressed bool) (*websocket.Conn, *Conn) {
 	return client, <-q.conns
 }
 
-// join begins a Join that asks for the last event, and returns when that waits with the
-// connection's lock.
+// join begins a Join that asks for the last event, and returns when that has read it and waits
+// for somebody with the connection's lock.
 func (q *quietGroup) join(c *Conn) (joined <-chan error) {
 	done := make(chan error, 1)
 	go func() { done <- c.Join("g", Last(1)) }()
-	for held := 0; held < 20; time.Sleep(time.Millisecond) {
-		if held++; c.mu.TryLock() {
-			held = 0
-			c.mu.Unlock()
-		}
+	waits := func(stack string) bool {
+		return strings.Contains(stack, "(*Conn).pushPiece") && strings.Contains(stack, "[sync.Mutex.Lock")
+	}
+	for !slices.ContainsFunc(leak.Others(), waits) {
+		time.Sleep(time.Millisecond)
 	}
 	return done
 }
@@ -72,7 +74,7 @@ func (q *quietGroup) send(n int) {
 		if err != nil {
 			q.t.Fatal(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		q.t.Fatal("the event waits")
 	}
 }
@@ -80,7 +82,7 @@ func (q *quietGroup) send(n int) {
 // receive expects an event.
 func (q *quietGroup) receive(client *websocket.Conn, n int) {
 	q.t.Helper()
-	client.SetReadDeadline(time.Now().Add(5 * time.Second))
+	client.SetReadDeadline(time.Now().Add(20 * time.Second))
 	var e Event
 	if err := client.ReadJSON(&e); err != nil || string(e.Data) != strconv.Itoa(n) {
 		q.t.Fatalf("got %+v, %v, want %d", e, err, n)

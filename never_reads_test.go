@@ -93,7 +93,7 @@ func testSilentClients(t *testing.T, client silentClient) {
 	const (
 		clients      = 10
 		pending      = 256 << 10
-		closeTimeout = time.Second
+		closeTimeout = 5 * time.Second
 	)
 	asked := clients * max(1, strings.Count(client.request, "event-stream"))
 	handled, ended := make(chan struct{}, asked), make(chan struct{}, 2*asked)

@@ -190,7 +190,8 @@ func TestPostWaitsForItsRateFiveSecondsAtTheMost(t *testing.T) {
 }
 
 func TestPostWhoseBodyDoesNotComeIsEnded(t *testing.T) {
-	hub := newHub(t, &grouphub.Options{PingInterval: 50 * time.Millisecond, PongTimeout: 200 * time.Millisecond})
+	t.Parallel()
+	hub := newHub(t, &grouphub.Options{PingInterval: 500 * time.Millisecond, PongTimeout: time.Second})
 	s := httptest.NewServer(hub)
 	defer s.Close()
 	source := &eventSource{t: t}
@@ -202,7 +203,7 @@ func TestPostWhoseBodyDoesNotComeIsEnded(t *testing.T) {
 	}
 	defer conn.Close()
 	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: example.com\r\nGrouphub-Stream: %s\r\nContent-Length: 10\r\n\r\nhalf", token)
-	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)

@@ -46,7 +46,7 @@ func TestPresenceFollowsAChangeOfTheUser(t *testing.T) {
 	}
 	await := func(want string) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); info() != want; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); info() != want; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("the member is %s, want %s", info(), want)
 			}

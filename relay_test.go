@@ -66,8 +66,8 @@ func TestStreamOverHTTP2WhoseClientLeavesEndsAtOnce(t *testing.T) {
 	source.connectTo(s)
 	source.expect("grouphub.open")
 	source.cut()
-	within(t, 5*time.Second, gone, "Disconnect") // and not with the next comment
-	within(t, 5*time.Second, returned, "the handler's return")
+	within(t, 10*time.Second, gone, "Disconnect") // and not with the next comment
+	within(t, 20*time.Second, returned, "the handler's return")
 }
 
 func TestStreamOverHTTP2GetsTheCloseOfShutdown(t *testing.T) {
@@ -82,7 +82,7 @@ func TestStreamOverHTTP2GetsTheCloseOfShutdown(t *testing.T) {
 	if code := source.closed(); code != 1001 {
 		t.Errorf("closed with %d, want 1001", code)
 	}
-	within(t, 5*time.Second, returned, "the handler's return")
+	within(t, 20*time.Second, returned, "the handler's return")
 }
 
 func TestShutdownDoesNotWaitLongerForAConnectOverHTTP2(t *testing.T) {
@@ -110,7 +110,7 @@ func TestShutdownDoesNotWaitLongerForAConnectOverHTTP2(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	within(t, 5*time.Second, down, "Shutdown's return")
+	within(t, 20*time.Second, down, "Shutdown's return")
 }
 
 func TestConnectOverHTTP2IsPartOfTheRequest(t *testing.T) {
@@ -130,14 +130,14 @@ func TestConnectOverHTTP2IsPartOfTheRequest(t *testing.T) {
 	source.connectTo(s)
 	<-connecting
 	source.cut()
-	within(t, 5*time.Second, left, "the end of the connection's context")
+	within(t, 20*time.Second, left, "the end of the connection's context")
 	select {
 	case <-returned:
 		t.Error("the handler has returned before Connect")
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(leave)
-	within(t, 5*time.Second, returned, "the handler's return")
+	within(t, 20*time.Second, returned, "the handler's return")
 }
 
 // A server, or a middleware, that can flush but not hijack has HTTP/1.1 streams relayed.

@@ -148,7 +148,7 @@ func TestSecondShutdownCanForce(t *testing.T) {
 			<-c.Context().Done()
 			return nil
 		},
-	}, CloseTimeout: 8 * time.Second})
+	}, CloseTimeout: time.Minute})
 	c := serve(t, hub).dial("/")
 	c.WriteMessage(websocket.TextMessage, []byte("x"))
 	<-entered
@@ -160,7 +160,7 @@ func TestSecondShutdownCanForce(t *testing.T) {
 	defer cancel()
 	hub.Shutdown(ctx)
 	first.Wait()
-	if d := time.Since(start); d > 4*time.Second {
+	if d := time.Since(start); d > 30*time.Second {
 		t.Errorf("took %v: the second call's end dropped no socket", d)
 	}
 }
@@ -168,7 +168,7 @@ func TestSecondShutdownCanForce(t *testing.T) {
 // A socket lingers behind its close frame, for the client's answer.
 func TestShutdownDropsSocketsThatLinger(t *testing.T) {
 	gone := make(chan struct{})
-	hub := grouphub.New(&grouphub.Options{CloseTimeout: 8 * time.Second, Consumer: grouphub.Consumer{
+	hub := grouphub.New(&grouphub.Options{CloseTimeout: time.Minute, Consumer: grouphub.Consumer{
 		Disconnect: func(context.Context, *grouphub.Conn, int) { close(gone) },
 	}})
 	c := serve(t, hub).dial("/")
@@ -178,7 +178,7 @@ func TestShutdownDropsSocketsThatLinger(t *testing.T) {
 	defer cancel()
 	start := time.Now()
 	err := hub.Shutdown(ctx)
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("Shutdown with 100 ms took %v: %v", took, err)
 	}
 }
@@ -260,7 +260,7 @@ func TestGoexitInAcceptDoesNotWedgeShutdown(t *testing.T) {
 		get(t, hub, upgradeHeader())
 	}()
 	<-done
-	ctx, cancel := context.WithTimeout(background, time.Second)
+	ctx, cancel := context.WithTimeout(background, 20*time.Second)
 	defer cancel()
 	if err := hub.Shutdown(ctx); err != nil {
 		t.Error(err)

@@ -139,7 +139,7 @@ func TestStreamOutlivesTheServersTimeouts(t *testing.T) {
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {
 			hub := newHub(t, &grouphub.Options{Consumer: grouphub.Consumer{Connect: joinAll, Events: grouphub.Events{"late": grouphub.Forward()}}})
-			handled := make(chan string, 1)
+			handled := make(chan string, 20)
 			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				handled <- r.Proto
 				w.Header().Set("Set-Cookie", "session=1")
@@ -149,7 +149,7 @@ func TestStreamOutlivesTheServersTimeouts(t *testing.T) {
 				w.Header()["content-type"] = []string{"text/html"}
 				hub.ServeHTTP(w, r)
 			}))
-			s.Config.ReadTimeout, s.Config.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond
+			s.Config.ReadTimeout, s.Config.WriteTimeout = time.Second, time.Second
 			s.EnableHTTP2 = true
 			s.StartTLS()
 			defer s.Close()
@@ -186,7 +186,7 @@ func TestStreamOutlivesTheServersTimeouts(t *testing.T) {
 			}
 			source := &eventSource{t: t, body: newReader(answer.Body)}
 			source.expect("grouphub.open")
-			time.Sleep(200 * time.Millisecond) // the server's timeouts pass
+			time.Sleep(1500 * time.Millisecond) // the server's timeouts pass
 			send(t, hub, "all", "late", 1)
 			if e := source.event(); e.Type != "late" {
 				t.Errorf("got %+v", e)

@@ -73,7 +73,7 @@ func TestPlainRequestOverHTTP2Gets426(t *testing.T) {
 	if response.ProtoMajor != 2 || response.StatusCode != 426 || response.Header.Get("Upgrade") != "" {
 		t.Errorf("%s %d, Upgrade: %q, which RFC 9113 8.2.2 calls malformed", response.Proto, response.StatusCode, response.Header.Get("Upgrade"))
 	}
-	if out, err := exec.Command("curl", "-sSk", "--http2", "-m", "5", s.URL).CombinedOutput(); err != nil {
+	if out, err := exec.Command("curl", "-sSk", "--http2", "-m", "20", s.URL).CombinedOutput(); err != nil {
 		t.Errorf("curl: %v: %s", err, out)
 	}
 }
@@ -89,7 +89,7 @@ func TestHTTP10IsNotUpgraded(t *testing.T) {
 	}
 	defer conn.Close()
 	fmt.Fprintf(conn, "GET / HTTP/1.0\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
-	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 	b := make([]byte, 12)
 	conn.Read(b)
 	if !strings.Contains(string(b), "426") {
@@ -265,7 +265,7 @@ func TestFramesThatTheRFCForbidsEndWith1002(t *testing.T) {
 		if _, err := c.NetConn().Write([]byte(sent)); err != nil {
 			t.Fatal(err)
 		}
-		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
 		_, _, err := c.ReadMessage()
 		if !websocket.IsCloseError(err, 1002) {
 			t.Errorf("%s: got %v", name, err)

@@ -122,19 +122,21 @@ func TestAPublicationThatComesLateHasItsAge(t *testing.T) {
 			if age := <-ages.ages; age != 0 {
 				t.Errorf("%v for what has no time", age)
 			}
-			goOn, begun := proxy.Stall(t), time.Now()
-			publish(kept("topic", "x", layer.Keep{Count: 5, Life: time.Minute}))
-			published := time.Now()
-			await(t, "time to pass", func() bool { return time.Since(published) > 50*time.Millisecond })
-			least := time.Since(published)
-			goOn()
-			age, is := <-ages.ages, time.Since(begun)
-			if age < least/2 { // since the heartbeat took some time
-				t.Errorf("%v for what is at least %v old", age, least)
-			}
-			if age > is+time.Millisecond {
-				t.Errorf("%v for what is at most %v old", age, is)
-			}
+			// It is taken for younger by as much as the heartbeat took, and the clock knows nothing as long as
+			// each heartbeat comes when the next one has been sent. On a busy machine that may go on for a while.
+			await(t, "an age", func() bool {
+				goOn, begun := proxy.Stall(t), time.Now()
+				publish(kept("topic", "x", layer.Keep{Count: 5, Life: time.Minute}))
+				published := time.Now()
+				await(t, "time to pass", func() bool { return time.Since(published) > 50*time.Millisecond })
+				least := time.Since(published)
+				goOn()
+				age, is := <-ages.ages, time.Since(begun)
+				if age > is+time.Millisecond {
+					t.Errorf("%v for what is at most %v old", age, is)
+				}
+				return age >= least/2
+			})
 		})
 	}
 }

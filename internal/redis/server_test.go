@@ -26,7 +26,7 @@ func TestServerThatIsDemotedIsLeftForTheNewMaster(t *testing.T) {
 			t.Parallel()
 			old, new := redistest.Start(t), redistest.Start(t)
 			name := redistest.StartProxy(t, old.URL())
-			l := newTestLayer(t, name.URL()+fmt.Sprint("?protocol=", protocol), Options{Heartbeat: 100 * time.Millisecond})
+			l := newTestLayer(t, name.URL()+fmt.Sprint("?protocol=", protocol), Options{Heartbeat: time.Second})
 			h := attachHub(t, l, "topic")
 			mustPublish(t, l, "topic", "before")
 			h.untilReceived("before")

@@ -26,7 +26,7 @@ func TestSilentDeathOfASubscriptionIsNoticed(t *testing.T) {
 	use(old)
 	var mu sync.Mutex
 	var conns []net.Conn
-	l := newTestLayer(t, "", Options{Heartbeat: 100 * time.Millisecond, Client: func(o *rueidis.ClientOption) {
+	l := newTestLayer(t, "", Options{Heartbeat: time.Second, Client: func(o *rueidis.ClientOption) {
 		o.InitAddress = []string{"the-service:6379"}
 		o.ForceSingleClient = true
 		o.DialCtxFn = func(ctx context.Context, _ string, dialer *net.Dialer, _ *tls.Config) (net.Conn, error) {

@@ -52,7 +52,7 @@ func TestCredentialsAreRefreshedWithoutAnInterruption(t *testing.T) {
 	s.CLI("ACL", "SETUSER", "user", "on", ">first", "~*", "+@all", "&*")
 	password := "first"
 	var asked, refreshed atomic.Int32
-	l := newTestLayer(t, s.URL(), Options{Heartbeat: 200 * time.Millisecond, Client: func(o *rueidis.ClientOption) {
+	l := newTestLayer(t, s.URL(), Options{Heartbeat: time.Second, Client: func(o *rueidis.ClientOption) {
 		o.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
 			c := rueidis.AuthCredentials{Username: "user", Password: password}
 			if asked.Add(1) > 2 { // the first two are the connections' own

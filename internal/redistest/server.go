@@ -6,9 +6,10 @@ package redistest
 import (
 	"bufio"
 	"fmt"
-	"net"
+	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +18,10 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/rueidis"
 )
+
+// Servers get ports that no kernel hands out by itself, to connections or to whoever listens
+// on port 0: one that is killed has its port again when it comes back.
+const firstPort, ports = 20_000, 12_000
 
 // A Server is a real redis-server of one test, on a port of its own.
 type Server struct {
@@ -39,13 +44,8 @@ func Start(t testing.TB, args ...string) *Server {
 	s := &Server{t: t, args: append([]string{"--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "",
 		"--enable-debug-command", "local", "--repl-diskless-sync-delay", "0"}, args...)}
 	t.Cleanup(s.Kill)
-	for range 10 { // somebody else may get the port first
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, s.port, _ = net.SplitHostPort(listener.Addr().String())
-		listener.Close()
+	for range 10 { // somebody else may have the port
+		s.port = strconv.Itoa(firstPort + rand.IntN(ports))
 		if s.start() == nil {
 			return s
 		}

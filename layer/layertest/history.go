@@ -199,11 +199,12 @@ func testAges(t testing.TB, f *fixture) {
 }
 
 func testHistoryView(t testing.TB, f *fixture) {
+	const publishers, each = 4, 50 // of which a server may send all again and again
 	var publishing, reading sync.WaitGroup
 	published := make(chan struct{})
-	for range 4 {
+	for range publishers {
 		publishing.Go(func() {
-			for range 100 {
+			for range each {
 				err := f.a.Publish(f.ctx, layer.Publication{Topic: "topic", Payload: []byte("x"), Keep: plenty})
 				if err != nil {
 					t.Errorf("Publish: %v", err)
@@ -229,8 +230,8 @@ func testHistoryView(t testing.TB, f *fixture) {
 	publishing.Wait()
 	close(published)
 	reading.Wait()
-	if h := f.history(f.b, "topic", 0); len(h.Kept) != 400 {
-		t.Errorf("%d publications are kept, want 400", len(h.Kept))
+	if h := f.history(f.b, "topic", 0); len(h.Kept) != publishers*each {
+		t.Errorf("%d publications are kept, want %d", len(h.Kept), publishers*each)
 	}
 }
 

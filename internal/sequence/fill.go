@@ -37,6 +37,7 @@ func (s *Sequence[T]) beginFill(h layer.History, r round) {
 	case h.Epoch == s.last.Epoch: // the layer has lost some of what was delivered
 		s.skipLocked(start(h))
 		s.adoptLocked(h)
+		s.reading.from = s.last
 	case !r.interrupted:
 		s.beginEpochLocked(start(h))
 	default:

@@ -17,6 +17,9 @@ type reading struct {
 	// from is where the sequence stood when the reading that is due was asked for. The
 	// history has to go on from there.
 	from layer.Position
+	// told says that a loss was told since the latest reading began, up to from. A reading
+	// that looked further back would tell it once more.
+	told bool
 	// interrupted says that something may have been missed since from. If not, an epoch that
 	// is new has begun without a loss.
 	interrupted bool
@@ -129,7 +132,7 @@ func (s *Sequence[T]) beginRound() round {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := round{s.reading.from, s.last, s.reading.interrupted, s.phase != phaseLive, len(s.reading.waiting)}
-	s.reading.state, s.reading.interrupted = readUnderWay, false
+	s.reading.state, s.reading.interrupted, s.reading.told = readUnderWay, false, false
 	if r.interrupted {
 		s.losePreviousLocked()
 	}
@@ -137,9 +140,12 @@ func (s *Sequence[T]) beginRound() round {
 	return r
 }
 
-// repeatLocked makes the same reading due once more.
+// repeatLocked makes the same reading due once more, or what is left of it after a loss was told.
 func (s *Sequence[T]) repeatLocked(r round) {
-	s.reading.state, s.reading.from = readDue, r.from
+	s.reading.state = readDue
+	if !s.reading.told {
+		s.reading.from = r.from
+	}
 	s.reading.interrupted = s.reading.interrupted || r.interrupted
 }
 

@@ -74,6 +74,47 @@ func TestALossThatAComparisonFindsIsToldOnce(t *testing.T) {
 	}
 }
 
+// A replica that becomes the master lacks what its master has accepted last.
+func TestALossAtTheEndIsToldOnceWhoeverNoticesItFirst(t *testing.T) {
+	loseEnd := func(s *topic) {
+		s.history.Last, s.history.Nonce = 7, "A7"
+		s.history.Kept = s.history.Kept[:7]
+		s.latency = time.Second
+	}
+	again := func(s *topic) { // publishes the eighth once more
+		p := numbered("A", 8)
+		p.At.Nonce = "other"
+		s.set(func() {
+			s.history.Last, s.history.Nonce = 8, p.At.Nonce
+			s.history.Kept = append(s.history.Kept, p)
+		})
+		s.Receive(p)
+	}
+	for name, notice := range map[string]func(s *topic){
+		"a reading, and another is asked for meanwhile": func(s *topic) {
+			s.Reconcile(true)
+			time.Sleep(1500 * time.Millisecond) // the comparison has ended, and the gap is filled
+			s.Reconcile(true)
+			time.Sleep(time.Second)
+			again(s)
+		},
+		"a publication, while the history is read": func(s *topic) {
+			s.Reconcile(true)
+			time.Sleep(500 * time.Millisecond)
+			again(s)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			live(t, hundred, func(s *topic) {
+				s.set(func() { loseEnd(s) })
+				notice(s)
+				time.Sleep(10 * time.Second)
+				s.expect(t, 1, 1)
+			})
+		})
+	}
+}
+
 func TestNumbersGivenOutAgainAreALossEvenIfTheNextOneFits(t *testing.T) {
 	live(t, hundred, func(s *topic) {
 		s.set(func() { s.history.Kept[9].At.Nonce = "other"; s.latency = time.Second })

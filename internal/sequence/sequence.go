@@ -273,6 +273,7 @@ func (s *Sequence[T]) rememberLocked(p layer.Publication) (value T, ok bool) {
 // skipLocked gives up on what is up to a position, whose nonce may be unknown.
 func (s *Sequence[T]) skipLocked(to layer.Position) {
 	s.last = to
+	s.reading.from, s.reading.told = to, true
 	s.window.clear()
 	s.breaks++
 	s.Resync()

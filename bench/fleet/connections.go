@@ -70,7 +70,7 @@ func (d *driver) connections() (s section, err error) {
 		[2]string{"until all are connected, s", measure.Figure(entered.Seconds())},
 		[2]string{"hubs' CPU for each connection, µs", measure.Figure((after.hubs.hubs - before.hubs.hubs).Seconds() * 1e6 / n)},
 		[2]string{"hubs' live heap for each connection, KiB", measure.Figure(float64(full-empty) / 1024 / n)},
-		[2]string{"quiet: hubs' and Redis' CPU, ms/s", measure.Figure(idle.hubs*1e3) + ", " + measure.Figure(idle.redis*1e3)},
+		[2]string{"quiet: hubs' and Redis' CPU, ms/s", measure.Figure(idle.hubs*1e3) + ", " + measure.Figure(idle.store*1e3)},
 		[2]string{fmt.Sprintf("an event to one of %d rooms on all hubs: hubs' CPU, ms", z.filledRooms), measure.Figure(small.hubs / 1e3)},
 		[2]string{"from GroupSend to client, p50 and p99, ms", measure.Figure(small.p50) + ", " + measure.Figure(small.p99)},
 		[2]string{"an event to half of all connections: hubs' CPU, ms", measure.Figure(large.hubs / 1e3)},

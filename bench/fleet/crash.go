@@ -18,13 +18,33 @@ const (
 
 // A crashResult is what became of a crash.
 type crashResult struct {
-	name    string
-	noticed time.Duration // after it happened
-	whole   time.Duration // after it happened, until all clients are live, and have what was sent to them, or a Resync
-	found   Found
+	name     string
+	noticed  time.Duration // after it happened
+	promoted time.Duration // after it happened, until the replica of a Cluster's master was one itself; 0: there was none
+	whole    time.Duration // after it happened, until all clients are live, and have what was sent to them, or a Resync
+	due      resyncsDue
+	found    Found
 	verdict
-	sending  *Sending
-	expected int // clients that should have a Resync, one each
+	sending *Sending
+}
+
+// resyncsDue says which clients should have a Resync. No client should have two.
+type resyncsDue struct {
+	all     bool
+	rooms   map[int]bool // whose clients should all have one, if not all
+	perhaps map[int]bool // rooms whose clients may all have one
+}
+
+// kept reports whether the clients of all rooms have had what was due.
+func (due resyncsDue) kept(rooms map[int]RoomResyncs) bool {
+	for room, r := range rooms {
+		must := due.all || due.rooms[room]
+		may := must || due.perhaps[room]
+		if must && r.Resynced < r.Clients || !may && r.Resynced > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // crash kills a hub, kills Redis, which comes back without its data, and freezes the path between a hub
@@ -36,33 +56,40 @@ func (d *driver) crash() (section, error) {
 		if err != nil {
 			return s, err
 		}
-		s.column(
-			[2]string{"until it is noticed, s", measure.Figure(r.noticed.Seconds())},
-			[2]string{"until all is whole, s", measure.Figure(r.whole.Seconds())},
-			[2]string{"events delivered", measure.Figure(float64(r.found.Tally.Received))},
-			[2]string{"lost", fmt.Sprint(r.lost)},
-			[2]string{"doubled", fmt.Sprint(r.doubled)},
-			[2]string{"missing, as a Resync has told", fmt.Sprint(r.told)},
-			[2]string{"clients with no, one and more Resyncs", resyncsOf(r.resyncs)},
-			[2]string{"connections that came back", fmt.Sprint(r.found.Back.Total)},
-			[2]string{"GroupSend that failed and was repeated", fmt.Sprint(r.sending.Unavailable)},
-			[2]string{"GroupSend of which it is not known", fmt.Sprint(len(r.sending.Uncertain))},
-			[2]string{"GroupSend to client, p50 and p99, ms", measure.Figure(float64(r.found.Latency.Quantile(.5))/1e6) + ", " + measure.Figure(float64(r.found.Latency.Quantile(.99))/1e6)},
-			[2]string{"the longest, s", measure.Figure(float64(r.found.Longest) / 1e9)},
-		)
-		once := 0
-		if len(r.resyncs) > 1 {
-			once = r.resyncs[1]
-		}
-		if r.lost+r.doubled > 0 || once != r.expected || r.resynced() != r.expected {
-			s.Failures = append(s.Failures, fmt.Sprintf("%s: %d lost, %d doubled, Resyncs %s, where %d clients should have one",
-				r.name, r.lost, r.doubled, resyncsOf(r.resyncs), r.expected))
-		}
+		s.crashed(r)
 	}
-	z := d.size
-	s.Notes = append(s.Notes, fmt.Sprintf("%d hubs with %d clients each in %d rooms with history, and %s events a second. Clients come back within %s, at random moments, and Redis after %s. The frozen path stays open and lets nothing through; new connections get through.",
-		z.deployHubs, z.deployClients, z.deployRooms, measure.Figure(z.deployRate), comeBackWithin, redisAway))
+	s.Notes = append(s.Notes, d.size.crowdNote()+fmt.Sprintf(" Redis comes back after %s. The frozen path stays open and lets nothing through; new connections get through.", redisAway))
 	return s, nil
+}
+
+// crowdNote says what a crash happens to.
+func (z *size) crowdNote() string {
+	return fmt.Sprintf("%d hubs with %d clients each in %d rooms with history, and %s events a second. Clients come back within %s, at random moments.",
+		z.deployHubs, z.deployClients, z.deployRooms, measure.Figure(z.deployRate), comeBackWithin)
+}
+
+// crashed adds a column for a crash.
+func (s *section) crashed(r crashResult) {
+	cells := [][2]string{{"until it is noticed, s", measure.Figure(r.noticed.Seconds())}}
+	if r.promoted > 0 {
+		cells = append(cells, [2]string{"until the replica is the master, s", measure.Figure(r.promoted.Seconds())})
+	}
+	s.column(append(cells,
+		[2]string{"until all is whole, s", measure.Figure(r.whole.Seconds())},
+		[2]string{"events delivered", measure.Figure(float64(r.found.Tally.Received))},
+		[2]string{"lost", fmt.Sprint(r.lost)},
+		[2]string{"doubled", fmt.Sprint(r.doubled)},
+		[2]string{"missing, as a Resync has told", fmt.Sprint(r.told)},
+		[2]string{"clients with no, one and more Resyncs", resyncsOf(r.resyncs)},
+		[2]string{"connections that came back", fmt.Sprint(r.found.Back.Total)},
+		[2]string{"GroupSend that failed and was repeated", fmt.Sprint(r.sending.Unavailable)},
+		[2]string{"GroupSend of which it is not known", fmt.Sprint(len(r.sending.Uncertain))},
+		[2]string{"GroupSend to client, p50 and p99, ms", measure.Figure(float64(r.found.Latency.Quantile(.5))/1e6) + ", " + measure.Figure(float64(r.found.Latency.Quantile(.99))/1e6)},
+		[2]string{"the longest, s", measure.Figure(float64(r.found.Longest) / 1e9)},
+	)...)
+	if r.lost+r.doubled > 0 || len(r.resyncs) > 2 || !r.due.kept(r.rooms) {
+		s.Failures = append(s.Failures, fmt.Sprintf("%s: %d lost, %d doubled, Resyncs %s, which are not those that are due", r.name, r.lost, r.doubled, resyncsOf(r.resyncs)))
+	}
 }
 
 func resyncsOf(counts []int) string {
@@ -123,21 +150,25 @@ func (d *driver) crashHub() (r crashResult, err error) {
 // crashRedis kills Redis, which comes back without its data. Every client has a Resync due, since events
 // of its room may have been lost.
 func (d *driver) crashRedis() (r crashResult, err error) {
-	f, publication, err := d.crowdFleet(false)
+	redis, err := startRedis(d.ctx)
+	if err != nil {
+		return r, err
+	}
+	f, publication, err := d.crowdFleetOn(redis, false)
 	if err != nil {
 		return r, err
 	}
 	defer f.close()
 	return d.underLoad("Redis comes back empty", f, publication, func(r *crashResult) error {
-		r.expected = f.clients
+		r.due.all = true
 		began := time.Now()
-		f.redis.kill()
+		redis.kill()
 		if err := f.awaitLayer(f.hubs, false); err != nil {
 			return err
 		}
 		r.noticed = time.Since(began)
 		time.Sleep(redisAway)
-		if err := f.redis.start(); err != nil {
+		if err := redis.start(); err != nil {
 			return err
 		}
 		if err := f.awaitLayer(f.hubs, true); err != nil {
@@ -150,12 +181,16 @@ func (d *driver) crashRedis() (r crashResult, err error) {
 // freezePath freezes the connections between one hub and Redis. Nothing is lost, since the rooms have
 // history.
 func (d *driver) freezePath() (r crashResult, err error) {
-	f, publication, err := d.crowdFleet(false)
+	redis, err := startRedis(d.ctx)
+	if err != nil {
+		return r, err
+	}
+	f, publication, err := d.crowdFleetOn(redis, false)
 	if err != nil {
 		return r, err
 	}
 	defer f.close()
-	path, err := startProxy(f.redis.address())
+	path, err := startProxy(redis.address())
 	if err != nil {
 		return r, err
 	}

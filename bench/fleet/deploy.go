@@ -27,9 +27,18 @@ func (z *size) crowdPlaces() (places []Place) {
 	return places
 }
 
-// crowdFleet starts a fleet with history that has its clients, and what it is sent.
+// crowdFleet starts a fleet with history on one Redis that has its clients, and what it is sent.
 func (d *driver) crowdFleet(fewest bool) (*fleet, Publication, error) {
-	f, err := newFleet(d.ctx, d.size.deployHubs, hubSetup{History: kept}, Crowd{History: true, Fewest: fewest})
+	redis, err := startRedis(d.ctx)
+	if err != nil {
+		return nil, Publication{}, err
+	}
+	return d.crowdFleetOn(redis, fewest)
+}
+
+// crowdFleetOn does so on a store, which the fleet closes.
+func (d *driver) crowdFleetOn(on store, fewest bool) (*fleet, Publication, error) {
+	f, err := newFleetOn(d.ctx, on, d.size.deployHubs, hubSetup{History: kept}, Crowd{History: true, Fewest: fewest})
 	if err == nil {
 		if err = f.enter(d.size.crowdPlaces()); err != nil {
 			f.close()
@@ -62,7 +71,7 @@ func (d *driver) deployOnce(s *section, fewest bool) error {
 	call := f.begin(publication)
 	recording := f.record()
 	time.Sleep(d.size.calm)
-	before, err := f.redis.usage()
+	before, err := f.store.usage()
 	if err != nil {
 		return err
 	}
@@ -76,7 +85,7 @@ func (d *driver) deployOnce(s *section, fewest bool) error {
 		stops = append(stops, took.Seconds())
 	}
 	took := time.Since(began)
-	after, err := f.redis.usage()
+	after, err := f.store.usage()
 	if err != nil {
 		return err
 	}
@@ -140,7 +149,7 @@ func (d *driver) deployOnce(s *section, fewest bool) error {
 
 // replace starts a hub and shuts an old one down, and returns how long it took until all clients were live.
 func (f *fleet) replace(old *process, recording *recorder) (time.Duration, error) {
-	if err := f.addHub(f.setup.Redis); err != nil {
+	if err := f.addHub(f.setup.URL); err != nil {
 		return 0, err
 	}
 	if recording != nil {

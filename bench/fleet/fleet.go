@@ -29,11 +29,11 @@ type process struct {
 	ended   bool
 }
 
-// A fleet is some hubs on one Redis, a worker that sends, and load generators with the clients.
+// A fleet is some hubs on one store, a worker that sends, and load generators with the clients.
 // It belongs to one goroutine, which is locked to its thread.
 type fleet struct {
 	ctx     context.Context
-	redis   *redisServer
+	store   store // the fleet closes it
 	setup   hubSetup
 	crowd   Crowd
 	hubs    []*process // a hub keeps its place when it has ended
@@ -44,25 +44,30 @@ type fleet struct {
 	unsure  map[Event]bool // events of which it is not known whether they went out
 }
 
-func newFleet(ctx context.Context, hubs int, setup hubSetup, crowd Crowd) (f *fleet, err error) {
-	f = &fleet{ctx: ctx, setup: setup, crowd: crowd, sent: make(map[int]uint32), unsure: make(map[Event]bool)}
+// newFleet starts a fleet on one Redis.
+func newFleet(ctx context.Context, hubs int, setup hubSetup, crowd Crowd) (*fleet, error) {
+	redis, err := startRedis(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return newFleetOn(ctx, redis, hubs, setup, crowd)
+}
+
+// newFleetOn starts a fleet on a store, which it closes also if it fails.
+func newFleetOn(ctx context.Context, on store, hubs int, setup hubSetup, crowd Crowd) (f *fleet, err error) {
+	f = &fleet{ctx: ctx, store: on, setup: setup, crowd: crowd, sent: make(map[int]uint32), unsure: make(map[Event]bool)}
 	defer func() {
 		if err != nil {
 			f.close()
 		}
 	}()
-	if f.redis, err = startRedis(ctx); err != nil {
-		return f, err
-	}
-	if f.setup.Redis == "" {
-		f.setup.Redis = "redis://" + f.redis.address()
-	}
-	if f.worker, err = f.startHub(f.setup.Redis); err != nil {
+	f.setup.Store, f.setup.URL = on.kind(), on.url()
+	if f.worker, err = f.startHub(f.setup.URL); err != nil {
 		return f, err
 	}
 	f.setup.Database = f.worker.address.Control
 	for range hubs {
-		if err := f.addHub(f.setup.Redis); err != nil {
+		if err := f.addHub(f.setup.URL); err != nil {
 			return f, err
 		}
 	}
@@ -76,9 +81,7 @@ func (f *fleet) close() {
 			p.kill()
 		}
 	}
-	if f.redis != nil {
-		f.redis.close()
-	}
+	f.store.close()
 }
 
 func (p *process) kill() {
@@ -100,9 +103,10 @@ func (f *fleet) start(what, told string) (*process, error) {
 	return p, nil
 }
 
-func (f *fleet) startHub(redis string) (*process, error) {
+// startHub starts a hub that finds its store at a URL.
+func (f *fleet) startHub(url string) (*process, error) {
 	setup := f.setup
-	setup.Redis = redis
+	setup.URL = url
 	told, err := json.Marshal(setup)
 	if err != nil {
 		return nil, err
@@ -111,8 +115,8 @@ func (f *fleet) startHub(redis string) (*process, error) {
 }
 
 // addHub starts a hub. Clients hear of it with tellServers.
-func (f *fleet) addHub(redis string) error {
-	hub, err := f.startHub(redis)
+func (f *fleet) addHub(url string) error {
+	hub, err := f.startHub(url)
 	if err == nil {
 		f.hubs = append(f.hubs, hub)
 	}
@@ -269,6 +273,7 @@ func (f *fleet) lacking(limit time.Duration) (Lacking, error) {
 
 // lack returns what the clients lack of what was sent.
 func (f *fleet) lack() (sum Lacking, err error) {
+	sum.Rooms = make(map[int]RoomResyncs)
 	for _, load := range f.loads {
 		var l Lacking
 		if err := load.control.Call("Load.Lack", f.sent, &l); err != nil {
@@ -282,6 +287,11 @@ func (f *fleet) lack() (sum Lacking, err error) {
 		for i, n := range l.Resyncs {
 			sum.Resyncs[i] += n
 		}
+		for room, of := range l.Rooms {
+			of.Clients += sum.Rooms[room].Clients
+			of.Resynced += sum.Rooms[room].Resynced
+			sum.Rooms[room] = of
+		}
 	}
 	sum.Missing = f.sure(sum.Missing)
 	return sum, nil
@@ -294,12 +304,13 @@ func (f *fleet) sure(missing []Missing) []Missing {
 
 // A usage is what the fleet has used.
 type usage struct {
-	at    time.Time
-	hubs  time.Duration // CPU
-	redis redisUsage
+	at             time.Time
+	hubs           time.Duration // CPU
+	sent, received int64         // bytes of the hubs to and from a store that does not count them
+	store          storeUsage
 }
 
-// usage adds up what these hubs have used, and what Redis has.
+// usage adds up what these hubs have used, and what the store has.
 func (f *fleet) usage(processes ...*process) (u usage, err error) {
 	for _, hub := range processes {
 		var used Usage
@@ -307,8 +318,10 @@ func (f *fleet) usage(processes ...*process) (u usage, err error) {
 			return u, err
 		}
 		u.hubs += used.CPU
+		u.sent += used.Sent
+		u.received += used.Received
 	}
-	u.redis, err = f.redis.usage()
+	u.store, err = f.store.usage()
 	u.at = time.Now()
 	return u, err
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -21,32 +20,42 @@ func TestMain(m *testing.M) {
 	if runChild(os.Args[1:]) {
 		return
 	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each process of a -race run sleeps a second at its end
 	os.Exit(m.Run())
 }
 
 func TestATinyFleetKeepsEveryPromise(t *testing.T) {
-	t.Setenv("GORACE", "atexit_sleep_ms=0") // or each process of a -race run sleeps a second at its end
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("redis-server is not installed")
-		}
-		t.Skip("redis-server is not installed")
-	}
-	d := &driver{ctx: t.Context(), size: tinySize, scenarios: append(scenarios[:len(scenarios):len(scenarios)], soaking(6*time.Second, 3*time.Second))}
-	r, err := d.measure(regexp.MustCompile(""), t.Output())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, failure := range r.failures() {
-		t.Error(failure)
-	}
-	for _, s := range r.Sections {
-		if len(s.Rows) == 0 {
-			t.Errorf("%s has found nothing", s.Name)
-		}
-		if i := slices.IndexFunc(s.Rows, func(row []string) bool { return len(row) != len(s.Head) }); i >= 0 {
-			t.Errorf("%s: row %q does not fit under %q", s.Name, s.Rows[i], s.Head)
-		}
+	for _, kind := range []storeKind{oneRedis, aCluster} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel() // most of the time is waiting
+			if err := kind.missing(); err != nil {
+				if os.Getenv("CI") == "true" {
+					t.Fatal(err)
+				}
+				t.Skip(err)
+			}
+			d := &driver{ctx: t.Context(), size: tinySize}
+			for _, s := range append(scenarios[:len(scenarios):len(scenarios)], soaking(6*time.Second, 3*time.Second)) {
+				if s.store == kind {
+					d.scenarios = append(d.scenarios, s)
+				}
+			}
+			r, err := d.measure(regexp.MustCompile(""), t.Output())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, failure := range r.failures() {
+				t.Error(failure)
+			}
+			for _, s := range r.Sections {
+				if len(s.Rows) == 0 {
+					t.Errorf("%s has found nothing", s.Name)
+				}
+				if i := slices.IndexFunc(s.Rows, func(row []string) bool { return len(row) != len(s.Head) }); i >= 0 {
+					t.Errorf("%s: row %q does not fit under %q", s.Name, s.Rows[i], s.Head)
+				}
+			}
+		})
 	}
 }
 

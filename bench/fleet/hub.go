@@ -25,7 +25,8 @@ import (
 
 // A hubSetup is what a hub's process is told.
 type hubSetup struct {
-	Redis   string // the URL
+	Store   storeKind
+	URL     string // of the store
 	History int    // events that rooms keep; 0: none
 
 	Announce bool // rooms tell who comes and goes
@@ -47,7 +48,8 @@ func serveHub(told string) error {
 		return err
 	}
 	logger := slog.New(slog.DiscardHandler) // what goes wrong is meant to, or the clients notice it
-	layer, err := grouphub.NewRedisLayer(s.Redis, &grouphub.RedisOptions{Logger: logger})
+	h := new(Hub)
+	layer, err := s.Store.layer(s.URL, logger, &h.traffic)
 	if err != nil {
 		return err
 	}
@@ -74,8 +76,8 @@ func serveHub(told string) error {
 		Events: grouphub.Events{"event": grouphub.Forward(), "presence": grouphub.Forward(),
 			"value": grouphub.Forward(), "snapshot": grouphub.Forward()},
 	})))
-	server := &http.Server{Handler: mux}
-	return serveBoth(server, "Hub", &Hub{hub: hub, server: server, boards: boards})
+	h.hub, h.server, h.boards = hub, &http.Server{Handler: mux}, boards
+	return serveBoth(h.server, "Hub", h)
 }
 
 // serveBoth serves connections with one listener and commands with another, until standard input
@@ -139,10 +141,11 @@ func joinGroups(c *grouphub.Conn) error {
 
 // Hub is what the driver tells a hub's process.
 type Hub struct {
-	hub    *grouphub.Hub
-	server *http.Server
-	sender sender
-	boards *loader
+	hub     *grouphub.Hub
+	server  *http.Server
+	sender  sender
+	traffic traffic
+	boards  *loader
 
 	database database // of the worker
 }
@@ -153,12 +156,15 @@ type Usage struct {
 	Stats      grouphub.Stats
 	Goroutines int
 	Loads      int64 // of dashboards
+
+	Sent, Received int64 // bytes, if the store does not count them
 }
 
 // Usage reports without side effects.
 func (h *Hub) Usage(_ int, u *Usage) (err error) {
 	u.Stats, u.Goroutines = h.hub.Stats(), runtime.NumGoroutine()
 	u.Loads = h.boards.loads.Load()
+	u.Sent, u.Received = h.traffic.sent.Load(), h.traffic.received.Load()
 	u.CPU, err = measure.CPUTime()
 	return err
 }

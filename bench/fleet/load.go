@@ -226,18 +226,27 @@ type Lacking struct {
 	Missing []Missing
 	Told    int // of which a Resync has told
 	Resyncs []int
+	Rooms   map[int]RoomResyncs
 }
 
+// RoomResyncs says how many clients are in a room, and how many of them have had a Resync of it.
+type RoomResyncs struct{ Clients, Resynced int }
+
 // Lack compares the rooms with the last numbers that were sent. It also says how many clients
-// have had how many Resyncs.
+// have had how many Resyncs, and in which rooms.
 func (l *Load) Lack(sent map[int]uint32, lacking *Lacking) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	lacking.Rooms = make(map[int]RoomResyncs)
 	for index, c := range l.clients {
 		resyncs := 0
 		for i := range c.rooms {
 			r := &c.rooms[i]
 			resyncs += r.resyncs
+			of := lacking.Rooms[c.First+i]
+			of.Clients++
+			of.Resynced += min(r.resyncs, 1)
+			lacking.Rooms[c.First+i] = of
 			for number := r.last + 1; r.known && number <= sent[c.First+i]; number++ {
 				if r.told {
 					lacking.Told++

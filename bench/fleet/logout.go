@@ -79,13 +79,13 @@ func (d *driver) logout() (s section, err error) {
 		s.Failures = append(s.Failures, fmt.Sprintf("connections were closed with other codes: %v", found.Closes))
 	}
 	seconds, n := end.hubs.at.Sub(begin.hubs.at).Seconds(), float64(logouts)
-	used := end.hubs.redis.minus(begin.hubs.redis)
+	used := end.hubs.store.minus(begin.hubs.store)
 	s.Name, s.Title = "logout", "A logout in a fleet"
 	s.Head = []string{"hubs", "connections of the user", "until the last is closed, p50, ms", "p99, ms", "hubs' CPU, µs", "Redis' CPU, µs", "bytes to Redis", "from Redis"}
 	s.Rows = [][]string{{
 		fmt.Sprint(hubs), fmt.Sprint(hubs), measure.Figure(float64(took.Quantile(.5)) / 1e6), measure.Figure(float64(took.Quantile(.99)) / 1e6),
 		measure.Figure(((end.hubs.hubs - begin.hubs.hubs).Seconds() - idle.hubs*seconds) * 1e6 / n),
-		measure.Figure((used.CPU.Seconds() - idle.redis*seconds) * 1e6 / n),
+		measure.Figure((used.CPU.Seconds() - idle.store*seconds) * 1e6 / n),
 		measure.Figure(float64(used.In) / n), measure.Figure(float64(used.Out) / n),
 	}}
 	s.Notes = []string{fmt.Sprintf("%d users with one connection on each hub, half of whom are logged out by GroupClose, one every %s.", z.users, logoutPause)}

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Fleet measures what many hubs on one Redis cost and survive: what an event costs against the hubs
-// that have members, a deploy under load, crashes, and a logout. It starts the hubs, the Redis and the
+// Fleet measures what many hubs on one Redis, on a Cluster or on PostgreSQL cost and survive: what an event costs against the hubs
+// that have members, a deploy under load, crashes, and a logout. It starts the hubs, the servers and the
 // clients as processes of their own, on loopback. See ../README.md and docs/scaling.md.
 package main
 
@@ -116,22 +116,27 @@ type driver struct {
 
 // A scenario finds out one thing.
 type scenario struct {
-	name string
-	run  func(*driver) (section, error)
+	name  string
+	store storeKind
+	run   func(*driver) (section, error)
 }
 
 var scenarios = []scenario{
-	{"cost", func(d *driver) (section, error) { return d.cost(0) }},
-	{"cost-history", func(d *driver) (section, error) { return d.cost(kept) }},
-	{"rate", (*driver).rates},
-	{"groups", func(d *driver) (section, error) { return d.groups(0) }},
-	{"groups-history", func(d *driver) (section, error) { return d.groups(kept) }},
-	{"deploy", (*driver).deploy},
-	{"crash", (*driver).crash},
-	{"logout", (*driver).logout},
-	{"presence", (*driver).presence},
-	{"snapshots", (*driver).snapshots},
-	{"connections", (*driver).connections},
+	{"cost", oneRedis, func(d *driver) (section, error) { return d.cost(oneRedis, 0) }},
+	{"cost-history", oneRedis, func(d *driver) (section, error) { return d.cost(oneRedis, kept) }},
+	{"rate", oneRedis, func(d *driver) (section, error) { return d.rates(oneRedis) }},
+	{"groups", oneRedis, func(d *driver) (section, error) { return d.groups(0) }},
+	{"groups-history", oneRedis, func(d *driver) (section, error) { return d.groups(kept) }},
+	{"deploy", oneRedis, (*driver).deploy},
+	{"crash", oneRedis, (*driver).crash},
+	{"logout", oneRedis, (*driver).logout},
+	{"presence", oneRedis, (*driver).presence},
+	{"snapshots", oneRedis, (*driver).snapshots},
+	{"connections", oneRedis, (*driver).connections},
+	{"cost-cluster", aCluster, func(d *driver) (section, error) { return d.cost(aCluster, 0) }},
+	{"cost-history-cluster", aCluster, func(d *driver) (section, error) { return d.cost(aCluster, kept) }},
+	{"rate-cluster", aCluster, func(d *driver) (section, error) { return d.rates(aCluster) }},
+	{"crash-cluster", aCluster, (*driver).crashCluster},
 }
 
 // kept is how many events rooms with history keep.
@@ -160,6 +165,8 @@ type size struct {
 	present             int // members of the large room
 	pages, boards       int // clients that show a dashboard, and dashboards
 	filled, filledRooms int // connections of each hub of a full fleet, and rooms beside the large one
+
+	nodeTimeout time.Duration // cluster-node-timeout
 }
 
 var (
@@ -167,21 +174,21 @@ var (
 		costHubs: []int{1, 2, 4, 8, 16}, costMembers: []int{1, 10, 25}, costRate: 100, costLength: 2 * time.Second, costRounds: 3,
 		rateHubs: []int{4, 8, 16}, rates: []float64{100, 300, 1000, 3000},
 		groups: []int{100, 1000, 10_000}, groupsHubs: 4, groupsEach: 20, idleLength: 20 * time.Second,
-		deployHubs: 8, deployClients: 1500, deployRooms: 500, deployRate: 200, calm: 3 * time.Second, users: 400, present: 2000, pages: 12_000, boards: 50, filled: 15_000, filledRooms: 1200,
+		deployHubs: 8, deployClients: 1500, deployRooms: 500, deployRate: 200, calm: 3 * time.Second, users: 400, present: 2000, pages: 12_000, boards: 50, filled: 15_000, filledRooms: 1200, nodeTimeout: 5 * time.Second,
 		soakHubs: 4, soakClients: 15_000, soakRooms: 300, soakRate: 100,
 	}
 	shortSize = size{
 		costHubs: []int{1, 2, 4, 8}, costMembers: []int{1, 10}, costRate: 100, costLength: time.Second, costRounds: 1,
 		rateHubs: []int{2, 8}, rates: []float64{100, 1000},
 		groups: []int{100, 2000}, groupsHubs: 4, groupsEach: 20, idleLength: 5 * time.Second,
-		deployHubs: 4, deployClients: 500, deployRooms: 100, deployRate: 100, calm: 2 * time.Second, users: 100, present: 500, pages: 2000, boards: 20, filled: 1000, filledRooms: 50,
+		deployHubs: 4, deployClients: 500, deployRooms: 100, deployRate: 100, calm: 2 * time.Second, users: 100, present: 500, pages: 2000, boards: 20, filled: 1000, filledRooms: 50, nodeTimeout: 5 * time.Second,
 		soakHubs: 4, soakClients: 2000, soakRooms: 100, soakRate: 100,
 	}
 	tinySize = size{
 		costHubs: []int{1, 2, 3}, costMembers: []int{1, 3}, costRate: 200, costLength: 100 * time.Millisecond, costRounds: 1,
 		rateHubs: []int{1, 2}, rates: []float64{50, 200},
 		groups: []int{10, 50}, groupsHubs: 2, groupsEach: 5, idleLength: 100 * time.Millisecond,
-		deployHubs: 2, deployClients: 20, deployRooms: 5, deployRate: 50, calm: 300 * time.Millisecond, users: 6, present: 12, pages: 40, boards: 3, filled: 20, filledRooms: 2,
+		deployHubs: 2, deployClients: 20, deployRooms: 5, deployRate: 50, calm: 300 * time.Millisecond, users: 6, present: 12, pages: 40, boards: 3, filled: 20, filledRooms: 2, nodeTimeout: time.Second,
 		soakHubs: 2, soakClients: 40, soakRooms: 5, soakRate: 50,
 	}
 )
@@ -196,6 +203,10 @@ func (d *driver) measure(chosen *regexp.Regexp, log io.Writer) (*report, error) 
 		if !chosen.MatchString(s.name) {
 			continue
 		}
+		if err := s.store.missing(); err != nil {
+			fmt.Fprintf(log, "%s is left out: %v\n", s.name, err)
+			continue
+		}
 		began := time.Now()
 		found, err := s.run(d)
 		if err != nil {
@@ -205,7 +216,7 @@ func (d *driver) measure(chosen *regexp.Regexp, log io.Writer) (*report, error) 
 		r.Sections = append(r.Sections, found)
 	}
 	if len(r.Sections) == 0 {
-		return nil, errors.New("no scenario was chosen")
+		return nil, errors.New("no scenario was chosen that can run")
 	}
 	return r, nil
 }

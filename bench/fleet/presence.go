@@ -86,13 +86,13 @@ func (d *driver) presence() (s section, err error) {
 		s.Failures = append(s.Failures, fmt.Sprintf("%d clients came back at once, and %d presence events were told, and not at most %d", back, found.Tally.Presence, most))
 	}
 	seconds, n := end.hubs.at.Sub(begin.hubs.at).Seconds(), float64(max(back, 1))
-	used := end.hubs.redis.minus(begin.hubs.redis)
+	used := end.hubs.store.minus(begin.hubs.store)
 	s.Name, s.Title = "presence", "Who is in a large room"
 	s.Head = []string{"hubs", "members", "presence events for all to enter", "for each that came back", "hubs' CPU for it, µs", "Redis' CPU, µs", "bytes to Redis", "from Redis", "Count, p50, ms"}
 	s.Rows = [][]string{{
 		fmt.Sprint(hubs), fmt.Sprint(z.present), fmt.Sprint(entered.Tally.Presence), measure.Figure(float64(found.Tally.Presence) / n),
 		measure.Figure(((end.hubs.hubs - begin.hubs.hubs).Seconds() - idle.hubs*seconds) * 1e6 / n),
-		measure.Figure((used.CPU.Seconds() - idle.redis*seconds) * 1e6 / n),
+		measure.Figure((used.CPU.Seconds() - idle.store*seconds) * 1e6 / n),
 		measure.Figure(float64(used.In) / n), measure.Figure(float64(used.Out) / n), measure.Figure(float64(took.Quantile(.5)) / 1e6),
 	}}
 	s.Notes = []string{fmt.Sprintf("One room with Announce; %d of its members lose their connection, one every %s, and come back within %s, to any hub.", back, comingsPause, comeBackWithin)}

@@ -43,7 +43,9 @@ func (f *fleet) record() *recorder {
 	for _, hub := range f.hubs {
 		r.follow("hubs", hub.PID())
 	}
-	r.follow("Redis", f.redis.process.Process.Pid)
+	for _, pid := range f.store.processes() {
+		r.follow("Redis", pid)
+	}
 	for _, load := range f.loads {
 		r.follow("clients", load.PID())
 	}

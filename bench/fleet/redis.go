@@ -18,32 +18,44 @@ import (
 	"github.com/seed-29c60982/grouphub/bench/internal/measure"
 )
 
-// A redisServer is a redis-server of this run, on a port of loopback.
+// A redisServer is a redis-server of this run, on a port of loopback. It is a store, or a node of one.
 type redisServer struct {
 	ctx     context.Context
 	dir     string
 	port    string
+	cluster *clusterNode // nil: it is no node of a Cluster
 	process *exec.Cmd
+	told    int64 // bytes of what it has replied to command since it was started
+}
+
+// A clusterNode is what makes a server a node of a Cluster.
+type clusterNode struct {
+	port    string        // to which other nodes connect
+	timeout time.Duration // cluster-node-timeout
 }
 
 func startRedis(ctx context.Context) (*redisServer, error) {
+	return startRedisServer(ctx, nil)
+}
+
+func startRedisServer(ctx context.Context, cluster *clusterNode) (*redisServer, error) {
 	dir, err := os.MkdirTemp("", "fleet")
 	if err != nil {
 		return nil, err
 	}
-	r := &redisServer{ctx: ctx, dir: dir}
-	for range 10 { // somebody else may get the port first
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+	r := &redisServer{ctx: ctx, dir: dir, cluster: cluster}
+	for range 10 { // somebody else may get a port first
+		if r.port, err = freePort(); err == nil && cluster != nil {
+			cluster.port, err = freePort()
 		}
-		_, r.port, _ = net.SplitHostPort(listener.Addr().String())
-		listener.Close()
-		if err = r.start(); err == nil {
+		if err == nil {
+			err = r.start()
+		}
+		if err == nil {
 			return r, nil
 		}
 	}
-	return nil, errors.Join(errors.New("redis-server does not start"), os.RemoveAll(dir))
+	return nil, errors.Join(fmt.Errorf("redis-server does not start: %w", err), os.RemoveAll(dir))
 }
 
 // start starts the server, which keeps nothing on disk, and returns when it answers.
@@ -52,13 +64,18 @@ func (r *redisServer) start() error {
 	if err != nil {
 		return err
 	}
-	c := exec.CommandContext(r.ctx, program, "--port", r.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", r.dir,
-		"--client-output-buffer-limit", "pubsub 256mb 64mb 60")
+	args := []string{"--port", r.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", r.dir,
+		"--client-output-buffer-limit", "pubsub 256mb 64mb 60"}
+	if r.cluster != nil {
+		args = append(args, "--cluster-enabled", "yes", "--cluster-port", r.cluster.port,
+			"--cluster-node-timeout", strconv.FormatInt(r.cluster.timeout.Milliseconds(), 10))
+	}
+	c := exec.CommandContext(r.ctx, program, args...)
 	c.SysProcAttr = measure.EndWithParent()
 	if err := c.Start(); err != nil {
 		return err
 	}
-	r.process = c
+	r.process, r.told = c, 0
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		_, err := r.info()
 		if err == nil {
@@ -82,22 +99,13 @@ func (r *redisServer) close() {
 	os.RemoveAll(r.dir)
 }
 
-func (r *redisServer) address() string { return "127.0.0.1:" + r.port }
+func (r *redisServer) kind() storeKind  { return oneRedis }
+func (r *redisServer) address() string  { return "127.0.0.1:" + r.port }
+func (r *redisServer) url() string      { return "redis://" + r.address() }
+func (r *redisServer) processes() []int { return []int{r.process.Process.Pid} }
 
-// A redisUsage is what the server has used and done since it started.
-type redisUsage struct {
-	CPU      time.Duration
-	In, Out  int64 // bytes
-	Commands int64 // of clients, and of their scripts
-	Reads    int64 // of histories
-	Memory   int64 // bytes
-}
-
-func (u redisUsage) minus(v redisUsage) redisUsage {
-	return redisUsage{u.CPU - v.CPU, u.In - v.In, u.Out - v.Out, u.Commands - v.Commands, u.Reads - v.Reads, u.Memory - v.Memory}
-}
-
-func (r *redisServer) usage() (u redisUsage, err error) {
+func (r *redisServer) usage() (u storeUsage, err error) {
+	told := r.told // what this reply has is not in its own figures
 	info, err := r.info()
 	if err != nil {
 		return u, err
@@ -112,8 +120,8 @@ func (r *redisServer) usage() (u redisUsage, err error) {
 		err = errors.Join(err, parseErr)
 		u.CPU += time.Duration(seconds * float64(time.Second))
 	}
-	u.In, u.Out = integer("total_net_input_bytes"), integer("total_net_output_bytes")
-	u.Commands, u.Memory = integer("total_commands_processed"), integer("used_memory")
+	u.In, u.Out = integer("total_net_input_bytes"), integer("total_net_output_bytes")-told
+	u.Commands = integer("total_commands_processed")
 	// Whoever reads a history runs a script with one XRANGE, and nobody else has any.
 	calls, _, _ := strings.Cut(strings.TrimPrefix(info["cmdstat_xrange"], "calls="), ",")
 	u.Reads, _ = strconv.ParseInt(calls, 10, 64)
@@ -122,33 +130,48 @@ func (r *redisServer) usage() (u redisUsage, err error) {
 
 // info returns what INFO says.
 func (r *redisServer) info() (map[string]string, error) {
-	conn, err := net.Dial("tcp", r.address())
+	text, err := r.command("INFO all")
 	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := io.WriteString(conn, "INFO all\r\n"); err != nil {
-		return nil, err
-	}
-	answer := bufio.NewReader(conn)
-	head, err := answer.ReadString('\n')
-	if err != nil {
-		return nil, err
-	}
-	size, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(head, "$")))
-	if err != nil {
-		return nil, fmt.Errorf("INFO answered with %q", head)
-	}
-	text := make([]byte, size)
-	if _, err := io.ReadFull(answer, text); err != nil {
 		return nil, err
 	}
 	info := make(map[string]string)
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		if key, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
 			info[key] = value
 		}
 	}
 	return info, nil
+}
+
+// command runs a command whose reply is one string, or a number.
+func (r *redisServer) command(words string) (string, error) {
+	conn, err := net.Dial("tcp", r.address())
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.WriteString(conn, words+"\r\n"); err != nil {
+		return "", err
+	}
+	reply := bufio.NewReader(conn)
+	head, err := reply.ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	r.told += int64(len(head))
+	switch head = strings.TrimSpace(head); head[:min(len(head), 1)] {
+	case "+", ":":
+		return head[1:], nil
+	case "$":
+		size, err := strconv.Atoi(head[1:])
+		if err != nil || size < 0 {
+			break
+		}
+		text := make([]byte, size+len("\r\n"))
+		_, err = io.ReadFull(reply, text)
+		r.told += int64(len(text))
+		return string(text), err
+	}
+	return "", fmt.Errorf("%s answered with %q", words, head)
 }

@@ -19,7 +19,7 @@ type loading struct {
 	loads     int64 // of the hubs
 	snapshots int   // that pages got
 	hubs      usage // used
-	redis     redisUsage
+	store     storeUsage
 	back      measure.Histogram
 }
 
@@ -28,7 +28,11 @@ type loading struct {
 func (d *driver) snapshots() (s section, err error) {
 	z := d.size
 	hubs := z.costHubs[len(z.costHubs)-1]
-	f, err := newFleet(d.ctx, hubs, hubSetup{}, Crowd{})
+	redis, err := startRedis(d.ctx)
+	if err != nil {
+		return s, err
+	}
+	f, err := newFleetOn(d.ctx, redis, hubs, hubSetup{}, Crowd{})
 	if err != nil {
 		return s, err
 	}
@@ -53,11 +57,11 @@ func (d *driver) snapshots() (s section, err error) {
 		return s, err
 	}
 	empty, err := f.loading(z, func() error {
-		f.redis.kill()
+		redis.kill()
 		if err := f.awaitLayer(f.hubs, false); err != nil {
 			return err
 		}
-		if err := f.redis.start(); err != nil {
+		if err := redis.start(); err != nil {
 			return err
 		}
 		return f.awaitLayer(f.hubs, true)
@@ -78,7 +82,7 @@ func (d *driver) snapshots() (s section, err error) {
 			[2]string{"until all pages are up to date, s", measure.Figure(l.whole.Seconds())},
 			[2]string{"from a loss until the page is up to date, p50 and p99, ms", measure.Figure(float64(l.back.Quantile(.5))/1e6) + ", " + measure.Figure(float64(l.back.Quantile(.99))/1e6)},
 			[2]string{"hubs' CPU for each client, µs", measure.Figure(l.hubs.hubs.Seconds() * 1e6 / n)},
-			[2]string{"Redis' CPU for each client, µs", measure.Figure(l.redis.CPU.Seconds() * 1e6 / n)},
+			[2]string{"Redis' CPU for each client, µs", measure.Figure(l.store.CPU.Seconds() * 1e6 / n)},
 		)
 		if l.snapshots != f.clients {
 			s.Failures = append(s.Failures, fmt.Sprintf("%d clients got %d snapshots", f.clients, l.snapshots))
@@ -133,9 +137,9 @@ func (f *fleet) loading(z size, happen func() error) (l loading, err error) {
 		return l, err
 	}
 	l.hubs = usage{hubs: after.hubs - before.hubs}
-	l.redis = after.redis.minus(before.redis)
-	if after.redis.CPU < before.redis.CPU { // it is another process
-		l.redis = after.redis
+	l.store = after.store.minus(before.store)
+	if after.store.CPU < before.store.CPU { // it is another process
+		l.store = after.store
 	}
 	time.Sleep(z.calm) // for one too many
 	found, err := f.find()

@@ -46,7 +46,7 @@ type soak struct {
 
 // soaking returns the scenario that lasts so long.
 func soaking(length, every time.Duration) scenario {
-	return scenario{"soak", func(d *driver) (section, error) {
+	return scenario{"soak", oneRedis, func(d *driver) (section, error) {
 		s := &soak{driver: d, every: every, memory: chart{Title: "Soak: memory of the hub that lives throughout", X: "seconds", Y: "KiB per connection"}}
 		return s.run(length)
 	}}
@@ -197,7 +197,7 @@ func (s *soak) replace() error {
 			return err
 		}
 	} else {
-		if err := f.addHub(f.setup.Redis); err != nil {
+		if err := f.addHub(f.setup.URL); err != nil {
 			return err
 		}
 		old.kill()

@@ -23,6 +23,7 @@ func (f *fleet) complete() error {
 type verdict struct {
 	lost, doubled, told int
 	resyncs             []int // how many clients have had how many
+	rooms               map[int]RoomResyncs
 }
 
 // judge waits until all events have come, or are not going to.
@@ -35,7 +36,7 @@ func (f *fleet) judge(found Found) (v verdict, err error) {
 	if err != nil {
 		return v, err
 	}
-	v = verdict{doubled: found.Tally.Doubled + late.Tally.Doubled, told: found.Tally.Told + late.Tally.Told + l.Told, resyncs: l.Resyncs}
+	v = verdict{doubled: found.Tally.Doubled + late.Tally.Doubled, told: found.Tally.Told + late.Tally.Told + l.Told, resyncs: l.Resyncs, rooms: l.Rooms}
 	v.lost = len(l.Missing) + len(f.sure(found.Tally.Missing)) + len(f.sure(late.Tally.Missing))
 	return v, nil
 }

@@ -137,6 +137,10 @@ var scenarios = []scenario{
 	{"cost-history-cluster", aCluster, func(d *driver) (section, error) { return d.cost(aCluster, kept) }},
 	{"rate-cluster", aCluster, func(d *driver) (section, error) { return d.rates(aCluster) }},
 	{"crash-cluster", aCluster, (*driver).crashCluster},
+	{"cost-postgres", postgreSQL, func(d *driver) (section, error) { return d.cost(postgreSQL, 0) }},
+	{"cost-history-postgres", postgreSQL, func(d *driver) (section, error) { return d.cost(postgreSQL, kept) }},
+	{"rate-postgres", postgreSQL, func(d *driver) (section, error) { return d.rates(postgreSQL) }},
+	{"crash-postgres", postgreSQL, (*driver).crashPostgres},
 }
 
 // kept is how many events rooms with history keep.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -114,17 +115,26 @@ func (r *recorder) times() map[int]time.Duration {
 
 // processTime returns what another process has used, user and system.
 func processTime(pid int) (time.Duration, error) {
+	fields, err := processFields(pid)
+	if err != nil {
+		return 0, err
+	}
+	user, err := strconv.Atoi(fields[11])
+	if err != nil {
+		return 0, err
+	}
+	system, err := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * clockTick, err
+}
+
+// processFields returns what the kernel says of a process, from the third field on: the second is its
+// name, which may have anything in it.
+func processFields(pid int) ([]string, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:]) // from the third on
-	user, err := strconv.Atoi(string(fields[11]))
-	if err != nil {
-		return 0, err
-	}
-	system, err := strconv.Atoi(string(fields[12]))
-	return time.Duration(user+system) * clockTick, err
+	return strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])), nil
 }
 
 // chartOf draws a recording.

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"net"
 	"os/exec"
@@ -51,6 +50,10 @@ func (k storeKind) where() string {
 
 // missing is an error if the store's programs are not installed.
 func (k storeKind) missing() error {
+	if k == postgreSQL {
+		_, err := postgresPrograms()
+		return err
+	}
 	_, err := exec.LookPath("redis-server")
 	return err
 }
@@ -60,6 +63,8 @@ func (d *driver) start(kind storeKind) (store, error) {
 	switch kind {
 	case aCluster:
 		return startCluster(d.ctx, d.size.nodeTimeout, false)
+	case postgreSQL:
+		return startPostgres(d.ctx)
 	}
 	return startRedis(d.ctx)
 }
@@ -97,11 +102,10 @@ func (u storeUsage) minus(v storeUsage) storeUsage {
 
 // layer connects a hub's process to its store. The traffic counts where the store does not.
 func (k storeKind) layer(url string, logger *slog.Logger, t *traffic) (grouphub.Layer, error) {
-	switch k {
-	case oneRedis, aCluster:
-		return grouphub.NewRedisLayer(url, &grouphub.RedisOptions{Sharded: k == aCluster, Logger: logger})
+	if k == postgreSQL {
+		return postgresLayer(url, logger, t)
 	}
-	return nil, fmt.Errorf("no store is called %q", k)
+	return grouphub.NewRedisLayer(url, &grouphub.RedisOptions{Sharded: k == aCluster, Logger: logger})
 }
 
 // A traffic is what a hub's process and its store have said to each other, in bytes.

@@ -283,6 +283,7 @@ type group struct {
 	subscribed atomic.Bool                   // the layer has confirmed that it delivers the group's events
 	mismatch   atomic.Bool                   // it was logged that an event had no number
 	users      int                           // guarded by Hub.groupsMu
+	turn       int                           // the step of each upkeep in which it has its turn; guarded by Hub.groupsMu
 
 	gap atomic.Bool // events were dropped, and the members have not been told yet
 }
@@ -296,6 +297,7 @@ func (h *Hub) acquireGroup(name string) *group {
 	if g == nil {
 		g = h.newGroup(name, policy)
 		h.groups[name] = g
+		h.turns.add(g)
 	}
 	g.users++
 	return g
@@ -327,6 +329,7 @@ func (h *Hub) releaseGroup(g *group) {
 	defer h.groupsMu.Unlock()
 	if g.users--; g.users == 0 {
 		delete(h.groups, g.name)
+		h.turns.remove(g)
 		g.end()
 		// This is under the lock, so that an Add for a new group of this name comes after it.
 		h.subscription.Remove(groupTopic(g.name))

@@ -31,6 +31,8 @@ type faultyLayer struct {
 	publish func(p grouphub.Publication) error
 	// Called when a history was read, and before it is returned.
 	reading func(topic string)
+	// In place of the layer's Positions.
+	positions func(ctx context.Context, topics []string) ([]grouphub.Position, error)
 
 	mu    sync.Mutex
 	fault func(p grouphub.Publication) []grouphub.Publication // what arrives of a publication; nil: all
@@ -62,6 +64,13 @@ func (l *faultyLayer) History(ctx context.Context, topic string, after uint64) (
 		l.reading(topic)
 	}
 	return history, err
+}
+
+func (l *faultyLayer) Positions(ctx context.Context, topics []string) ([]grouphub.Position, error) {
+	if l.positions != nil {
+		return l.positions(ctx, topics)
+	}
+	return l.MemoryLayer.Positions(ctx, topics)
 }
 
 func (l *faultyLayer) Lease(ctx context.Context, topic, holder string, change grouphub.LeaseChange) (bool, error) {

@@ -11,16 +11,12 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/seed-29c60982/grouphub/internal/envelope"
 	"github.com/seed-29c60982/grouphub/internal/outbox"
 	"github.com/seed-29c60982/grouphub/internal/sequence"
 	"github.com/seed-29c60982/grouphub/layer"
 )
-
-// upkeepInterval is how often positions are compared with the layer's and leases renewed.
-const upkeepInterval = 20 * time.Second
 
 // A Hub holds the connections of one process and sends events to their groups. It is
 // an http.Handler that serves Options.Consumer; [Hub.Handler] makes more endpoints of
@@ -32,7 +28,8 @@ type Hub struct {
 	streamLimits outbox.Limits // of every event stream's outbox
 	name         string        // unique among all hubs, and part of its channels' names
 	layer        Layer
-	ownLayer     bool // New made the layer
+	positioner   layer.Positioner // the layer; nil if it is none
+	ownLayer     bool             // New made the layer
 	subscription Subscription
 	fullShard    int32           // defaultFullShard, except in tests
 	root         *endpoint       // serves Options.Consumer
@@ -77,6 +74,7 @@ type Hub struct {
 
 	groupsMu sync.RWMutex
 	groups   map[string]*group
+	turns    upkeepTurns // of the groups that need upkeep
 }
 
 // New returns a hub. Nil options are all defaults. It panics if the options contradict
@@ -107,6 +105,7 @@ func New(opts *Options) *Hub {
 		h.layer = NewMemoryLayer()
 	}
 	h.layer = bounded(h.layer)
+	h.positioner = positioner(h.layer)
 	h.life, h.endLife = context.WithCancel(context.Background())
 	h.loads, h.endLoads = context.WithCancel(context.Background())
 	h.membershipCommands.hub = h
@@ -193,33 +192,6 @@ func (h *Hub) publishTo(ctx context.Context, to layer.Publisher, topic string, p
 		return err
 	}
 	return to.Publish(ctx, Publication{Topic: topic, Payload: payload, Keep: keep})
-}
-
-// upkeep compares positions and renews leases now and then, until Shutdown.
-func (h *Hub) upkeep() {
-	ticker := time.NewTicker(upkeepInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-h.life.Done():
-			return
-		}
-		h.hubCommands.Reconcile(false)
-		h.sharedCommands.Reconcile(false)
-		h.hubLeases.renew()
-		h.groupsMu.RLock()
-		groups := slices.Collect(maps.Values(h.groups))
-		h.groupsMu.RUnlock()
-		for _, g := range groups {
-			if g.sequence != nil {
-				g.sequence.Reconcile(false)
-			}
-			if g.policy.Presence {
-				h.leases.renew(g.name)
-			}
-		}
-	}
 }
 
 // admit takes a seat for a connection, which release gives back. Shutdown waits for it:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // layerGrace is how long a layer may take to return after the context of a call has ended.
@@ -89,6 +91,24 @@ func (l *boundedLayer) History(ctx context.Context, topic string, after uint64) 
 	return callBounded(ctx, l.calls, ErrUnavailable, func(ctx context.Context) (History, error) {
 		return l.Layer.History(ctx, topic, after)
 	})
+}
+
+// Positions implements [layer.Positioner], if the layer inside does.
+func (l *boundedLayer) Positions(ctx context.Context, topics []string) ([]Position, error) {
+	return callBounded(ctx, l.calls, ErrUnavailable, func(ctx context.Context) ([]Position, error) {
+		return l.Layer.(layer.Positioner).Positions(ctx, topics)
+	})
+}
+
+// positioner returns what says of many topics at once how far they are, nil if the layer does not.
+func positioner(l Layer) layer.Positioner {
+	if bounded, ok := l.(*boundedLayer); ok {
+		if _, ok := bounded.Layer.(layer.Positioner); !ok {
+			return nil
+		}
+	}
+	p, _ := l.(layer.Positioner)
+	return p
 }
 
 func (l *boundedLayer) Lease(ctx context.Context, topic, holder string, change LeaseChange) (bool, error) {

@@ -47,6 +47,11 @@ func (l *deafLayer) History(ctx context.Context, topic string, after uint64) (gr
 	return l.MemoryLayer.History(ctx, topic, after)
 }
 
+func (l *deafLayer) Positions(ctx context.Context, topics []string) ([]grouphub.Position, error) {
+	l.wait()
+	return l.MemoryLayer.Positions(ctx, topics)
+}
+
 func (l *deafLayer) Lease(ctx context.Context, topic, holder string, change grouphub.LeaseChange) (bool, error) {
 	l.wait()
 	return l.MemoryLayer.Lease(ctx, topic, holder, change)

@@ -1,6 +1,8 @@
 package grouphub
 
 import (
+	"context"
+
 	"github.com/seed-29c60982/grouphub/internal/memory"
 )
 
@@ -19,4 +21,9 @@ type MemoryLayer struct {
 func NewMemoryLayer() *MemoryLayer {
 	l := memory.New()
 	return &MemoryLayer{Layer: l, memory: l}
+}
+
+// Positions implements [layer.Positioner].
+func (l *MemoryLayer) Positions(ctx context.Context, topics []string) ([]Position, error) {
+	return l.memory.Positions(ctx, topics)
 }

@@ -1,12 +1,14 @@
 package grouphub
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
 	"github.com/redis/rueidis"
 
 	"github.com/seed-29c60982/grouphub/internal/redis"
+	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // RedisOptions adjust a [RedisLayer]. Every process of an application needs the same,
@@ -80,7 +82,8 @@ type RedisOptions struct {
 // Cluster, rueidis may keep a goroutine for a few seconds after it.
 type RedisLayer struct {
 	Layer
-	discarded func() uint64 // how many payloads could not be opened
+	positioner layer.Positioner // the same
+	discarded  func() uint64    // how many payloads could not be opened
 }
 
 // NewRedisLayer connects to Redis and returns a layer, or says within five seconds what
@@ -106,11 +109,16 @@ func NewRedisLayer(url string, opts *RedisOptions) (*RedisLayer, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &RedisLayer{l, l.Discarded}, nil
+		return &RedisLayer{l, l, l.Discarded}, nil
 	}
 	l, err := redis.New(url, o)
 	if err != nil {
 		return nil, err
 	}
-	return &RedisLayer{l, l.Discarded}, nil
+	return &RedisLayer{l, l, l.Discarded}, nil
+}
+
+// Positions implements [layer.Positioner].
+func (l *RedisLayer) Positions(ctx context.Context, topics []string) ([]Position, error) {
+	return l.positioner.Positions(ctx, topics)
 }

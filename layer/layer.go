@@ -90,6 +90,20 @@ type Layer interface {
 	Close() error
 }
 
+// A Positioner is a Layer that says of many topics at once how far they are. A layer need not be
+// one. A hub compares its groups with history every 20 seconds, because the loss of a topic's last
+// publication shows no other way. It asks a Positioner for all of them together, and reads only the
+// histories of those that are not where the hub is. With any other layer it reads all of them.
+type Positioner interface {
+	// Positions returns the last position of each topic, in the order of the topics: the Epoch, Last
+	// and Nonce of a History that was read at one moment after the call began. It is the zero
+	// Position where the topic has no epoch, or where its position cannot be learned at present. An
+	// error says that none can be learned. Unlike History, Positions changes nothing: no epoch begins,
+	// and none lives longer. There may be no topics, and a topic may come more than once. What
+	// is returned is the caller's.
+	Positions(ctx context.Context, topics []string) ([]Position, error)
+}
+
 // A Publisher takes publications. It is the part of a Layer that sending to a group needs.
 type Publisher interface {
 	// Publish hands the publication to every hub that is subscribed to its topic,

@@ -32,6 +32,39 @@ func (l *Layer) History(ctx context.Context, topic string, after uint64) (layer.
 	return h, nil
 }
 
+// Positions implements [layer.Positioner].
+func (l *Layer) Positions(ctx context.Context, topics []string) ([]layer.Position, error) {
+	positions := make([]layer.Position, len(topics))
+	if len(topics) == 0 {
+		return positions, nil
+	}
+	names := make([][]byte, len(topics))
+	for i, topic := range topics {
+		names[i] = []byte(topic)
+	}
+	found := make(map[string]layer.Position, len(topics))
+	err := l.call(ctx, "positions beginning with that of", topics[0], func(ctx context.Context, conn *pgxpool.Conn) error {
+		rows, err := conn.Query(ctx, "SELECT topic, epoch, last, nonce FROM grouphub_topics WHERE topic = ANY ($1)", names)
+		if err != nil {
+			return err
+		}
+		var topic []byte
+		var at layer.Position
+		_, err = pgx.ForEachRow(rows, []any{&topic, &at.Epoch, &at.Number, &at.Nonce}, func() error {
+			found[string(topic)] = at
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, topic := range topics {
+		positions[i] = found[topic]
+	}
+	return positions, nil
+}
+
 // readHistory also reports whether there is an epoch that will not end soon.
 func readHistory(ctx context.Context, conn *pgxpool.Conn, topic string, after uint64) (h layer.History, begun bool, err error) {
 	rows, err := conn.Query(ctx, `

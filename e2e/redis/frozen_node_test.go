@@ -59,3 +59,33 @@ func TestFrozenNodeHoldsUpNoOther(t *testing.T) {
 	others.Wait()
 	await(t, "Publish to work again", func() bool { return publish(2) == nil })
 }
+
+func TestPositionsOfOtherNodesAreKnownThoughOneIsFrozen(t *testing.T) {
+	c := startCluster(t)
+	for _, s := range c {
+		s.cli("CONFIG", "SET", "cluster-require-full-coverage", "no")
+	}
+	l := layer(t, c.url(), nil)
+	var topics []string
+	var homes []int
+	for i := range 60 {
+		topics = append(topics, fmt.Sprint("topic", i))
+		homes = append(homes, c.home("grouphub:count:{"+topics[i]+"}"))
+		keep := grouphub.Keep{Count: 1, Life: time.Minute}
+		if err := l.Publish(context.Background(), grouphub.Publication{Topic: topics[i], Payload: []byte("x"), Keep: keep}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c[2].process.Process.Signal(syscall.SIGSTOP)
+	defer c[2].process.Process.Signal(syscall.SIGCONT)
+	begun := time.Now()
+	positions, err := l.Positions(context.Background(), topics)
+	if took := time.Since(begun); err != nil || len(positions) != len(topics) || took > 6*time.Second {
+		t.Fatalf("%d positions, %v after %v, want those that can be learned within five seconds", len(positions), err, took)
+	}
+	for i, at := range positions {
+		if known := at.Number == 1; known != (homes[i] != 2) {
+			t.Errorf("%s is at %+v", topics[i], at)
+		}
+	}
+}

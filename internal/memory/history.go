@@ -121,6 +121,23 @@ func (l *Layer) expire(t *topicState, h *keptHistory, topic string) {
 	}
 }
 
+// Positions implements [layer.Positioner].
+func (l *Layer) Positions(_ context.Context, topics []string) ([]layer.Position, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, fmt.Errorf("%w: positions of %d topics", layer.ErrClosed, len(topics))
+	}
+	positions := make([]layer.Position, len(topics))
+	for i, topic := range topics {
+		if t := l.topics[topic]; t != nil && t.history != nil {
+			h := &t.history.History
+			positions[i] = layer.Position{Epoch: h.Epoch, Number: h.Last, Nonce: h.Nonce}
+		}
+	}
+	return positions, nil
+}
+
 // History implements [layer.Layer].
 func (l *Layer) History(_ context.Context, topic string, after uint64) (layer.History, error) {
 	l.mu.Lock()

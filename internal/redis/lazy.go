@@ -142,6 +142,15 @@ func (l *Lazy) History(ctx context.Context, topic string, after uint64) (layer.H
 	return inner.History(ctx, topic, after)
 }
 
+// Positions implements [layer.Positioner].
+func (l *Lazy) Positions(ctx context.Context, topics []string) ([]layer.Position, error) {
+	inner, err := l.get()
+	if err != nil {
+		return nil, err
+	}
+	return inner.Positions(ctx, topics)
+}
+
 // Lease implements [layer.Layer].
 func (l *Lazy) Lease(ctx context.Context, topic, holder string, change layer.LeaseChange) (bool, error) {
 	inner, err := l.get()

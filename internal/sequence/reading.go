@@ -1,6 +1,7 @@
 package sequence
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -9,6 +10,10 @@ import (
 
 // minPause and maxPause are how long to wait for a history that cannot be read.
 const minPause, maxPause = 50 * time.Millisecond, 2 * time.Second
+
+// minUnread and maxUnread are how long a history is not read whose position is all that is asked for.
+// An epoch in which nothing was published may end when its history was not read for an hour.
+const minUnread, maxUnread = 10 * time.Minute, 20 * time.Minute
 
 // A reading is what a sequence has to do with the layer's history. Guarded by the
 // sequence's lock.
@@ -26,6 +31,9 @@ type reading struct {
 	// waiting are the channels of those who wait for a reading that begins after they
 	// asked. Each is closed then.
 	waiting []chan struct{}
+	// again is when the history is to be read though the position shows that nothing is
+	// missing. Sequences that have begun together do not read together.
+	again time.Time
 }
 
 // A readState says whether the history is read. While it is not readNone, there is one
@@ -109,6 +117,7 @@ func (s *Sequence[T]) reconcileOnce() (done bool, err error) {
 		s.doDeferredLocked() // or they would wait for as long as the layer is down
 		return false, err
 	}
+	s.reading.again = time.Now().Add(minUnread + rand.N(maxUnread-minUnread))
 	// If anything were kept, the last one would be there.
 	if len(h.Kept) == 0 && s.last.Number == r.begun.Number {
 		s.window.clear()

@@ -4,6 +4,7 @@ package sequence
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/seed-29c60982/grouphub/layer"
 )
@@ -135,6 +136,35 @@ func (s *Sequence[T]) Reconcile(interrupted bool) {
 		s.reading.interrupted = s.reading.interrupted || interrupted
 		s.readLocked()
 	}
+}
+
+// Position returns the position of the latest publication that was delivered or skipped.
+func (s *Sequence[T]) Position() (at layer.Position) {
+	s.Do(func(last layer.Position) { at = last })
+	return at
+}
+
+// Compare is Reconcile without an interruption, for a caller that has learned the layer's position, or zero
+// if it could not. The sequence stood at begun before the caller asked. If nothing is missing, the history
+// is not read, except now and then.
+func (s *Sequence[T]) Compare(begun, at layer.Position) {
+	if !s.hasDelivered(begun, at) {
+		s.Reconcile(false)
+	}
+}
+
+// hasDelivered reports whether the layer's position is one that the sequence has come to since begun, so
+// that nothing is missing. A sequence that is not live reads the history anyway. What is too old for
+// replays is dropped here, which else happens when a history shows that it is gone.
+func (s *Sequence[T]) hasDelivered(begun, at layer.Position) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at.Epoch != begun.Epoch || at.Number < begun.Number || !s.passedLocked(at) ||
+		at.Nonce == "" || at.Nonce != s.nonceLocked(at.Number) || !time.Now().Before(s.reading.again) {
+		return false
+	}
+	s.window.removeOld(s.Keep.Life)
+	return true
 }
 
 // Receive takes a publication from the layer. It never blocks.

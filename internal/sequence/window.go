@@ -39,6 +39,9 @@ func (w *window[T]) removeOld(life time.Duration) {
 	for len(w.entries) > 0 && time.Since(w.entries[0].kept) >= life {
 		w.removeFirst()
 	}
+	if len(w.entries) == 0 {
+		w.entries = nil // and with it the array
+	}
 }
 
 func (w *window[T]) removeFirst() {

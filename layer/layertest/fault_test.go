@@ -18,7 +18,7 @@ type fault struct {
 }
 
 func concatFaults() []fault {
-	return slices.Concat(publishFaults, subscriptionFaults, historyFaults, leaseFaults, queueFaults, closeFaults)
+	return slices.Concat(publishFaults, subscriptionFaults, historyFaults, positionerFaults, leaseFaults, queueFaults, closeFaults)
 }
 
 func TestEveryFaultThatIsPlantedIsFound(t *testing.T) {

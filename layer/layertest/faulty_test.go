@@ -3,26 +3,28 @@ package layertest
 import (
 	"context"
 
+	"github.com/seed-29c60982/grouphub/internal/memory"
 	"github.com/seed-29c60982/grouphub/layer"
 )
 
 // A faultyLayer is a layer whose methods can be replaced one by one. Each function that is
 // not replaced calls the layer inside.
 type faultyLayer struct {
-	inside   layer.Layer
-	attach   func(hub string, r layer.Receiver) (layer.Subscription, error)
-	publish  func(ctx context.Context, p layer.Publication) error
-	history  func(ctx context.Context, topic string, after uint64) (layer.History, error)
-	lease    func(ctx context.Context, topic, holder string, change layer.LeaseChange) (bool, error)
-	leases   func(ctx context.Context, topic string, known map[string]uint64) (map[string]layer.Lease, error)
-	appendTo func(ctx context.Context, queue string, message []byte) error
-	take     func(ctx context.Context, queue string) ([]byte, error)
-	close    func() error
+	inside      *memory.Layer
+	attach      func(hub string, r layer.Receiver) (layer.Subscription, error)
+	publish     func(ctx context.Context, p layer.Publication) error
+	history     func(ctx context.Context, topic string, after uint64) (layer.History, error)
+	positionsOf func(ctx context.Context, topics []string) ([]layer.Position, error)
+	lease       func(ctx context.Context, topic, holder string, change layer.LeaseChange) (bool, error)
+	leases      func(ctx context.Context, topic string, known map[string]uint64) (map[string]layer.Lease, error)
+	appendTo    func(ctx context.Context, queue string, message []byte) error
+	take        func(ctx context.Context, queue string) ([]byte, error)
+	close       func() error
 }
 
-func newFaultyLayer(inside layer.Layer) *faultyLayer {
+func newFaultyLayer(inside *memory.Layer) *faultyLayer {
 	return &faultyLayer{inside: inside, attach: inside.Attach, publish: inside.Publish, history: inside.History,
-		lease: inside.Lease, leases: inside.Leases, appendTo: inside.Append, take: inside.Take, close: inside.Close}
+		positionsOf: inside.Positions, lease: inside.Lease, leases: inside.Leases, appendTo: inside.Append, take: inside.Take, close: inside.Close}
 }
 
 func (l *faultyLayer) Attach(hub string, r layer.Receiver) (layer.Subscription, error) {
@@ -35,6 +37,10 @@ func (l *faultyLayer) Publish(ctx context.Context, p layer.Publication) error {
 
 func (l *faultyLayer) History(ctx context.Context, topic string, after uint64) (layer.History, error) {
 	return l.history(ctx, topic, after)
+}
+
+func (l *faultyLayer) Positions(ctx context.Context, topics []string) ([]layer.Position, error) {
+	return l.positionsOf(ctx, topics)
 }
 
 func (l *faultyLayer) Lease(ctx context.Context, topic, holder string, change layer.LeaseChange) (bool, error) {

@@ -189,6 +189,9 @@ func testStall(t testing.TB, f *fixture) {
 		return f.a.Publish(f.ctx, layer.Publication{Topic: "topic", Payload: []byte("Publish of what is kept"), Keep: plenty})
 	})
 	call("History", func() error { _, err := f.a.History(f.ctx, "topic", 0); return err })
+	if p, ok := f.a.(layer.Positioner); ok {
+		call("Positions", func() error { _, err := p.Positions(f.ctx, []string{"topic", "other"}); return err })
+	}
 	call("Lease", func() error { _, err := f.a.Lease(f.ctx, "topic", "holder", replaced(1)); return err })
 	call("Leases", func() error { _, err := f.a.Leases(f.ctx, "topic", nil); return err })
 	call("Append", func() error { return f.a.Append(f.ctx, "queue", []byte("x")) })

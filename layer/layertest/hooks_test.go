@@ -128,6 +128,10 @@ func (s *server) connect() layer.Layer {
 		err = s.call(ctx, func(store *memory.Layer) error { h, err = store.History(ctx, topic, after); return err })
 		return h, err
 	}
+	l.positionsOf = func(ctx context.Context, topics []string) (positions []layer.Position, err error) {
+		err = s.call(ctx, func(store *memory.Layer) error { positions, err = store.Positions(ctx, topics); return err })
+		return positions, err
+	}
 	l.lease = func(ctx context.Context, topic, holder string, change layer.LeaseChange) (ok bool, err error) {
 		err = s.call(ctx, func(store *memory.Layer) error { ok, err = store.Lease(ctx, topic, holder, change); return err })
 		return ok, err

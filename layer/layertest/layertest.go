@@ -48,7 +48,7 @@ type testCase struct {
 
 // cases returns the whole suite, but for what needs hooks.
 func cases() []testCase {
-	return slices.Concat(publishCases, subscriptionCases, historyCases, positionCases, leaseCases, queueCases, lifeCases)
+	return slices.Concat(publishCases, subscriptionCases, historyCases, positionCases, positionerCases, leaseCases, queueCases, lifeCases)
 }
 
 // A pair is two ends of one layer.

@@ -80,6 +80,10 @@ func testContexts(t testing.TB, f *fixture) {
 			_, err := f.a.History(ctx, "topic", 0)
 			return err
 		}},
+		{"Positions", func(ctx context.Context) error {
+			_, err := positionsOf(ctx, f.a, "topic")
+			return err
+		}},
 		{"Lease", func(ctx context.Context) error {
 			_, err := f.a.Lease(ctx, "topic", "holder", replaced(1, "field", "x"))
 			return err
@@ -136,6 +140,9 @@ func testEverythingAtOnce(t testing.TB, f *fixture) {
 				if _, err := l.History(f.ctx, topic, uint64(j)); err != nil {
 					t.Errorf("History: %v", err)
 				}
+				if _, err := positionsOf(f.ctx, l, topic, fmt.Sprint("own", i)); err != nil {
+					t.Errorf("Positions: %v", err)
+				}
 				if ok, err := l.Lease(f.ctx, topic, queue, replaced(uint64(j+1), "field", string(rune(j)))); err != nil || !ok {
 					t.Errorf("Lease: %v, %v", ok, err)
 				}
@@ -180,12 +187,17 @@ func testClose(t testing.TB, f *fixture) {
 	_, attach := f.a.Attach("late", newReceiver(f, "late"))
 	_, take := f.a.Take(f.ctx, "queue")
 	_, history := f.a.History(f.ctx, "topic", 0)
+	positions := layer.ErrClosed
+	if _, ok := f.a.(layer.Positioner); ok {
+		_, positions = positionsOf(f.ctx, f.a, "topic", "other")
+	}
 	_, lease := f.a.Lease(f.ctx, "topic", "holder", prolonged(1))
 	_, leases := f.a.Leases(f.ctx, "topic", nil)
 	for call, err := range map[string]error{
 		"Attach":           attach,
 		"Publish":          f.a.Publish(f.ctx, layer.Publication{Topic: "topic", Payload: []byte("y")}),
 		"History":          history,
+		"Positions":        positions,
 		"Lease":            lease,
 		"Leases":           leases,
 		"Append":           f.a.Append(f.ctx, "queue", []byte("y")),

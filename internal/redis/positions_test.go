@@ -33,7 +33,7 @@ func TestPositionsOfManyTopicsAreOneCommand(t *testing.T) {
 	if got := positions(t, l, topics...); got[7].Number != 1 || got[8] != (layer.Position{}) {
 		t.Errorf("%+v", got[:10])
 	}
-	if commands := monitor.Commands(); len(commands) != 1 || commands[0] != "MGET" {
+	if commands := monitor.Commands("{"); len(commands) != 1 || commands[0] != "MGET" {
 		t.Errorf("commands %q", commands)
 	}
 }

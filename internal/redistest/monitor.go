@@ -26,14 +26,13 @@ func (s *Server) Monitor() *Monitor {
 	fmt.Fprint(conn, "MONITOR\r\n")
 	m := &Monitor{s: s, lines: bufio.NewScanner(conn)}
 	m.lines.Buffer(nil, 64<<20)
-	m.Commands()
+	m.Commands("")
 	return m
 }
 
-// Commands returns the names of the commands since the last call: not those that scripts
-// ran, and not what is sent all the time: heartbeats, keepalives and the question what the
-// server is.
-func (m *Monitor) Commands() (names []string) {
+// Commands returns the names of the commands since the last call that concern a key, a channel
+// or whatever else their arguments name: not those that scripts ran, and not heartbeats.
+func (m *Monitor) Commands(about string) (names []string) {
 	m.s.t.Helper()
 	m.marks++
 	mark := fmt.Sprint("mark", m.marks)
@@ -41,9 +40,10 @@ func (m *Monitor) Commands() (names []string) {
 	for m.lines.Scan() {
 		line := monitored.FindStringSubmatch(m.lines.Text())
 		switch {
-		case line == nil, line[1] == "lua", line[2] == "PING", line[2] == "HELLO", strings.Contains(line[3], `"grouphub:beat:`):
+		case line == nil, line[1] == "lua", strings.Contains(line[3], `"grouphub:beat:`):
 		case line[2] == "ECHO" && strings.Contains(line[3], mark):
 			return names
+		case !strings.Contains(line[3], about):
 		default:
 			names = append(names, line[2])
 		}

@@ -157,14 +157,14 @@ func testHistorySlices(t testing.TB, f *fixture) {
 }
 
 func testHistoryLife(t testing.TB, f *fixture) {
-	short := layer.Keep{Count: 10, Life: time.Second}
+	short := layer.Keep{Count: 10, Life: shortLife}
 	f.attach(f.a, "topic")
 	f.publishKept(f.a, "topic", "one", short)
 	f.publishKept(f.a, "long", "long", plenty)
 	first := f.history(f.a, "topic", 0)
 	epoch := first.Epoch
 	if !eventually(func() bool { return len(f.history(f.b, "topic", 0).Kept) == 0 }) {
-		t.Fatal("what was kept for a second is still there")
+		t.Fatalf("what was kept for %v is still there", shortLife)
 	}
 	if h := f.history(f.b, "topic", 0); h.Last != 1 || h.Nonce != first.Nonce {
 		t.Errorf("once it is gone, the last position is %d with nonce %q, want 1 with %q", h.Last, h.Nonce, first.Nonce)
@@ -174,7 +174,7 @@ func testHistoryLife(t testing.TB, f *fixture) {
 		t.Errorf("epoch %q, last %d, %d kept after the end of the first, want %q, 2, 1", h.Epoch, h.Last, len(h.Kept), epoch)
 	}
 	if h := f.history(f.a, "long", 0); len(h.Kept) != 1 {
-		t.Error("what was to be kept for a minute is gone after a second")
+		t.Errorf("what was to be kept for a minute is gone after %v", shortLife)
 	}
 }
 

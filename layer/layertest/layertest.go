@@ -34,9 +34,9 @@ import (
 const (
 	// patience is how long a case waits for what must happen. It is generous, because a
 	// machine may be slow, and no case measures it.
-	patience = 30 * time.Second
+	patience = 90 * time.Second
 	// watchdogLimit is how long a case may take before the process is stopped.
-	watchdogLimit = 2 * time.Minute
+	watchdogLimit = 4 * time.Minute
 )
 
 // A testCase checks one behaviour, which its name says.

@@ -7,10 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,12 +48,12 @@ func start(t *testing.T, args ...string) *server {
 	}
 	s := &server{t: t, dir: t.TempDir()}
 	t.Cleanup(s.kill)
-	for range 10 { // somebody else may get a port first
+	for range 10 { // somebody else may have a port
 		s.args = slices.Clone(args)
 		if i := slices.Index(args, aFreePort); i >= 0 {
-			s.args[i] = freePort(t)
+			s.args[i] = port()
 		}
-		s.port = freePort(t)
+		s.port = port()
 		if s.run() == nil {
 			return s
 		}
@@ -61,16 +62,9 @@ func start(t *testing.T, args ...string) *server {
 	return nil
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	return port
-}
+// port returns a port that no kernel hands out by itself, so that a server that was killed has it
+// again when it comes back.
+func port() string { return strconv.Itoa(20_000 + rand.IntN(12_000)) }
 
 // run starts the process and returns when it listens.
 func (s *server) run(more ...string) error {

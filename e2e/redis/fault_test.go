@@ -33,7 +33,7 @@ func TestServerThatFreezesForTwentySeconds(t *testing.T) {
 	if _, err := l.Take(ctx, "queue"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Take: %v, want its context's error", err)
 	}
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took >= 5*time.Second { // as if it had none
 		t.Errorf("Take took %v, want 200ms", took)
 	}
 	time.Sleep(20*time.Second - time.Since(frozen)) // the length of the outage, not a wait for anything
@@ -109,7 +109,7 @@ func TestHundredThousandTopics(t *testing.T) {
 	})
 	again := time.Since(start)
 	t.Logf("%d topics in %v, and again in %v", len(topics), added, again)
-	if limit := 2 * time.Second; !raceEnabled && (added > limit || again > limit) {
+	if limit := 10 * time.Second; !raceEnabled && (added > limit || again > limit) {
 		t.Errorf("%d topics in %v, and again in %v, want less than %v", len(topics), added, again, limit)
 	}
 }

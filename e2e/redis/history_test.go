@@ -456,8 +456,8 @@ func TestTwoThousandClientsThatComeBackAtOnce(t *testing.T) {
 		total += n
 	}
 	t.Logf("%d clients have what they missed after %v; redis got %v for %d groups", clients, took, commands, groups)
-	if took > 5*time.Second && !raceEnabled {
-		t.Errorf("%v, want 5s at most", took)
+	if took > 15*time.Second && !raceEnabled {
+		t.Errorf("%v, want 15s at most", took)
 	}
 	if total > 5*groups {
 		t.Errorf("%v for %d groups, want a few each", commands, groups)

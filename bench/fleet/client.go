@@ -114,7 +114,8 @@ type tally struct {
 // A Missing event came to one client never, without a Resync.
 type Missing struct {
 	Event
-	Client int
+	Client  int
+	Resyncs int // that the client had had in the room: one that follows tells of the event, too
 }
 
 // hear takes a message. It returns when the event in it was due, 0 if there is none.
@@ -147,7 +148,7 @@ func (c *client) hear(message []byte, index int, t *tally) (due int64, err error
 		wire.EachEvent(message, func(sent int64, number uint32) {
 			due = sent
 			t.Received++
-			r.check(number, Missing{Event{at, 0}, index}, t)
+			r.check(number, Missing{Event{at, 0}, index, r.resyncs}, t)
 		})
 		if id := value(message, idKey); id != nil {
 			r.resume = string(id)

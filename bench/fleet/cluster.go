@@ -16,6 +16,8 @@ const (
 	clusterSlots   = 16384
 	// clusterTimeout is how long the nodes of a new Cluster may take to agree.
 	clusterTimeout = 30 * time.Second
+	// meetTimeout is when nodes are introduced again: they give up a handshake that takes long.
+	meetTimeout = 3 * time.Second
 )
 
 // A cluster is a store of three masters, each with a replica if a failover is to be shown. Hubs use
@@ -64,21 +66,12 @@ func (c *cluster) form() error {
 			return err
 		}
 	}
-	for i, node := range nodes {
+	for i, node := range nodes { // epochs of their own, or failovers have to sort them out
 		if _, err := node.command(fmt.Sprintf("CLUSTER SET-CONFIG-EPOCH %d", i+1)); err != nil {
 			return err
 		}
-		if i == 0 {
-			continue
-		}
-		if _, err := nodes[0].command(fmt.Sprintf("CLUSTER MEET 127.0.0.1 %s %s", node.port, node.cluster.port)); err != nil {
-			return err
-		}
 	}
-	err := await(nodes, "CLUSTER NODES", func(text string) bool { // each has shaken hands with all
-		return strings.Count(text, " connected") == len(nodes) && !strings.Contains(text, "handshake")
-	})
-	if err != nil {
+	if err := meet(nodes); err != nil {
 		return err
 	}
 	for i, replica := range c.replicas {
@@ -90,22 +83,40 @@ func (c *cluster) form() error {
 			return err
 		}
 	}
-	err = await(c.replicas, "INFO replication", func(text string) bool { return strings.Contains(text, "master_link_status:up") })
+	err := await(c.replicas, clusterTimeout, "INFO replication", func(text string) bool { return strings.Contains(text, "master_link_status:up") })
 	if err != nil {
 		return err
 	}
-	err = await(nodes, "CLUSTER NODES", func(text string) bool { return strings.Count(text, "slave ") == len(c.replicas) })
+	err = await(nodes, clusterTimeout, "CLUSTER NODES", func(text string) bool { return strings.Count(text, "slave ") == len(c.replicas) })
 	if err != nil {
 		return err
 	}
-	return await(nodes, "CLUSTER INFO", func(text string) bool {
+	return await(nodes, clusterTimeout, "CLUSTER INFO", func(text string) bool {
 		return strings.Contains(text, "cluster_state:ok") && strings.Contains(text, "cluster_slots_ok:"+strconv.Itoa(clusterSlots))
 	})
 }
 
+// meet returns when each node has shaken hands with all.
+func meet(nodes []*redisServer) (err error) {
+	for deadline := time.Now().Add(clusterTimeout); time.Now().Before(deadline); {
+		for _, node := range nodes[1:] {
+			if _, err := nodes[0].command(fmt.Sprintf("CLUSTER MEET 127.0.0.1 %s %s", node.port, node.cluster.port)); err != nil {
+				return err
+			}
+		}
+		err = await(nodes, meetTimeout, "CLUSTER NODES", func(text string) bool {
+			return strings.Count(text, " connected") == len(nodes) && !strings.Contains(text, "handshake")
+		})
+		if err == nil {
+			break
+		}
+	}
+	return err
+}
+
 // await waits until each of the nodes answers a command as it should.
-func await(nodes []*redisServer, command string, done func(string) bool) error {
-	for deadline := time.Now().Add(clusterTimeout); ; time.Sleep(10 * time.Millisecond) {
+func await(nodes []*redisServer, limit time.Duration, command string, done func(string) bool) error {
+	for deadline := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
 		waiting := ""
 		for _, node := range nodes {
 			text, err := node.command(command)
@@ -120,7 +131,7 @@ func await(nodes []*redisServer, command string, done func(string) bool) error {
 		case waiting == "":
 			return nil
 		case time.Now().After(deadline):
-			return fmt.Errorf("%s later a node of the Cluster answers %s with %q", clusterTimeout, command, waiting)
+			return fmt.Errorf("%s later a node of the Cluster answers %s with %q", limit, command, waiting)
 		}
 	}
 }

@@ -276,20 +276,24 @@ func costSection(spots []*spot, kind storeKind, history int) section {
 
 // groups measures what an event costs, and what a quiet fleet costs, against the number of rooms. Each
 // room has one member on each of so many hubs, and each client is in many rooms.
-func (d *driver) groups(history int) (s section, err error) {
+func (d *driver) groups(kind storeKind, history int) (s section, err error) {
 	z := d.size
 	hubs := z.costHubs[len(z.costHubs)-1]
-	f, err := newFleet(d.ctx, hubs, hubSetup{History: history}, Crowd{History: history > 0})
+	on, err := d.start(kind)
+	if err != nil {
+		return s, err
+	}
+	f, err := newFleetOn(d.ctx, on, hubs, hubSetup{History: history}, Crowd{History: history > 0})
 	if err != nil {
 		return s, err
 	}
 	defer f.close()
 	s = section{
-		Name: "groups", Title: "What many rooms cost",
-		Head: []string{"rooms", "subscriptions", "hubs' CPU, µs per event", "worker's", "Redis'", "p50, ms", "p99, ms", "quiet: hubs' CPU, ms/s", "Redis' CPU, ms/s", "commands/s"},
+		Name: kind.scenario("groups"), Title: "What many rooms cost" + kind.where(),
+		Head: []string{"rooms", "subscriptions", "CPU of the hubs, µs per event", "of the worker", "of " + kind.String(), "p50, ms", "p99, ms", "quiet: CPU of the hubs, ms/s", "of " + kind.String(), "commands/s"},
 	}
 	if history > 0 {
-		s.Name, s.Title = "groups-history", "What many rooms with history cost"
+		s.Name, s.Title = kind.scenario("groups-history"), "What many rooms with history cost"+kind.where()
 	}
 	have := 0
 	for _, rooms := range z.groups {

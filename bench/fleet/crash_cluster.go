@@ -82,7 +82,7 @@ func (d *driver) crashMaster(behind bool) (r crashResult, err error) {
 			return err
 		}
 		r.noticed = time.Since(began)
-		err := await(nodes.replicas[killed:killed+1], "INFO replication", func(text string) bool { return strings.Contains(text, "role:master") })
+		err := await(nodes.replicas[killed:killed+1], clusterTimeout, "INFO replication", func(text string) bool { return strings.Contains(text, "role:master") })
 		if err != nil {
 			return err
 		}

@@ -100,9 +100,9 @@ func TestAClientFindsWhatIsLostDoubledOrToldByAResync(t *testing.T) {
 	}{
 		{"123", tally{Received: 3}},
 		{"122", tally{Received: 3, Doubled: 1}},
-		{"14", tally{Received: 2, Missing: []Missing{{Event{7, 2}, 5}, {Event{7, 3}, 5}}}},
+		{"14", tally{Received: 2, Missing: []Missing{{Event{7, 2}, 5, 0}, {Event{7, 3}, 5, 0}}}},
 		{"1R4", tally{Received: 2, Told: 2, Resyncs: 1}},
-		{"1R24", tally{Received: 3, Resyncs: 1, Missing: []Missing{{Event{7, 3}, 5}}}},
+		{"1R24", tally{Received: 3, Resyncs: 1, Missing: []Missing{{Event{7, 3}, 5, 1}}}},
 	} {
 		client := &client{Place: Place{First: 7, Count: 1}, rooms: []room{{known: true}}}
 		var got tally

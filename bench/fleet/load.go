@@ -212,10 +212,19 @@ func (l *Load) Stand(_ int, s *Standing) error {
 	return nil
 }
 
-// Find returns what was found since the last call, and begins anew.
+// Find returns what was found since the last call, and begins anew. An event is not missing if a Resync
+// has come since: a hub that was cut off can deliver the next event before it has read what the store
+// has kept, and finds then that numbers were given anew.
 func (l *Load) Find(_ int, f *Found) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	t := &l.found.Tally
+	all := len(t.Missing)
+	t.Missing = slices.DeleteFunc(t.Missing, func(m Missing) bool {
+		c := l.clients[m.Client]
+		return c.rooms[m.Room-c.First].resyncs > m.Resyncs
+	})
+	t.Told += all - len(t.Missing)
 	*f = l.found
 	l.found.reset()
 	return l.failure
@@ -251,7 +260,7 @@ func (l *Load) Lack(sent map[int]uint32, lacking *Lacking) error {
 				if r.told {
 					lacking.Told++
 				} else {
-					lacking.Missing = append(lacking.Missing, Missing{Event{c.First + i, number}, index})
+					lacking.Missing = append(lacking.Missing, Missing{Event{c.First + i, number}, index, r.resyncs})
 				}
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -59,7 +60,7 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("fleet", flag.ContinueOnError)
 	var (
 		run   = flags.String("run", "", "regular expression: scenarios to run")
-		short = flags.Bool("short", false, "a smaller fleet, in three minutes")
+		short = flags.Bool("short", false, "a smaller fleet, in three minutes, and on one Redis unless -run says otherwise")
 		store = flags.String("json", "", "write the result to this file")
 		soak  = flags.Duration("soak", 0, "run nothing but a soak, for so long")
 		every = flags.Duration("every", soakReplace, "time between two replacements of a hub in a soak")
@@ -80,6 +81,9 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 		d := &driver{ctx: ctx, size: fullSize, scenarios: scenarios}
 		if *short {
 			d.size = shortSize
+			if *run == "" {
+				d.scenarios = slices.DeleteFunc(slices.Clone(scenarios), func(s scenario) bool { return s.store != oneRedis })
+			}
 		}
 		if *soak > 0 {
 			d.scenarios = []scenario{soaking(*soak, *every)}
@@ -125,8 +129,8 @@ var scenarios = []scenario{
 	{"cost", oneRedis, func(d *driver) (section, error) { return d.cost(oneRedis, 0) }},
 	{"cost-history", oneRedis, func(d *driver) (section, error) { return d.cost(oneRedis, kept) }},
 	{"rate", oneRedis, func(d *driver) (section, error) { return d.rates(oneRedis) }},
-	{"groups", oneRedis, func(d *driver) (section, error) { return d.groups(0) }},
-	{"groups-history", oneRedis, func(d *driver) (section, error) { return d.groups(kept) }},
+	{"groups", oneRedis, func(d *driver) (section, error) { return d.groups(oneRedis, 0) }},
+	{"groups-history", oneRedis, func(d *driver) (section, error) { return d.groups(oneRedis, kept) }},
 	{"deploy", oneRedis, (*driver).deploy},
 	{"crash", oneRedis, (*driver).crash},
 	{"logout", oneRedis, (*driver).logout},
@@ -136,6 +140,7 @@ var scenarios = []scenario{
 	{"cost-cluster", aCluster, func(d *driver) (section, error) { return d.cost(aCluster, 0) }},
 	{"cost-history-cluster", aCluster, func(d *driver) (section, error) { return d.cost(aCluster, kept) }},
 	{"rate-cluster", aCluster, func(d *driver) (section, error) { return d.rates(aCluster) }},
+	{"groups-history-cluster", aCluster, func(d *driver) (section, error) { return d.groups(aCluster, kept) }},
 	{"crash-cluster", aCluster, (*driver).crashCluster},
 	{"cost-postgres", postgreSQL, func(d *driver) (section, error) { return d.cost(postgreSQL, 0) }},
 	{"cost-history-postgres", postgreSQL, func(d *driver) (section, error) { return d.cost(postgreSQL, kept) }},

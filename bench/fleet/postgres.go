@@ -27,7 +27,7 @@ import (
 	"github.com/seed-29c60982/grouphub/postgres"
 )
 
-// postgresTimeout is how long PostgreSQL may take to start, or to end.
+// postgresTimeout is how long PostgreSQL may take to start.
 const postgresTimeout = 30 * time.Second
 
 // A postgresServer is a PostgreSQL of this run, on a port of loopback. But for the room for the
@@ -39,6 +39,7 @@ type postgresServer struct {
 	port    string
 	runAs   *syscall.Credential // nil: as the driver does. It refuses to be root
 	process *exec.Cmd
+	ended   chan struct{} // closed when all processes have
 }
 
 func startPostgres(ctx context.Context) (p *postgresServer, err error) {
@@ -122,9 +123,9 @@ func (p *postgresServer) start() error {
 		if err := c.Start(); err != nil {
 			return err
 		}
-		p.process = c
 		ended := make(chan struct{})
-		go func() { c.Wait(); close(ended) }()
+		p.process, p.ended = c, ended
+		go func() { c.Wait(); close(ended) }() // they share its output, the end of which it waits for
 		for running := true; running; {
 			conn, err := pgx.Connect(p.ctx, p.url())
 			if err == nil {
@@ -137,7 +138,6 @@ func (p *postgresServer) start() error {
 			}
 			if time.Now().After(deadline) {
 				p.kill()
-				<-ended
 				return fmt.Errorf("postgres does not start: %w\n%s", err, said.Bytes())
 			}
 		}
@@ -152,11 +152,7 @@ func (p *postgresServer) kill() {
 	for _, pid := range p.processes() {
 		syscall.Kill(pid, syscall.SIGKILL)
 	}
-	for deadline := time.Now().Add(postgresTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if p.process.Process.Signal(syscall.Signal(0)) != nil { // start waits for it
-			break
-		}
-	}
+	<-p.ended
 	p.process = nil
 }
 

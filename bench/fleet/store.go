@@ -3,10 +3,14 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os/exec"
+	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/seed-29c60982/grouphub"
@@ -111,13 +115,17 @@ func (k storeKind) layer(url string, logger *slog.Logger, t *traffic) (grouphub.
 // A traffic is what a hub's process and its store have said to each other, in bytes.
 type traffic struct{ sent, received atomic.Int64 }
 
-// freePort returns a port of loopback that nobody has at this moment.
+// freePort returns a port of loopback that nobody has at this moment. No kernel hands it out by itself, so
+// that it is still free when the server comes back.
 func freePort() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for {
+		port := strconv.Itoa(20_000 + rand.IntN(12_000))
+		listener, err := net.Listen("tcp", "127.0.0.1:"+port)
+		switch {
+		case err == nil:
+			return port, listener.Close()
+		case !errors.Is(err, syscall.EADDRINUSE):
+			return "", err
+		}
 	}
-	defer listener.Close()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	return port, err
 }

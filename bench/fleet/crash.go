@@ -64,8 +64,8 @@ func (d *driver) crash() (section, error) {
 
 // crowdNote says what a crash happens to.
 func (z *size) crowdNote() string {
-	return fmt.Sprintf("%d hubs with %d clients each in %d rooms with history, and %s events a second. Clients come back within %s, at random moments.",
-		z.deployHubs, z.deployClients, z.deployRooms, measure.Figure(z.deployRate), comeBackWithin)
+	return fmt.Sprintf("%s Clients come back within %s, at random moments.",
+		z.crash, comeBackWithin)
 }
 
 // crashed adds a column for a crash.
@@ -125,7 +125,7 @@ func (d *driver) underLoad(name string, f *fleet, p Publication, happen func(*cr
 
 // crashHub kills a hub. Its clients come back to the others.
 func (d *driver) crashHub() (r crashResult, err error) {
-	f, publication, err := d.crowdFleet(false)
+	f, publication, err := d.crowdFleet(d.size.crash, false)
 	if err != nil {
 		return r, err
 	}
@@ -154,7 +154,7 @@ func (d *driver) crashRedis() (r crashResult, err error) {
 	if err != nil {
 		return r, err
 	}
-	f, publication, err := d.crowdFleetOn(redis, false)
+	f, publication, err := d.crowdFleetOn(redis, d.size.crash, false)
 	if err != nil {
 		return r, err
 	}
@@ -185,7 +185,7 @@ func (d *driver) freezePath() (r crashResult, err error) {
 	if err != nil {
 		return r, err
 	}
-	f, publication, err := d.crowdFleetOn(redis, false)
+	f, publication, err := d.crowdFleetOn(redis, d.size.crash, false)
 	if err != nil {
 		return r, err
 	}
@@ -203,8 +203,8 @@ func (d *driver) freezePath() (r crashResult, err error) {
 		return r, err
 	}
 	var places []Place
-	for i := range d.size.deployClients {
-		places = append(places, Place{Hub: len(f.hubs) - 1, First: i % d.size.deployRooms, Count: 1})
+	for i := range d.size.crash.clients {
+		places = append(places, Place{Hub: len(f.hubs) - 1, First: i % d.size.crash.rooms, Count: 1})
 	}
 	if err := f.enter(places); err != nil {
 		return r, err

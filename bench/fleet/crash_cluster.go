@@ -39,14 +39,14 @@ func (d *driver) crashMaster(behind bool) (r crashResult, err error) {
 	if err != nil {
 		return r, err
 	}
-	f, publication, err := d.crowdFleetOn(nodes, false)
+	f, publication, err := d.crowdFleetOn(nodes, d.size.crash, false)
 	if err != nil {
 		return r, err
 	}
 	defer f.close()
 	const killed = 1 // a hub's URL begins with another
 	there := make(map[int]bool)
-	for room := range d.size.deployRooms {
+	for room := range d.size.crash.rooms {
 		master, err := nodes.master(room)
 		if err != nil {
 			return r, err

@@ -18,7 +18,7 @@ func (d *driver) crashPostgres() (section, error) {
 	if err != nil {
 		return s, err
 	}
-	f, publication, err := d.crowdFleetOn(server, false)
+	f, publication, err := d.crowdFleetOn(server, d.size.crash, false)
 	if err != nil {
 		return s, err
 	}

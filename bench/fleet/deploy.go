@@ -19,32 +19,42 @@ const (
 	evenEnough = 0.1
 )
 
-// crowdPlaces spreads clients over the hubs and rooms, so that each room has members on all hubs.
-func (z *size) crowdPlaces() (places []Place) {
-	for i := range z.deployHubs * z.deployClients {
-		places = append(places, Place{Hub: i % z.deployHubs, First: i / z.deployHubs % z.deployRooms, Count: 1})
+// A crowdSize is that of a fleet to which something happens.
+type crowdSize struct {
+	hubs, clients, rooms int     // clients of each hub
+	rate                 float64 // events per second
+}
+
+func (z crowdSize) String() string {
+	return fmt.Sprintf("%d hubs with %d clients each in %d rooms with history, and %s events a second.", z.hubs, z.clients, z.rooms, measure.Figure(z.rate))
+}
+
+// places spreads the clients over the hubs and rooms, so that each room has members on all hubs.
+func (z crowdSize) places() (places []Place) {
+	for i := range z.hubs * z.clients {
+		places = append(places, Place{Hub: i % z.hubs, First: i / z.hubs % z.rooms, Count: 1})
 	}
 	return places
 }
 
 // crowdFleet starts a fleet with history on one Redis that has its clients, and what it is sent.
-func (d *driver) crowdFleet(fewest bool) (*fleet, Publication, error) {
+func (d *driver) crowdFleet(z crowdSize, fewest bool) (*fleet, Publication, error) {
 	redis, err := startRedis(d.ctx)
 	if err != nil {
 		return nil, Publication{}, err
 	}
-	return d.crowdFleetOn(redis, fewest)
+	return d.crowdFleetOn(redis, z, fewest)
 }
 
 // crowdFleetOn does so on a store, which the fleet closes.
-func (d *driver) crowdFleetOn(on store, fewest bool) (*fleet, Publication, error) {
-	f, err := newFleetOn(d.ctx, on, d.size.deployHubs, hubSetup{History: kept}, Crowd{History: true, Fewest: fewest})
+func (d *driver) crowdFleetOn(on store, z crowdSize, fewest bool) (*fleet, Publication, error) {
+	f, err := newFleetOn(d.ctx, on, z.hubs, hubSetup{History: kept}, Crowd{History: true, Fewest: fewest})
 	if err == nil {
-		if err = f.enter(d.size.crowdPlaces()); err != nil {
+		if err = f.enter(z.places()); err != nil {
 			f.close()
 		}
 	}
-	return f, Publication{Groups: d.size.deployRooms, Rate: d.size.deployRate}, err
+	return f, Publication{Groups: z.rooms, Rate: z.rate}, err
 }
 
 // deploy replaces the hubs one after another, under load. It does so twice: with a load balancer that
@@ -56,14 +66,13 @@ func (d *driver) deploy() (section, error) {
 			return s, err
 		}
 	}
-	z := d.size
-	s.Notes = append(s.Notes, fmt.Sprintf("%d hubs with %d clients each in %d rooms with history, and %s events a second. A new hub starts, clients are led away from an old one, and that shuts down with %s to do it; then comes the next. Clients come back within %s, at random moments.",
-		z.deployHubs, z.deployClients, z.deployRooms, measure.Figure(z.deployRate), stopLimit, comeBackWithin))
+	s.Notes = append(s.Notes, fmt.Sprintf("%s A new hub starts, clients are led away from an old one, and that shuts down with %s to do it; then comes the next. Clients come back within %s, at random moments.",
+		d.size.deploy, stopLimit, comeBackWithin))
 	return s, nil
 }
 
 func (d *driver) deployOnce(s *section, fewest bool) error {
-	f, publication, err := d.crowdFleet(fewest)
+	f, publication, err := d.crowdFleet(d.size.deploy, fewest)
 	if err != nil {
 		return err
 	}
@@ -135,7 +144,7 @@ func (d *driver) deployOnce(s *section, fewest bool) error {
 		[2]string{"the longest, replays included, ms", measure.Figure(float64(found.Longest) / 1e6)},
 		[2]string{"CPU of the hubs before, and at its peak, cores", measure.Figure(usual) + ", " + measure.Figure(highest)},
 		[2]string{"CPU of Redis before, and at its peak, cores", measure.Figure(usualRedis) + ", " + measure.Figure(highestRedis)},
-		[2]string{"history reads, per room and hub that was replaced", measure.Figure(reads / float64(d.size.deployRooms*d.size.deployHubs))},
+		[2]string{"history reads, per room and hub that was replaced", measure.Figure(reads / float64(d.size.deploy.rooms*d.size.deploy.hubs))},
 		[2]string{"history reads, per connection that came back", measure.Figure(reads / float64(back))},
 		[2]string{"clients on a hub afterwards, fewest and most", fmt.Sprintf("%d, %d", slices.Min(uneven), slices.Max(uneven))},
 		[2]string{"after shedding, rounds", fmt.Sprintf("%d, %d, %d", slices.Min(even), slices.Max(even), rounds)},

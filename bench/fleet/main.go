@@ -164,11 +164,10 @@ type size struct {
 	groupsHubs, groupsEach int   // hubs of a room, and rooms of a client
 	idleLength             time.Duration
 
-	deployHubs, deployClients, deployRooms int           // hubs, clients of each, and rooms
-	deployRate                             float64       // events per second
-	calm                                   time.Duration // before something happens, and after it
-	soakHubs, soakClients, soakRooms       int           // hubs, clients in all, and rooms of the soak
-	soakRate                               float64       // events per second
+	deploy, crash                    crowdSize
+	calm                             time.Duration // before something happens, and after it
+	soakHubs, soakClients, soakRooms int           // hubs, clients in all, and rooms of the soak
+	soakRate                         float64       // events per second
 
 	users               int // of the logouts, each with a connection on each hub
 	present             int // members of the large room
@@ -183,21 +182,21 @@ var (
 		costHubs: []int{1, 2, 4, 8, 16}, costMembers: []int{1, 10, 25}, costRate: 100, costLength: 2 * time.Second, costRounds: 3,
 		rateHubs: []int{4, 8, 16}, rates: []float64{100, 300, 1000, 3000},
 		groups: []int{100, 1000, 10_000}, groupsHubs: 4, groupsEach: 20, idleLength: 20 * time.Second,
-		deployHubs: 8, deployClients: 1500, deployRooms: 500, deployRate: 200, calm: 3 * time.Second, users: 400, present: 2000, pages: 12_000, boards: 50, filled: 15_000, filledRooms: 1200, nodeTimeout: 5 * time.Second,
+		deploy: crowdSize{8, 10_000, 500, 50}, crash: crowdSize{8, 1500, 500, 200}, calm: 3 * time.Second, users: 400, present: 5000, pages: 12_000, boards: 50, filled: 15_000, filledRooms: 1200, nodeTimeout: 5 * time.Second,
 		soakHubs: 4, soakClients: 15_000, soakRooms: 300, soakRate: 100,
 	}
 	shortSize = size{
 		costHubs: []int{1, 2, 4, 8}, costMembers: []int{1, 10}, costRate: 100, costLength: time.Second, costRounds: 1,
 		rateHubs: []int{2, 8}, rates: []float64{100, 1000},
 		groups: []int{100, 2000}, groupsHubs: 4, groupsEach: 20, idleLength: 5 * time.Second,
-		deployHubs: 4, deployClients: 500, deployRooms: 100, deployRate: 100, calm: 2 * time.Second, users: 100, present: 500, pages: 2000, boards: 20, filled: 1000, filledRooms: 50, nodeTimeout: 5 * time.Second,
+		deploy: crowdSize{4, 500, 100, 100}, crash: crowdSize{4, 500, 100, 100}, calm: 2 * time.Second, users: 100, present: 500, pages: 2000, boards: 20, filled: 1000, filledRooms: 50, nodeTimeout: 5 * time.Second,
 		soakHubs: 4, soakClients: 2000, soakRooms: 100, soakRate: 100,
 	}
 	tinySize = size{
 		costHubs: []int{1, 2, 3}, costMembers: []int{1, 3}, costRate: 200, costLength: 100 * time.Millisecond, costRounds: 1,
 		rateHubs: []int{1, 2}, rates: []float64{50, 200},
 		groups: []int{10, 50}, groupsHubs: 2, groupsEach: 5, idleLength: 100 * time.Millisecond,
-		deployHubs: 2, deployClients: 20, deployRooms: 5, deployRate: 50, calm: 300 * time.Millisecond, users: 6, present: 12, pages: 40, boards: 3, filled: 20, filledRooms: 2, nodeTimeout: time.Second,
+		deploy: crowdSize{2, 20, 5, 50}, crash: crowdSize{2, 20, 5, 50}, calm: 300 * time.Millisecond, users: 6, present: 12, pages: 40, boards: 3, filled: 20, filledRooms: 2, nodeTimeout: time.Second,
 		soakHubs: 2, soakClients: 40, soakRooms: 5, soakRate: 50,
 	}
 )

@@ -137,6 +137,7 @@ func (d *driver) deployOnce(s *section, fewest bool) error {
 		[2]string{"doubled", fmt.Sprint(v.doubled)},
 		[2]string{"clients with a Resync", fmt.Sprint(v.resynced())},
 		[2]string{"connections that came back", measure.Figure(float64(back))},
+		[2]string{"attempts that a full hub refused", fmt.Sprint(found.Refused)},
 		[2]string{"from a loss to live, p50 and p99, ms", measure.Figure(float64(found.Back.Quantile(.5))/1e6) + ", " + measure.Figure(float64(found.Back.Quantile(.99))/1e6)},
 		[2]string{"one hub, until all are live, median, s", measure.Figure(median(stops))},
 		[2]string{"the whole deploy, s", measure.Figure(took.Seconds())},

@@ -37,6 +37,9 @@ type hubSetup struct {
 // An address is where a process of the fleet listens. It prints this when it is ready.
 type address struct{ WebSocket, Control string }
 
+// maxConns is how many connections a hub takes, of which each is a file: a process has 20,000 of them.
+const maxConns = 19_000
+
 const roomPrefix = "room:"
 
 func roomName(i int) string { return roomPrefix + strconv.Itoa(i) }
@@ -57,6 +60,9 @@ func serveHub(told string) error {
 	hub := grouphub.New(&grouphub.Options{
 		Layer:  layer,
 		Logger: logger,
+		// Whoever comes beyond this is refused and goes elsewhere, as if all files were used nobody could
+		// come in at all.
+		MaxConns: maxConns,
 		Policy: func(group string) grouphub.GroupPolicy {
 			switch {
 			case strings.HasPrefix(group, roomPrefix):

@@ -35,7 +35,7 @@ func (d *driver) logout() (s section, err error) {
 	if err := f.enter(places); err != nil {
 		return s, err
 	}
-	idle, err := f.idle(z.costLength)
+	idle, err := f.quietest(z.costLength)
 	if err != nil {
 		return s, err
 	}

@@ -42,7 +42,7 @@ func (d *driver) presence() (s section, err error) {
 	if err != nil {
 		return s, err
 	}
-	idle, err := f.idle(z.costLength)
+	idle, err := f.quietest(z.costLength)
 	if err != nil {
 		return s, err
 	}

@@ -86,7 +86,7 @@ func (d *driver) ratesOf(kind storeKind, hubs int) (samples []costSample, err er
 	if err := f.enter(places); err != nil {
 		return nil, err
 	}
-	idle, err := f.idle(z.costLength)
+	idle, err := f.quietest(z.costLength)
 	if err != nil {
 		return nil, err
 	}
